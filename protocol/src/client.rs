@@ -1,0 +1,494 @@
+//! What a client and an engine say to each other.
+//!
+//! An append is a [`crate::batch`] frame; everything else is a [`Request`] frame. The header's place
+//! is the request's id, which the answer repeats; answers come in any order.
+
+use bytes::Bytes;
+use rkyv::rancor;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::batch::{ArchivedBatchMetadata, access_metadata};
+use crate::frame::{Frame, FrameError, FrameKind, HEADER_BYTES, PlaceScope, set_place, write_frame};
+use crate::ids::{ClusterId, LogBookId, LogspaceId, NodeId, Place, SessionId, Tag, ViewNumber};
+use crate::seqnum::SeqNum;
+
+/// A client's first frame. The frame's own version byte is what is checked.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ClientHello {
+    /// What the client calls itself, for the server's log. At most 64 bytes.
+    pub name: String,
+}
+
+/// The answer to it.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Welcome {
+    pub cluster: u64,
+    pub node: u64,
+    pub logspaces: u16,
+    /// How far a request number may be ahead of the lowest unanswered one.
+    pub session_window: u32,
+}
+
+impl Welcome {
+    pub fn new(cluster: ClusterId, node: NodeId, logspaces: u16, session_window: u32) -> Welcome {
+        Welcome { cluster: cluster.0, node: node.0, logspaces, session_window }
+    }
+}
+
+/// A request other than an append.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Request {
+    /// Opens a session in a logspace: [`Reply::SessionOpened`].
+    OpenSession {
+        logspace: u16,
+    },
+    /// Makes sure that the LogBook of this name is listed under it: [`Reply::Named`].
+    NameLogBook {
+        name: String,
+    },
+    Read(ReadRequest),
+    CheckTail(CheckTailRequest),
+    /// The node's state: [`Reply::Status`].
+    Status,
+}
+
+/// Reads records of a LogBook by tag: [`Reply::Records`].
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ReadRequest {
+    pub logbook: u64,
+    /// 0 reads every record.
+    pub tag: u64,
+    /// Forward: the first SeqNum wanted. Backward: the last.
+    pub from: u64,
+    /// Forward: the last SeqNum wanted. Backward: the first.
+    pub until: u64,
+    pub backward: bool,
+    /// At most this many records; the answer may have fewer, and then says where to go on.
+    pub records_max: u32,
+    /// Forward only: with nothing to read, wait for this long; 0 answers at once. Milliseconds.
+    pub wait_ms: u32,
+    /// Wait until the engine has applied this place: what the session has seen.
+    pub place: PlaceWire,
+    pub linearizable: bool,
+}
+
+/// Asks for the tail of a LogBook's tag: [`Reply::Tail`].
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct CheckTailRequest {
+    pub logbook: u64,
+    pub tag: u64,
+    pub place: PlaceWire,
+    pub linearizable: bool,
+}
+
+/// A [`Place`] on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct PlaceWire {
+    pub view: u32,
+    pub index: u64,
+}
+
+impl From<Place> for PlaceWire {
+    fn from(place: Place) -> PlaceWire {
+        PlaceWire { view: place.view.0, index: place.index }
+    }
+}
+
+impl From<PlaceWire> for Place {
+    fn from(place: PlaceWire) -> Place {
+        Place { view: ViewNumber(place.view), index: place.index }
+    }
+}
+
+/// How an acknowledged append is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Durability {
+    /// On disk on W storages, its order on disk on a majority of sequencer replicas.
+    Disk,
+}
+
+impl Durability {
+    pub fn name(self) -> &'static str {
+        match self {
+            Durability::Disk => "disk",
+        }
+    }
+}
+
+/// Why a request was refused. Whether it may have had an effect is said of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Archive, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum ErrorCode {
+    /// The request is malformed or over a limit. No effect.
+    Invalid = 1,
+    /// The session is unknown, evicted, or its window was left. The append may have been visible
+    /// under an earlier try: unknown.
+    SessionExpired = 2,
+    /// Another name has the same LogBook id. No effect.
+    NameTaken = 3,
+    /// The disk is full. No effect.
+    DiskFull = 4,
+    /// The record is there and can't be read: its bytes are damaged.
+    Corrupt = 5,
+    /// The engine is at a limit (waiting reads, index memory). No effect; try again later.
+    Busy = 6,
+    /// The node stops, or can't serve this logspace now. No effect; try again.
+    Unavailable = 7,
+    /// The index has reached its configured memory limit. No effect.
+    IndexFull = 8,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    SessionOpened {
+        session: SessionId,
+        logspace: LogspaceId,
+        place: Place,
+    },
+    Named {
+        place: Place,
+    },
+    /// The batch is visible; its first record has this SeqNum, the others follow by ones.
+    Appended {
+        seqnum: SeqNum,
+        durability: Durability,
+        place: Place,
+    },
+    /// The batch's condition did not hold; nothing of it is visible.
+    ConditionFailed {
+        tail: SeqNum,
+        place: Place,
+    },
+    Tail {
+        tail: Option<SeqNum>,
+        place: Place,
+    },
+    Records(RecordsReply),
+    /// Everything below `first` was trimmed.
+    Trimmed {
+        first: SeqNum,
+        place: Place,
+    },
+    /// JSON text.
+    Status {
+        json: String,
+    },
+    Error {
+        code: ErrorCode,
+        message: String,
+    },
+}
+
+/// Records that were read, in the order of reading.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordsReply {
+    pub place: Place,
+    /// There is no further record in the asked range at `place`.
+    pub complete: bool,
+    pub parts: Vec<RecordsPart>,
+}
+
+/// Consecutive records of one batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordsPart {
+    /// SeqNum of the first of them.
+    pub seqnum: SeqNum,
+    /// Its place in the batch.
+    pub index: u16,
+    pub records: u16,
+    /// The whole batch, verified.
+    pub batch: Bytes,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+enum ReplyBody {
+    SessionOpened { session: u64, logspace: u16, place: PlaceWire },
+    Named { place: PlaceWire },
+    Appended { seqnum: u64, durability: Durability, place: PlaceWire },
+    ConditionFailed { tail: u64, place: PlaceWire },
+    Tail { tail: u64, place: PlaceWire },
+    Trimmed { first: u64, place: PlaceWire },
+    Status { json: String },
+    Error { code: ErrorCode, message: String },
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct RecordsMetadata {
+    place: PlaceWire,
+    complete: bool,
+    parts: Vec<PartMetadata>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct PartMetadata {
+    seqnum: u64,
+    index: u16,
+    records: u16,
+    /// Of the part: the batch's header and metadata, and the payloads of these records alone.
+    bytes: u32,
+}
+
+/// Appends the frame of a hello, a welcome, or a request to `out`.
+macro_rules! encode_archived {
+    ($(#[$doc:meta])* $name:ident, $type:ty, $kind:expr) => {
+        $(#[$doc])*
+        pub fn $name(out: &mut Vec<u8>, place: u64, value: &$type) {
+            let metadata = rkyv::to_bytes::<rancor::Error>(value).expect("serialising into memory cannot fail");
+            write_frame(out, $kind, place, 0, &metadata, &[]);
+        }
+    };
+}
+
+encode_archived!(
+    /// Appends a client's first frame.
+    encode_hello, ClientHello, FrameKind::ClientHello
+);
+encode_archived!(
+    /// Appends the answer to it.
+    encode_welcome, Welcome, FrameKind::Welcome
+);
+encode_archived!(
+    /// Appends a request's frame.
+    encode_request, Request, FrameKind::Request
+);
+
+/// The hello of a verified frame.
+pub fn decode_hello(frame: &Frame<'_>) -> Result<ClientHello, FrameError> {
+    rkyv::from_bytes::<ClientHello, rancor::Error>(frame.metadata).map_err(|_| FrameError::Metadata)
+}
+
+/// The welcome of a verified frame.
+pub fn decode_welcome(frame: &Frame<'_>) -> Result<Welcome, FrameError> {
+    rkyv::from_bytes::<Welcome, rancor::Error>(frame.metadata).map_err(|_| FrameError::Metadata)
+}
+
+/// The request of a verified frame.
+pub fn decode_request(frame: &Frame<'_>) -> Result<Request, FrameError> {
+    rkyv::from_bytes::<Request, rancor::Error>(frame.metadata).map_err(|_| FrameError::Metadata)
+}
+
+/// Appends an answer's frame to `out`.
+pub fn encode_reply(out: &mut Vec<u8>, request: u64, reply: &Reply) {
+    let body = match reply {
+        Reply::Records(records) => return encode_records(out, request, records),
+        Reply::SessionOpened { session, logspace, place } => {
+            ReplyBody::SessionOpened { session: session.0, logspace: logspace.0, place: (*place).into() }
+        }
+        Reply::Named { place } => ReplyBody::Named { place: (*place).into() },
+        Reply::Appended { seqnum, durability, place } => {
+            ReplyBody::Appended { seqnum: seqnum.0, durability: *durability, place: (*place).into() }
+        }
+        Reply::ConditionFailed { tail, place } => ReplyBody::ConditionFailed { tail: tail.0, place: (*place).into() },
+        Reply::Tail { tail, place } => ReplyBody::Tail { tail: tail.unwrap_or(SeqNum::MIN).0, place: (*place).into() },
+        Reply::Trimmed { first, place } => ReplyBody::Trimmed { first: first.0, place: (*place).into() },
+        Reply::Status { json } => ReplyBody::Status { json: json.clone() },
+        Reply::Error { code, message } => ReplyBody::Error { code: *code, message: message.clone() },
+    };
+    let mut scratch = [0u8; 96];
+    match rkyv::api::high::to_bytes_in::<_, rancor::Failure>(&body, rkyv::ser::writer::Buffer::from(&mut scratch[..])) {
+        Ok(bytes) => write_frame(out, FrameKind::Reply, request, 0, &bytes, &[]),
+        // Only texts are longer.
+        Err(_) => {
+            let bytes = rkyv::to_bytes::<rancor::Error>(&body).expect("serialising into memory cannot fail");
+            write_frame(out, FrameKind::Reply, request, 0, &bytes, &[]);
+        }
+    }
+}
+
+fn encode_records(out: &mut Vec<u8>, request: u64, reply: &RecordsReply) {
+    let mut parts = Vec::with_capacity(reply.parts.len());
+    let mut payload: Vec<&[u8]> = Vec::with_capacity(reply.parts.len() * 2);
+    for part in &reply.parts {
+        let frame =
+            Frame::parse_unverified(&part.batch).ok().flatten().expect("an engine hands out verified batches only");
+        let metadata = access_metadata(frame.metadata).expect("an engine hands out verified batches only");
+        let head = &frame.bytes[..HEADER_BYTES + frame.metadata.len()];
+        let range = payload_range(metadata, part.index, part.records).expect("the part lies in its batch");
+        let body = &frame.payload[range];
+        parts.push(PartMetadata {
+            seqnum: part.seqnum.0,
+            index: part.index,
+            records: part.records,
+            bytes: (head.len() + body.len()) as u32,
+        });
+        payload.push(head);
+        payload.push(body);
+    }
+    let metadata = RecordsMetadata { place: reply.place.into(), complete: reply.complete, parts };
+    let bytes = rkyv::to_bytes::<rancor::Error>(&metadata).expect("serialising into memory cannot fail");
+    write_frame(out, FrameKind::Records, request, 0, &bytes, &payload);
+}
+
+/// Where the payloads of `records` records from the `index`-th on lie in a batch's payload.
+fn payload_range(metadata: &ArchivedBatchMetadata, index: u16, records: u16) -> Option<std::ops::Range<usize>> {
+    let (index, records) = (usize::from(index), usize::from(records));
+    let sizes = || metadata.records.iter().map(|record| record.payload_bytes.to_native() as usize);
+    if records == 0 || index + records > metadata.records.len() {
+        return None;
+    }
+    let start: usize = sizes().take(index).sum();
+    Some(start..start + sizes().skip(index).take(records).sum::<usize>())
+}
+
+/// A record as a reader gets it: verified against the checksums that its writer made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRecord {
+    pub seqnum: SeqNum,
+    pub logbook: LogBookId,
+    pub tags: Vec<Tag>,
+    /// The writer's clock, milliseconds since 1970, advisory.
+    pub time_ms: u64,
+    pub payload: Bytes,
+}
+
+/// An answer as a client gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Reply(Reply),
+    Records { place: Place, complete: bool, records: Vec<ReadRecord> },
+}
+
+/// The answer that a verified frame holds, for the request in its place. Records are verified.
+pub fn decode_answer(bytes: &Bytes) -> Result<(u64, Answer), FrameError> {
+    let frame = Frame::parse(bytes)?.ok_or(FrameError::Truncated)?;
+    let request = frame.verify_place(PlaceScope::Connection)?;
+    let answer = match frame.header.kind {
+        FrameKind::Reply => Answer::Reply(decode_reply(frame.metadata)?),
+        FrameKind::Records => decode_records(bytes, &frame)?,
+        kind => return Err(FrameError::Kind(kind as u8)),
+    };
+    Ok((request, answer))
+}
+
+fn decode_reply(metadata: &[u8]) -> Result<Reply, FrameError> {
+    let body = rkyv::from_bytes::<ReplyBody, rancor::Error>(metadata).map_err(|_| FrameError::Metadata)?;
+    Ok(match body {
+        ReplyBody::SessionOpened { session, logspace, place } => {
+            Reply::SessionOpened { session: SessionId(session), logspace: LogspaceId(logspace), place: place.into() }
+        }
+        ReplyBody::Named { place } => Reply::Named { place: place.into() },
+        ReplyBody::Appended { seqnum, durability, place } => {
+            Reply::Appended { seqnum: SeqNum(seqnum), durability, place: place.into() }
+        }
+        ReplyBody::ConditionFailed { tail, place } => {
+            Reply::ConditionFailed { tail: SeqNum(tail), place: place.into() }
+        }
+        ReplyBody::Tail { tail, place } => {
+            Reply::Tail { tail: (tail != 0).then_some(SeqNum(tail)), place: place.into() }
+        }
+        ReplyBody::Trimmed { first, place } => Reply::Trimmed { first: SeqNum(first), place: place.into() },
+        ReplyBody::Status { json } => Reply::Status { json },
+        ReplyBody::Error { code, message } => Reply::Error { code, message },
+    })
+}
+
+fn decode_records(bytes: &Bytes, frame: &Frame<'_>) -> Result<Answer, FrameError> {
+    let metadata =
+        rkyv::access::<ArchivedRecordsMetadata, rancor::Failure>(frame.metadata).map_err(|_| FrameError::Metadata)?;
+    let mut rest = frame.payload;
+    let mut records = Vec::with_capacity(metadata.parts.len().min(crate::limits::READ_RECORDS_MAX));
+    for part in metadata.parts.iter() {
+        let part_bytes = rest.get(..part.bytes.to_native() as usize).ok_or(FrameError::Truncated)?;
+        rest = &rest[part_bytes.len()..];
+        decode_part(bytes, part, part_bytes, &mut records)?;
+    }
+    let place = PlaceWire { view: metadata.place.view.to_native(), index: metadata.place.index.to_native() };
+    Ok(Answer::Records { place: place.into(), complete: metadata.complete, records })
+}
+
+fn decode_part(
+    whole: &Bytes,
+    part: &ArchivedPartMetadata,
+    bytes: &[u8],
+    out: &mut Vec<ReadRecord>,
+) -> Result<(), FrameError> {
+    // A part's header says how large the whole batch is: only its metadata is read by it.
+    let header = crate::frame::Header::parse(bytes)?.ok_or(FrameError::Truncated)?;
+    let head_end = HEADER_BYTES + header.metadata_bytes as usize;
+    let head = bytes.get(..head_end).ok_or(FrameError::Truncated)?;
+    crate::frame::verify_metadata(head, &header)?;
+    let metadata = access_metadata(&head[HEADER_BYTES..])?;
+    let (index, count) = (part.index.to_native(), part.records.to_native());
+    let range = payload_range(metadata, index, count).ok_or(FrameError::Metadata)?;
+    if head_end + range.len() != bytes.len() {
+        return Err(FrameError::Metadata);
+    }
+    let mut at = head_end;
+    for (nth, record) in metadata.records.iter().skip(usize::from(index)).take(usize::from(count)).enumerate() {
+        let payload = &bytes[at..at + record.payload_bytes.to_native() as usize];
+        if crc32fast::hash(payload) != record.payload_checksum.to_native() {
+            return Err(FrameError::Checksum);
+        }
+        at += payload.len();
+        out.push(ReadRecord {
+            seqnum: SeqNum(part.seqnum.to_native() + nth as u64),
+            logbook: metadata.logbook(),
+            tags: record.tags().collect(),
+            time_ms: metadata.time_ms.to_native(),
+            payload: whole.slice_ref(payload),
+        });
+    }
+    Ok(())
+}
+
+/// Gives a batch frame another request id: what a client does when it sends one again.
+pub fn set_request(frame: &mut [u8], request: u64) {
+    set_place(frame, PlaceScope::Connection, request);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchHead, NewRecord, write_batch};
+    use crate::ids::RequestNumber;
+
+    fn batch(payloads: &[&[u8]]) -> Bytes {
+        let head = BatchHead {
+            logbook: LogBookId(1),
+            session: SessionId(2),
+            request: RequestNumber(3),
+            lowest_unanswered: RequestNumber(3),
+            time_ms: 4,
+            condition: None,
+        };
+        let records: Vec<NewRecord<'_>> =
+            payloads.iter().map(|payload| NewRecord { tags: &[Tag(5)], payload }).collect();
+        let mut out = Vec::new();
+        write_batch(&mut out, 0, &head, &records).expect("small");
+        out.into()
+    }
+
+    #[test]
+    fn replies_round_trip() {
+        let place = Place { view: ViewNumber(1), index: 2 };
+        let replies = [
+            Reply::SessionOpened { session: SessionId(1), logspace: LogspaceId(0), place },
+            Reply::Appended { seqnum: SeqNum(1 << 44), durability: Durability::Disk, place },
+            Reply::Tail { tail: None, place },
+            Reply::Error { code: ErrorCode::DiskFull, message: "x".repeat(500) },
+        ];
+        for reply in replies {
+            let mut out = Vec::new();
+            encode_reply(&mut out, 77, &reply);
+            assert_eq!(decode_answer(&out.into()), Ok((77, Answer::Reply(reply))));
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_batch_is_verified_by_the_writers_checksums() {
+        let batch = batch(&[b"zero", b"one", b"two"]);
+        let part = RecordsPart { seqnum: SeqNum(101), index: 1, records: 2, batch };
+        let reply = Reply::Records(RecordsReply { place: Place::default(), complete: true, parts: vec![part] });
+        let mut out = Vec::new();
+        encode_reply(&mut out, 1, &reply);
+        let (_, answer) = decode_answer(&Bytes::from(out.clone())).expect("what was encoded");
+        let Answer::Records { records, complete: true, .. } = answer else { panic!("records, complete") };
+        let read: Vec<(u64, &[u8])> = records.iter().map(|record| (record.seqnum.0, &record.payload[..])).collect();
+        assert_eq!(read, [(101, &b"one"[..]), (102, b"two")]);
+        let last = out.iter().rposition(|byte| *byte == b'o').expect("of two");
+        out[last] ^= 1;
+        assert_eq!(decode_answer(&out.into()).err(), Some(FrameError::Checksum));
+    }
+}

@@ -1,0 +1,27 @@
+//! The shared vocabulary of Sealog: what its parts say to each other, and the one implementation
+//! of "apply metalog entries in order". Pure: no I/O, no clock, no thread.
+//!
+//! Begin with [`ids`] and [`metalog`], then [`logspace`] and [`machine`]; [`frame`], [`batch`],
+//! [`message`] and [`client`] are the bytes of the wire.
+
+pub mod batch;
+pub mod client;
+pub mod frame;
+pub mod ids;
+pub mod limits;
+pub mod logspace;
+pub mod machine;
+pub mod message;
+pub mod metalog;
+pub mod mutant;
+pub mod seqnum;
+pub mod tags;
+pub mod time;
+pub mod view;
+
+pub use ids::{
+    ClusterId, Incarnation, LocalId, LogBookId, LogspaceId, NodeId, NodeSet, Place, RequestNumber, SessionId, ShardId,
+    Tag, ViewNumber,
+};
+pub use seqnum::SeqNum;
+pub use time::Time;

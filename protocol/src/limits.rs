@@ -1,0 +1,66 @@
+//! Every bound, with its name and its reason. What a simulation draws at random is a field of a
+//! machine's configuration, and has its default here.
+
+use std::time::Duration;
+
+/// The version of the wire and the disk format. Another one is refused.
+pub const FORMAT_VERSION: u8 = 1;
+
+/// Payload of one record.
+pub const RECORD_BYTES_MAX: usize = 1 << 20;
+/// Payload of all records of one batch.
+pub const BATCH_BYTES_MAX: usize = RECORD_BYTES_MAX;
+/// Tags of one record.
+pub const TAGS_PER_RECORD_MAX: usize = 64;
+/// Records of one batch.
+pub const BATCH_RECORDS_MAX: usize = 1024;
+/// Tags of all records of one batch together.
+pub const BATCH_TAGS_MAX: usize = 4096;
+/// Bytes of a LogBook's name.
+pub const NAME_BYTES_MAX: usize = 255;
+/// A frame with its header: the largest batch with its metadata, or a page of records. A reader
+/// that announces more is cut off.
+pub const FRAME_BYTES_MAX: usize = 2 << 20;
+/// Logspaces of a cluster, and so the places of a token.
+pub const LOGSPACES_MAX: u16 = 256;
+
+/// Bytes of records that an engine's shard holds before all its replicas have them durable.
+/// Beyond it, the engine takes no more requests and its sockets fill up.
+pub const PENDING_BYTES_MAX: usize = 32 << 20;
+/// Records that an engine's shard holds in the same way.
+pub const PENDING_RECORDS_MAX: usize = 1 << 16;
+/// Records of the tail that an engine keeps in memory for readers, in bytes.
+pub const CACHE_BYTES_MAX: usize = 64 << 20;
+/// Cuts that may be uncommitted at once; the next one gathers what has arrived.
+pub const CUTS_IN_FLIGHT_MAX: usize = 16;
+/// How long the first uncommitted cut may stay so, its engine gone, before a view change is asked for.
+pub const STUCK_CUT: Duration = Duration::from_millis(500);
+/// How long an append may be pending before its engine reads the register.
+pub const PENDING_PROBE: Duration = Duration::from_secs(1);
+/// Before a request between nodes without an answer is sent again on a living connection.
+pub const REQUEST_RETRY: Duration = Duration::from_millis(200);
+/// Bytes of one Tags, Metalog, or Replicate message.
+pub const STREAM_MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Sessions of one logspace. The oldest by last record goes first. Part of every verdict, so it
+/// is fixed in the chain of views when a cluster is created.
+pub const SESSIONS_MAX: u32 = 65_536;
+/// How far a request number may be ahead of the session's lowest unanswered one. Fixed likewise.
+pub const SESSION_WINDOW: u32 = 8_192;
+
+/// Records in the answer to one range read.
+pub const READ_RECORDS_MAX: usize = 1024;
+/// Bytes in the answer to one range read, unless its first record is larger.
+pub const READ_BYTES_MAX: usize = 1 << 20;
+/// Reads that wait on one engine.
+pub const WAITING_READS_MAX: usize = 1 << 20;
+/// Reads that fetch from a storage at once; further ones wait their turn.
+pub const FETCHES_IN_FLIGHT_MAX: usize = 1024;
+
+const _: () = assert!(BATCH_BYTES_MAX >= RECORD_BYTES_MAX);
+const _: () = assert!(
+    BATCH_BYTES_MAX + BATCH_RECORDS_MAX * 16 + BATCH_TAGS_MAX * 8 + 4096 <= FRAME_BYTES_MAX,
+    "the largest batch fits a frame"
+);
+const _: () = assert!(PENDING_BYTES_MAX > FRAME_BYTES_MAX);
+const _: () = assert!(READ_BYTES_MAX + 64 * READ_RECORDS_MAX + 4096 <= FRAME_BYTES_MAX);

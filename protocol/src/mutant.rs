@@ -1,0 +1,156 @@
+//! Deliberate bugs, each of which the simulator must catch, and counters of rare events, each of
+//! which a simulation must reach. Both exist only with the feature `simulation`; without it they
+//! are constants that the compiler removes.
+
+/// Whether this deliberate bug is switched on.
+#[cfg(not(feature = "simulation"))]
+#[inline(always)]
+pub const fn active(_: Mutant) -> bool {
+    false
+}
+
+/// Counts a rare event.
+#[cfg(not(feature = "simulation"))]
+#[inline(always)]
+pub const fn mark(_: Mark) {}
+
+macro_rules! named {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+        }
+    };
+}
+
+named! {
+    /// A deliberate bug. testing.md of the design names them; each switches a production line.
+    Mutant {
+        /// The primary commits what storages have only received.
+        CommitOnReceived,
+        /// A storage reports what it received as durable.
+        ReceivedAsDurable,
+        /// The primary commits without a majority of sequencer replicas.
+        SkipMajority,
+        /// The primary commits an entry before those in front of it.
+        CommitOutOfOrder,
+        /// A seal is answered before it is durable, and so forgotten by a crash.
+        SealNotDurable,
+        /// A sealed storage still reports progress.
+        SealedStorageReports,
+        /// A sealed backup still acknowledges entries.
+        SealedBackupAcknowledges,
+        /// A sealed primary still commits.
+        SealedPrimaryCommits,
+        /// A restarted primary goes on in its view.
+        PrimaryResumes,
+        /// An entry is kept only if W answering storages have its records.
+        KeepWantsWriteQuorum,
+        /// Every entry of the longest metalog is kept.
+        KeepEverything,
+        /// R−W answers of a shard's storages are enough.
+        OneAnswerTooFew,
+        /// A minority of sequencer replicas is enough for a seal.
+        MinoritySeals,
+        /// Kept metalog entries are not made durable on a majority.
+        MetalogNotRepaired,
+        /// Records of kept entries are not made durable on W storages.
+        RecordsNotRepaired,
+        /// A view is installed whatever the register holds.
+        InstallWithoutCompare,
+        /// Sessions are forgotten at a view change.
+        SessionsDroppedAtViewChange,
+        /// A stuck cut asks nobody for a view change.
+        StuckCutIgnored,
+        /// Sealed nodes refuse repair.
+        SealedRefusesRepair,
+        /// An append is answered when committed, before the index has given its verdict.
+        AnswerBeforeVerdict,
+        /// The condition is tested before the duplicate.
+        ConditionBeforeDuplicate,
+        /// A storage takes other contents at a position that it had received.
+        ShardPositionReused,
+    }
+}
+
+named! {
+    /// A rare event that simulations must have reached.
+    Mark {
+        CutWhileBackupLags,
+        CutOnReceived,
+        CutOnDurable,
+        CutGathersShards,
+        CommitWaitsForStorage,
+        CommitWaitsForBackup,
+        StuckCutAsksForView,
+        ShardClosedByPrimary,
+        ShardRolledByEngine,
+        ReplicateResumed,
+        ReplicateResumedLower,
+        ReplicateRefusedBySeal,
+        TornTailTruncated,
+        RecoveredSealedSegment,
+        RecoveredOpenSegment,
+        SealWithUncommittedTail,
+        SealDropsTail,
+        SealKeepsUncommitted,
+        RepairedMetalog,
+        RepairedRecords,
+        RepairStartedAgain,
+        ViewInstalledTwiceRead,
+        ReappendAfterViewChange,
+        VoidByCondition,
+        VoidByDuplicate,
+        VoidByExpiredSession,
+        SessionEvicted,
+        DuplicateAnsweredFromIndex,
+        ConditionFailedRepeated,
+        ReadWaitedForPlace,
+        ReadWaitedForRecord,
+        FetchTriedNextReplica,
+        LinearizableConfirmedByMajority,
+        EngineBackpressure,
+        NameCollision,
+        PrimaryRestarted,
+        TagsResumed,
+    }
+}
+
+#[cfg(feature = "simulation")]
+pub use simulation::{active, mark, set_active, take_marks};
+
+#[cfg(feature = "simulation")]
+mod simulation {
+    use std::cell::{Cell, RefCell};
+    use std::collections::BTreeMap;
+
+    use super::{Mark, Mutant};
+
+    thread_local! {
+        static ACTIVE: Cell<Option<Mutant>> = const { Cell::new(None) };
+        static MARKS: RefCell<BTreeMap<Mark, u64>> = const { RefCell::new(BTreeMap::new()) };
+    }
+
+    /// Whether this deliberate bug is switched on, on this thread.
+    pub fn active(mutant: Mutant) -> bool {
+        ACTIVE.get() == Some(mutant)
+    }
+
+    /// Switches one deliberate bug on, or all off, on this thread.
+    pub fn set_active(mutant: Option<Mutant>) {
+        ACTIVE.set(mutant);
+    }
+
+    /// Counts a rare event.
+    pub fn mark(mark: Mark) {
+        MARKS.with_borrow_mut(|marks| *marks.entry(mark).or_default() += 1);
+    }
+
+    /// The counts since the last call, on this thread.
+    pub fn take_marks() -> BTreeMap<Mark, u64> {
+        MARKS.take()
+    }
+}
