@@ -1,0 +1,1 @@
+//! The Sealog client: async on any executor, and blocking.

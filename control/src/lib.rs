@@ -1,0 +1,1 @@
+//! The state machine that changes views, and the trait of the register.

@@ -1,0 +1,1 @@
+//! The state machine of an engine: the shard it writes, index, cache, reads, sessions.

@@ -1,0 +1,1 @@
+//! Faulty disks for tests.

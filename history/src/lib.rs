@@ -1,0 +1,1 @@
+//! Recorded histories of a log and their checker.

@@ -1,0 +1,1 @@
+//! The disk format of Sealog: segments, blocks, footers, recovery. Pure.

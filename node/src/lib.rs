@@ -1,0 +1,1 @@
+//! Composition root: from configuration to running machines.

@@ -1,0 +1,1 @@
+//! The shell that drives machines: executors, rings, sockets, disks.

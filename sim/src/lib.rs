@@ -1,0 +1,1 @@
+//! The simulator: the real machines, one thread, a seeded network, disk and clock.
