@@ -1,0 +1,282 @@
+//! What only the primary of a view knows: how far everybody is, what is cut, what waits.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use sealog_protocol::logspace::Logspace;
+use sealog_protocol::machine::Address;
+use sealog_protocol::metalog::{CutMove, EngineIncarnation, Entry, encode_cut};
+use sealog_protocol::mutant::{Mark, Mutant, active, mark};
+use sealog_protocol::view::View;
+use sealog_protocol::{Incarnation, NodeId, ShardId, Time};
+
+use crate::entry_log::{Cursor, EntryLog};
+use crate::progress::{ShardProgress, nth_largest};
+
+/// Shards that one cut moves; the others are in the next.
+const CUT_MOVES_MAX: usize = 16;
+
+/// A backup, as the primary sees it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Backup {
+    /// Where to go on sending, once it has said where it is on a living connection.
+    pub next: Option<Cursor>,
+    /// How many entries it has on disk. Never falls.
+    pub durable: u64,
+    /// The last round that it confirmed.
+    pub confirmed: u64,
+    /// The commit index that it was sent last.
+    pub commit_sent: u64,
+}
+
+/// A linearizable query that waits for its round.
+#[derive(Clone, Copy, Debug)]
+pub struct Query {
+    pub from: Address,
+    pub request: u64,
+    pub round: u64,
+}
+
+/// The primary of one view, in the one life that may be it.
+#[derive(Debug)]
+pub struct Primary {
+    pub view: View,
+    /// All entries applied, also those that are not yet committed.
+    pub logspace: Logspace,
+    pub backups: BTreeMap<NodeId, Backup>,
+    pub queries: Vec<Query>,
+    /// The last round asked of the backups.
+    pub round: u64,
+    progress: BTreeMap<ShardId, ShardProgress>,
+    /// Shards whose progress moved since the last cut. A few at most.
+    moved: Vec<ShardId>,
+    /// Stands before the first uncommitted entry.
+    commit: Cursor,
+    cuts_in_flight: usize,
+    /// Since when the head entry has been on a majority's disks and short of storages.
+    stuck: Option<(u64, Time)>,
+    /// Engines that were connected and are not: their shards are closed after a while.
+    lost: BTreeMap<NodeId, Time>,
+}
+
+impl Primary {
+    pub fn new(view: &View, node: NodeId) -> Primary {
+        Primary {
+            view: view.clone(),
+            logspace: Logspace::new(view),
+            backups: view.sequencers.iter().filter(|id| *id != node).map(|id| (id, Backup::default())).collect(),
+            queries: Vec::new(),
+            round: 0,
+            progress: BTreeMap::new(),
+            moved: Vec::new(),
+            commit: Cursor::default(),
+            cuts_in_flight: 0,
+            stuck: None,
+            lost: BTreeMap::new(),
+        }
+    }
+
+    pub fn commit(&self) -> u64 {
+        self.commit.index()
+    }
+
+    pub fn cuts_in_flight(&self) -> usize {
+        self.cuts_in_flight
+    }
+
+    /// Takes a storage's progress. Reports of shards that this primary has not opened are nothing.
+    pub fn report(&mut self, from: NodeId, shard: ShardId, received: u64, durable: u64) {
+        let Some(known) = self.logspace.shard(shard) else { return };
+        let progress = self.progress.entry(shard).or_default();
+        if progress.report(&known.replicas, from, received, durable) && !self.moved.contains(&shard) {
+            self.moved.push(shard);
+        }
+    }
+
+    /// Appends an entry to the log of the view; returns its encoding's place in `log` as its index.
+    pub fn append(&mut self, log: &mut EntryLog, entry: &Entry<'_>, encoded: &[u8]) {
+        if matches!(entry, Entry::Cut(_)) {
+            self.cuts_in_flight += 1;
+        }
+        log.push(encoded);
+        self.logspace.apply(entry, |_| {});
+    }
+
+    /// Encodes a cut of all that moved, if something did. `engine` tells which life of an engine
+    /// node is connected.
+    pub fn cut(&mut self, connected: &BTreeMap<NodeId, Incarnation>, out: &mut BytesMut) -> bool {
+        let quorum = usize::from(self.view.write_quorum);
+        let mut moves = [CutMove { shard_index: 0, prefix: 0 }; CUT_MOVES_MAX];
+        let mut count = 0;
+        self.moved.sort_unstable();
+        let mut shards = std::mem::take(&mut self.moved);
+        for id in shards.drain(..) {
+            let Some(shard) = self.logspace.shard(id) else { continue };
+            let Some(progress) = self.progress.get(&id) else { continue };
+            let replicas = &shard.replicas;
+            let present = is_connected(connected, shard.engine);
+            let prefix = if present { progress.received(replicas, quorum) } else { progress.durable(replicas, quorum) };
+            if shard.closed || prefix <= shard.prefix {
+                continue;
+            }
+            if count == moves.len() {
+                self.moved.push(id);
+                continue;
+            }
+            mark(if present { Mark::CutOnReceived } else { Mark::CutOnDurable });
+            moves[count] = CutMove { shard_index: id.index, prefix };
+            count += 1;
+        }
+        if self.moved.is_empty() {
+            self.moved = shards;
+        }
+        if count == 0 {
+            return false;
+        }
+        if count > 1 {
+            mark(Mark::CutGathersShards);
+        }
+        if self.backups.values().any(|backup| backup.durable < self.commit.index()) {
+            mark(Mark::CutWhileBackupLags);
+        }
+        encode_cut(out, moves[..count].iter().copied());
+        true
+    }
+
+    /// Commits what can be; returns whether the commit index moved. `own_durable`: entries on this
+    /// replica's disk.
+    pub fn advance_commit(&mut self, now: Time, log: &EntryLog, own_durable: u64) -> bool {
+        let before = self.commit.index();
+        let mut majority = self.majority_durable(own_durable);
+        if active(Mutant::SkipMajority) {
+            majority = own_durable;
+        }
+        while self.commit.index() < majority {
+            let entry = log.get(self.commit).expect("durable entries are in the log");
+            if !self.has_records(&entry) && !active(Mutant::CommitOutOfOrder) {
+                mark(Mark::CommitWaitsForStorage);
+                break;
+            }
+            if matches!(entry, Entry::Cut(_)) {
+                self.cuts_in_flight -= 1;
+            }
+            log.advance(&mut self.commit);
+        }
+        let index = self.commit.index();
+        if index == majority && majority < own_durable.min(log.len()) {
+            mark(Mark::CommitWaitsForBackup);
+        }
+        self.stuck = match self.stuck {
+            _ if index >= majority => None,
+            Some((stuck, since)) if stuck == index => Some((stuck, since)),
+            _ => Some((index, now)),
+        };
+        index != before
+    }
+
+    /// How many entries a majority of the replicas has on disk.
+    fn majority_durable(&self, own_durable: u64) -> u64 {
+        let durable = self.backups.values().map(|backup| backup.durable).chain([own_durable]);
+        nth_largest(durable, self.view.sequencers.majority())
+    }
+
+    fn has_records(&self, entry: &Entry<'_>) -> bool {
+        let Entry::Cut(cut) = entry else { return true };
+        let quorum = usize::from(self.view.write_quorum);
+        cut.moves().all(|moved| {
+            let id = ShardId { view: self.view.number, index: moved.shard_index };
+            let (Some(shard), Some(progress)) = (self.logspace.shard(id), self.progress.get(&id)) else { return false };
+            let replicas = &shard.replicas;
+            let durable = if active(Mutant::CommitOnReceived) {
+                progress.received(replicas, quorum)
+            } else {
+                progress.durable(replicas, quorum)
+            };
+            durable >= moved.prefix
+        })
+    }
+
+    /// Notes that a node has come, in this life. Its earlier lives' shards will grow no more.
+    pub fn connected(&mut self, node: NodeId) {
+        self.lost.remove(&node);
+        self.mark_shards_of(node);
+    }
+
+    /// Notes that a node has gone: what it sent may be lost, so its shards are cut on `durable`.
+    pub fn disconnected(&mut self, now: Time, node: NodeId) {
+        self.lost.insert(node, now);
+        self.mark_shards_of(node);
+        if let Some(backup) = self.backups.get_mut(&node) {
+            backup.next = None;
+        }
+        self.queries.retain(|query| query.from.node != node);
+    }
+
+    fn mark_shards_of(&mut self, node: NodeId) {
+        let of_node = self.logspace.shards_of_view().filter(|(_, shard)| shard.engine.node == node);
+        let ids: Vec<ShardId> = of_node.map(|(id, _)| id).collect();
+        for id in ids {
+            if !self.moved.contains(&id) {
+                self.moved.push(id);
+            }
+        }
+    }
+
+    /// The next shard whose engine is gone: for longer than `patience`, or into a newer life.
+    pub fn abandoned_shard(
+        &self,
+        now: Time,
+        patience: Duration,
+        connected: &BTreeMap<NodeId, Incarnation>,
+    ) -> Option<u64> {
+        let abandoned = |engine: EngineIncarnation| match connected.get(&engine.node) {
+            Some(incarnation) => *incarnation > engine.incarnation,
+            None => self.lost.get(&engine.node).is_none_or(|since| now.since(*since) >= patience),
+        };
+        self.logspace
+            .shards_of_view()
+            .find(|(_, shard)| !shard.closed && abandoned(shard.engine))
+            .map(|(id, _)| id.index)
+    }
+
+    /// Whether the head entry can't commit for want of an engine that is gone.
+    pub fn is_stuck(
+        &self,
+        now: Time,
+        log: &EntryLog,
+        patience: Duration,
+        connected: &BTreeMap<NodeId, Incarnation>,
+    ) -> bool {
+        let Some((_, since)) = self.stuck else { return false };
+        if now.since(since) < patience {
+            return false;
+        }
+        let Some(Entry::Cut(cut)) = log.get(self.commit) else { return false };
+        cut.moves().any(|moved| {
+            let id = ShardId { view: self.view.number, index: moved.shard_index };
+            self.logspace.shard(id).is_some_and(|shard| !is_connected(connected, shard.engine))
+        })
+    }
+
+    /// When something has to be looked at again.
+    pub fn deadline(&self, patience: Duration) -> Option<Time> {
+        let lost = self.lost.values().min().map(|since| *since + patience);
+        let stuck = self.stuck.map(|(_, since)| since + patience);
+        [lost, stuck].into_iter().flatten().min()
+    }
+
+    /// Forgets the losses that have been acted on.
+    pub fn settle_losses(&mut self, now: Time, patience: Duration) {
+        self.lost.retain(|_, since| now.since(*since) < patience);
+        if let Some((index, since)) = self.stuck
+            && now.since(since) >= patience
+        {
+            self.stuck = Some((index, now));
+        }
+    }
+}
+
+fn is_connected(connected: &BTreeMap<NodeId, Incarnation>, engine: EngineIncarnation) -> bool {
+    connected.get(&engine.node) == Some(&engine.incarnation)
+}
