@@ -1,0 +1,150 @@
+//! A mounted ext4 on a disk that forgets what was not flushed.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use fuser::{BackgroundSession, Config, MountOption};
+
+use crate::command::{CommandError, fresh_directory, make_ext4, run, unmount_all_below};
+use crate::filesystem::{DiskFilesystem, FILE_NAME, SharedImage, lock};
+use crate::volatile::{Counters, PowerCut, VolatileImage};
+
+/// A disk with an ext4 on it, and switches for its faults.
+///
+/// The life of a power loss: [`FaultyDisk::cut_power`], end the programs that use the disk,
+/// [`FaultyDisk::restart`], read what is there. When it is dropped, also by a panic, it is
+/// unmounted and deleted; drop the programs that use it first.
+#[derive(Debug)]
+pub struct FaultyDisk {
+    directory: PathBuf,
+    image: SharedImage,
+    /// Dropped after the ext4 on it is unmounted. `None` only while being dropped.
+    session: Option<BackgroundSession>,
+}
+
+impl FaultyDisk {
+    /// Makes a disk of so many bytes in a directory of its own, with an empty, durable ext4, not
+    /// yet mounted. The directory is emptied first.
+    ///
+    /// # Errors
+    /// When the system lacks a tool or a right; the error says which.
+    pub fn create(directory: &Path, bytes: u64) -> Result<FaultyDisk, CommandError> {
+        fresh_directory(directory)?;
+        let durable_path = directory.join("durable");
+        let durable = File::options().read(true).write(true).create_new(true).open(&durable_path);
+        let durable = durable.map_err(CommandError::file(&durable_path))?;
+        durable.set_len(bytes).map_err(CommandError::file(&durable_path))?;
+        let image = VolatileImage::new(durable).map_err(CommandError::file(&durable_path))?;
+        let image = Arc::new(Mutex::new(image));
+        for name in ["fuse", "mount"] {
+            let path = directory.join(name);
+            fs::create_dir(&path).map_err(CommandError::file(&path))?;
+        }
+        let session = Some(serve(&image, &directory.join("fuse"))?);
+        let disk = FaultyDisk { directory: directory.to_owned(), image, session };
+        let device = disk.attach()?;
+        let made = make_ext4(Path::new(&device));
+        detach(&device)?;
+        made?;
+        Ok(disk)
+    }
+
+    /// Mounts the ext4, replaying its journal where needed; the directory to work in.
+    ///
+    /// # Errors
+    /// When it cannot be mounted.
+    pub fn mount(&self) -> Result<PathBuf, CommandError> {
+        let device = self.attach()?;
+        let path = self.directory.join("mount");
+        let mounted = run("mount", &["-t".as_ref(), "ext4".as_ref(), device.as_ref(), path.as_os_str()]);
+        // Of a mounted device this only says that it ends with the mount, however that ends.
+        detach(&device)?;
+        mounted?;
+        Ok(path)
+    }
+
+    /// Unmounts the ext4, which flushes it where the disk still answers.
+    ///
+    /// # Errors
+    /// When a program still uses it.
+    pub fn unmount(&self) -> Result<(), CommandError> {
+        run("umount", &[self.directory.join("mount").as_os_str()]).map(drop)
+    }
+
+    /// Cuts the power at this moment: what was flushed stays, the seed decides what becomes of the
+    /// rest; everything else fails until [`FaultyDisk::restart`].
+    pub fn cut_power(&self, seed: u64) -> PowerCut {
+        lock(&self.image).cut_power(seed).expect("the durable file is an ordinary one")
+    }
+
+    /// Gives the power back after a cut: what the kernel knew of the disk is forgotten, and it is
+    /// mounted anew. No program may use it any more.
+    ///
+    /// # Errors
+    /// When a program still uses it, or what is left cannot be mounted.
+    pub fn restart(&self) -> Result<PathBuf, CommandError> {
+        self.unmount()?;
+        lock(&self.image).restore_power();
+        self.mount()
+    }
+
+    /// The disk answers flushes and does nothing (`true`), or does what it says.
+    pub fn lie(&self, lie: bool) {
+        lock(&self.image).lie_about_flushes(lie);
+    }
+
+    /// The next flush fails with EIO, and what was not flushed is gone.
+    pub fn fail_flush(&self) {
+        lock(&self.image).fail_next_flush();
+    }
+
+    /// Writes fail with EIO (`true`), or succeed.
+    pub fn fail_writes(&self, fail: bool) {
+        lock(&self.image).fail_writes(fail);
+    }
+
+    pub fn counters(&self) -> Counters {
+        lock(&self.image).counters()
+    }
+
+    /// A loop device on the FUSE file, with direct I/O.
+    fn attach(&self) -> Result<String, CommandError> {
+        let file = self.directory.join("fuse").join(FILE_NAME);
+        let arguments = ["--find", "--show", "--direct-io=on"].map(OsStr::new);
+        let device = run("losetup", &[&arguments[..], &[file.as_os_str()]].concat())?;
+        let state = device.replace("/dev/", "/sys/block/") + "/loop/dio";
+        match fs::read_to_string(&state) {
+            Ok(state) if state.trim() == "1" => Ok(device),
+            _ => {
+                detach(&device)?;
+                Err(CommandError::NoDirectIo { device })
+            }
+        }
+    }
+}
+
+impl Drop for FaultyDisk {
+    fn drop(&mut self) {
+        // Unmounting wants to write; a disk without power would fail each of those writes slowly.
+        lock(&self.image).restore_power();
+        unmount_all_below(&self.directory.join("mount"));
+        unmount_all_below(&self.directory.join("fuse"));
+        drop(self.session.take());
+        // A directory that is left behind is emptied by the next run.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn serve(image: &SharedImage, mount_point: &Path) -> Result<BackgroundSession, CommandError> {
+    let mut config = Config::default();
+    config.mount_options = vec![MountOption::FSName("sealog-faulty-disk".to_owned())];
+    config.n_threads = Some(2);
+    fuser::spawn_mount(DiskFilesystem::new(image.clone()), mount_point, &config)
+        .map_err(|source| CommandError::Fuse { path: mount_point.to_owned(), source })
+}
+
+fn detach(device: &str) -> Result<(), CommandError> {
+    run("losetup", &["--detach".as_ref(), device.as_ref()]).map(drop)
+}
