@@ -1,1 +1,29 @@
-//! The disk format of Sealog: segments, blocks, footers, recovery. Pure.
+//! The disk format of Sealog: segments, blocks, footers, recovery. Pure: it says what to write and
+//! asks for what to read; the driver owns the files. `docs/formats/disk.md` has every byte.
+//!
+//! ```text
+//!  machines --append--> Journal --next_write--> driver --RWF_DSYNC--> segment file
+//!  machines <-durable-- Journal <-write_done--- driver
+//!                       Journal::recover <----- SegmentSource
+//! ```
+//!
+//! Begin with [`Journal`].
+
+pub mod buffer;
+pub mod config;
+pub mod journal;
+pub mod report;
+pub mod source;
+pub mod status;
+pub mod tags;
+
+pub use buffer::BlockBuffer;
+pub use config::{JournalConfig, Owner};
+pub use journal::{BlockWrite, Journal};
+pub use report::{Damage, DamageKind, RecoveryError, RecoveryReport, TornTail};
+pub use source::{SegmentSource, SourceError};
+pub use status::JournalStatus;
+pub use tags::{FooterChunk, TagsSource};
+
+/// Blocks, reads and writes are aligned to this: the unit of O_DIRECT on every disk we know.
+pub const ALIGNMENT: usize = 4096;
