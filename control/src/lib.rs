@@ -1,1 +1,11 @@
-//! The state machine that changes views, and the trait of the register.
+//! Changing views: the controller's state machine, and the register that it changes them in.
+//!
+//! [`controller`] seals, decides, repairs and installs; [`decide`] is the rule that says where a
+//! view ends; [`register`] is the contract of the compare-and-swap store.
+
+pub mod controller;
+pub mod decide;
+pub mod register;
+
+pub use controller::{Controller, ControllerConfig};
+pub use register::{Register, RegisterError, Swap};

@@ -166,12 +166,14 @@ pub enum Message {
     Seal {
         view: ViewNumber,
     },
-    /// Replica → controller, its seal durable: `entries` are those from `commit` to `tail`.
+    /// Replica → controller, its seal durable: `entries` are those from `commit` to `tail`, `shards`
+    /// those that they cut, with their replicas.
     SequencerSealed {
         view: ViewNumber,
         tail: u64,
         commit: u64,
         entries: Bytes,
+        shards: Box<[(u64, NodeSet)]>,
     },
     /// Storage → controller, its seal durable: all its shards of the view with their durable prefixes.
     StorageSealed {
@@ -278,7 +280,7 @@ enum Body {
     CommitAnswer(u64, u32, u64),
     ViewWanted(u32, ViewReason),
     Seal(u32),
-    SequencerSealed(u32, u64, u64),
+    SequencerSealed(u32, u64, u64, Vec<(u64, Vec<u64>)>),
     StorageSealed(u32, Vec<(Shard, u64)>),
     RepairMetalog(u32, u64, u64),
     RepairPull(u32, u64, u64),
@@ -388,8 +390,9 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
         Message::CommitAnswer { request, place } => Body::CommitAnswer(*request, place.view.0, place.index),
         Message::ViewWanted { view, reason } => Body::ViewWanted(view.0, *reason),
         Message::Seal { view } => Body::Seal(view.0),
-        Message::SequencerSealed { view, tail, commit, entries } => {
-            return (Body::SequencerSealed(view.0, *tail, *commit), entries);
+        Message::SequencerSealed { view, tail, commit, entries, shards } => {
+            let shards = shards.iter().map(|(index, nodes)| (*index, nodes.iter().map(|node| node.0).collect()));
+            return (Body::SequencerSealed(view.0, *tail, *commit, shards.collect()), entries);
         }
         Message::StorageSealed { view, shards } => {
             let shards = shards.iter().map(|(shard, durable)| ((*shard).into(), *durable)).collect();
@@ -445,15 +448,17 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
         Body::OpenShard(node, incarnation, ordinal, replicas) => Message::OpenShard {
             engine: EngineIncarnation { node: NodeId(node), incarnation: Incarnation(incarnation) },
             ordinal,
-            replicas: Box::new(NodeSet::new(&replicas.into_iter().map(NodeId).collect::<Vec<_>>())?),
+            replicas: Box::new(node_set(replicas)?),
         },
         Body::CloseShard(shard) => Message::CloseShard { shard: shard.into() },
         Body::CommitQuery(request) => Message::CommitQuery { request },
         Body::CommitAnswer(request, v, index) => Message::CommitAnswer { request, place: place(v, index) },
         Body::ViewWanted(v, reason) => Message::ViewWanted { view: view(v), reason },
         Body::Seal(v) => Message::Seal { view: view(v) },
-        Body::SequencerSealed(v, tail, commit) => {
-            Message::SequencerSealed { view: view(v), tail, commit, entries: payload }
+        Body::SequencerSealed(v, tail, commit, shards) => {
+            let shards = shards.into_iter().map(|(index, nodes)| Some((index, node_set(nodes)?)));
+            let shards = shards.collect::<Option<Box<[_]>>>()?;
+            Message::SequencerSealed { view: view(v), tail, commit, entries: payload, shards }
         }
         Body::StorageSealed(v, shards) => {
             let shards = shards.into_iter().map(|(shard, durable)| (shard.into(), durable)).collect();
@@ -470,6 +475,10 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
         Body::ShardCopy(shard, first) => Message::ShardCopy { shard: shard.into(), first, batches: payload },
         Body::ShardRepaired(shard, durable) => Message::ShardRepaired { shard: shard.into(), durable },
     })
+}
+
+fn node_set(nodes: Vec<u64>) -> Option<NodeSet> {
+    NodeSet::new(&nodes.into_iter().map(NodeId).collect::<Vec<_>>())
 }
 
 const _: () = assert!(size_of::<Message>() <= 88, "messages are moved about: they stay small");

@@ -49,7 +49,7 @@ pub struct CutMove {
 }
 
 impl<'a> Cut<'a> {
-    pub fn moves(&self) -> impl Iterator<Item = CutMove> + 'a {
+    pub fn moves(&self) -> impl Iterator<Item = CutMove> + use<'a> {
         let mut rest = self.bytes;
         (0..self.moves).map_while(move |_| {
             Some(CutMove { shard_index: read_varint(&mut rest).ok()?, prefix: read_varint(&mut rest).ok()? })

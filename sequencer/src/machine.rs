@@ -566,7 +566,8 @@ impl Sequencer {
         let mut cursor = log.entries.cursor(commit.min(tail));
         log.entries.copy(&mut cursor, tail, usize::MAX, &mut self.encoded);
         let entries = self.encoded.split().freeze();
-        outputs.send(controller, Message::SequencerSealed { view, tail, commit, entries });
+        let shards = cut_shards(&log.entries, &entries);
+        outputs.send(controller, Message::SequencerSealed { view, tail, commit, entries, shards });
     }
 
     fn repair_progress(&mut self, view: ViewNumber, outputs: &mut Outputs) {
@@ -743,4 +744,18 @@ impl Machine for Sequencer {
         let primary = self.active_primary().and_then(|primary| primary.deadline(self.config.stuck_cut));
         primary.into_iter().chain(self.ask_again).min()
     }
+}
+
+/// The shards that these entries cut, with their replicas: a shard's index is its `OpenShard`'s.
+fn cut_shards(log: &EntryLog, encoded: &[u8]) -> Box<[(u64, NodeSet)]> {
+    let mut shards = BTreeMap::new();
+    for (entry, _) in sealog_protocol::metalog::entries(encoded).flatten() {
+        let Entry::Cut(cut) = entry else { continue };
+        for moved in cut.moves().filter(|moved| moved.shard_index < log.len()) {
+            if let Some(Entry::OpenShard { replicas, .. }) = log.get(log.cursor(moved.shard_index)) {
+                shards.insert(moved.shard_index, replicas);
+            }
+        }
+    }
+    shards.into_iter().collect()
 }

@@ -1,0 +1,183 @@
+//! Where a sealed view ends: a pure rule over the answers to its seal.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sealog_protocol::metalog::{Entry, entries};
+use sealog_protocol::mutant::{Mark, Mutant, active, mark};
+use sealog_protocol::view::View;
+use sealog_protocol::{NodeId, NodeSet, ShardId};
+
+/// What a sequencer replica answered: its durable tail, the commit index it knows, the entries
+/// between, and the shards that those cut.
+#[derive(Clone, Debug)]
+pub struct SequencerAnswer {
+    pub tail: u64,
+    pub commit: u64,
+    pub entries: Bytes,
+    pub shards: Box<[(u64, NodeSet)]>,
+}
+
+/// What the storages answered: of each its shards of the view, with their durable prefixes.
+pub type StorageAnswers = BTreeMap<NodeId, BTreeMap<ShardId, u64>>;
+
+/// Where a view ends, and what must be on enough disks before the next one is installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub end: u64,
+    /// A replica that has all entries up to the end.
+    pub source: NodeId,
+    /// The shards that kept entries past the known commit index cut, and how far.
+    pub shards: Vec<KeptShard>,
+}
+
+/// A shard whose records up to `prefix` the view's end orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptShard {
+    pub shard: ShardId,
+    pub replicas: NodeSet,
+    pub prefix: u64,
+}
+
+/// Decides the end of a view; `None` while answers are missing.
+pub fn decide(
+    view: &View,
+    sequencers: &BTreeMap<NodeId, SequencerAnswer>,
+    storages: &StorageAnswers,
+) -> Option<Decision> {
+    let majority = if active(Mutant::MinoritySeals) { 1 } else { view.sequencers.majority() };
+    if sequencers.len() < majority {
+        return None;
+    }
+    let known = sequencers.values().map(|answer| answer.commit).max()?;
+    // The first of the longest, so that the same answers always decide the same.
+    let (source, longest) = sequencers.iter().rev().max_by_key(|(_, answer)| answer.tail)?;
+    let skip = known.saturating_sub(longest.commit) as usize;
+    let tail: Vec<Entry<'_>> = entries(&longest.entries).flatten().map(|(entry, _)| entry).skip(skip).collect();
+
+    // The shards that anything past the known commit index moves, closed or not: no other matters.
+    let mut needed: BTreeMap<u64, NodeSet> = BTreeMap::new();
+    for moved in tail.iter().flat_map(moves) {
+        let replicas = longest.shards.iter().find(|(index, _)| *index == moved.0).map(|(_, nodes)| *nodes)?;
+        needed.insert(moved.0, replicas);
+    }
+    let quorum = view.read_quorum() - usize::from(active(Mutant::OneAnswerTooFew));
+    let answered = |replicas: &NodeSet| replicas.iter().filter(|node| storages.contains_key(node)).count();
+    if needed.values().any(|replicas| answered(replicas) < quorum) {
+        return None;
+    }
+
+    let mut decision = Decision { end: known.min(longest.tail), source: *source, shards: Vec::new() };
+    let mut kept: BTreeMap<u64, u64> = BTreeMap::new();
+    for entry in &tail {
+        if !moves(entry).all(|moved| is_kept(view, moved, &needed[&moved.0], storages)) {
+            mark(Mark::SealDropsTail);
+            break;
+        }
+        kept.extend(moves(entry));
+        decision.end += 1;
+        mark(Mark::SealKeepsUncommitted);
+    }
+    decision.shards = kept
+        .into_iter()
+        .map(|(index, prefix)| KeptShard {
+            shard: ShardId { view: view.number, index },
+            replicas: needed[&index],
+            prefix,
+        })
+        .collect();
+    Some(decision)
+}
+
+/// The (shard index, prefix) pairs of a cut; nothing for other entries.
+fn moves<'a>(entry: &Entry<'a>) -> impl Iterator<Item = (u64, u64)> + use<'a> {
+    let cut = if let Entry::Cut(cut) = entry { Some(*cut) } else { None };
+    cut.into_iter().flat_map(|cut| cut.moves()).map(|moved| (moved.shard_index, moved.prefix))
+}
+
+/// Whether the prefix is durable on some answering storage. What was committed is: it is durable
+/// on W, and R − W + 1 answers meet every W.
+fn is_kept(view: &View, (index, prefix): (u64, u64), replicas: &NodeSet, storages: &StorageAnswers) -> bool {
+    let shard = ShardId { view: view.number, index };
+    let holders = holders(replicas, shard, prefix, storages).count();
+    if active(Mutant::KeepEverything) {
+        return true;
+    }
+    if active(Mutant::KeepWantsWriteQuorum) {
+        return holders >= usize::from(view.write_quorum);
+    }
+    holders >= 1
+}
+
+/// The answering storages that have the shard up to `prefix` on disk.
+pub fn holders<'a>(
+    replicas: &'a NodeSet,
+    shard: ShardId,
+    prefix: u64,
+    storages: &'a StorageAnswers,
+) -> impl Iterator<Item = NodeId> + 'a {
+    replicas.iter().filter(move |node| {
+        storages.get(node).and_then(|shards| shards.get(&shard)).is_some_and(|durable| *durable >= prefix)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sealog_protocol::metalog::{CutMove, encode_cut};
+    use sealog_protocol::{Incarnation, ViewNumber};
+
+    fn nodes() -> NodeSet {
+        NodeSet::new(&[NodeId(1), NodeId(2), NodeId(3)]).expect("three nodes")
+    }
+
+    fn view() -> View {
+        View {
+            number: ViewNumber(1),
+            primary: NodeId(1),
+            primary_incarnation: Incarnation(1),
+            sequencers: nodes(),
+            storages: nodes(),
+            write_quorum: 2,
+            replicas: 3,
+            moves: Vec::new(),
+        }
+    }
+
+    /// Cuts of shard 0 to these prefixes, after entry 0 (its OpenShard), which is committed.
+    fn answer(commit: u64, prefixes: &[u64]) -> SequencerAnswer {
+        let mut encoded = Vec::new();
+        for prefix in &prefixes[(commit - 1) as usize..] {
+            encode_cut(&mut encoded, [CutMove { shard_index: 0, prefix: *prefix }].into_iter());
+        }
+        let tail = 1 + prefixes.len() as u64;
+        SequencerAnswer { tail, commit, entries: encoded.into(), shards: Box::new([(0, nodes())]) }
+    }
+
+    fn storages(durable: &[(u64, u64)]) -> StorageAnswers {
+        let shard = ShardId { view: ViewNumber(1), index: 0 };
+        durable.iter().map(|(node, prefix)| (NodeId(*node), BTreeMap::from([(shard, *prefix)]))).collect()
+    }
+
+    fn end(sequencers: &[(u64, SequencerAnswer)], storages: &StorageAnswers) -> Option<u64> {
+        let sequencers = sequencers.iter().map(|(node, answer)| (NodeId(*node), answer.clone())).collect();
+        decide(&view(), &sequencers, storages).map(|decision| decision.end)
+    }
+
+    #[test]
+    fn an_entry_is_kept_if_one_answering_storage_has_its_records() {
+        let answers = [(1, answer(1, &[10, 20])), (2, answer(1, &[10]))];
+        assert_eq!(end(&answers, &storages(&[(1, 10), (2, 0)])), Some(2));
+        assert_eq!(end(&answers, &storages(&[(1, 20), (3, 0)])), Some(3));
+        assert_eq!(end(&answers, &storages(&[(1, 9), (3, 0)])), Some(1));
+    }
+
+    #[test]
+    fn answers_of_a_majority_and_of_enough_storages_are_waited_for() {
+        assert_eq!(end(&[(1, answer(1, &[10]))], &storages(&[(1, 10), (2, 10)])), None);
+        let answers = [(1, answer(1, &[10])), (2, answer(1, &[]))];
+        assert_eq!(end(&answers, &storages(&[(1, 10)])), None);
+        let idle = [(1, answer(2, &[10])), (2, answer(1, &[10]))];
+        assert_eq!(end(&idle, &storages(&[])), Some(2), "no storage matters to what is known to be committed");
+    }
+}

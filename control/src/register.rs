@@ -1,0 +1,49 @@
+//! The register: for each logspace its chain of views, changed by compare-and-swap alone.
+
+use sealog_protocol::LogspaceId;
+use sealog_protocol::frame::FrameError;
+use sealog_protocol::view::Chain;
+use thiserror::Error;
+
+/// How a compare-and-swap went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Swap {
+    /// The new chain is in force, durably.
+    Installed,
+    /// The register held something else; nothing was changed.
+    Held(Box<Chain>),
+}
+
+/// Why a register gave no answer. After a failed swap the chain may be either: read it again.
+#[derive(Debug, Error)]
+pub enum RegisterError {
+    #[error("the register of logspace {logspace} could not be read or written: {source}")]
+    Unavailable { logspace: LogspaceId, source: std::io::Error },
+    #[error("the register of logspace {logspace} is damaged: {source}; restore it from a backup")]
+    Damaged { logspace: LogspaceId, source: FrameError },
+}
+
+/// A durable compare-and-swap store of chains. Its contract:
+/// - what [`Register::read`] returned once, it or an extension of it is returned ever after;
+/// - of two swaps that extend the same chain, at most one is installed.
+pub trait Register {
+    /// The chain in force; `None` before the first.
+    fn read(&mut self, logspace: LogspaceId) -> Result<Option<Chain>, RegisterError>;
+
+    /// Installs a logspace's first chain, if there is none.
+    fn create(&mut self, chain: &Chain) -> Result<Swap, RegisterError>;
+
+    /// Installs `next`, if the chain in force is the one that it extends by one view.
+    fn compare_and_swap(&mut self, next: &Chain) -> Result<Swap, RegisterError>;
+}
+
+/// Whether `next` is `held` with one view ended and one installed.
+pub fn extends(held: &Chain, next: &Chain) -> bool {
+    let views = held.views.len();
+    next.settings == held.settings
+        && next.logspace == held.logspace
+        && next.views.len() == views + 1
+        && next.ends.len() == held.ends.len() + 1
+        && next.views[..views] == held.views[..]
+        && next.ends[..held.ends.len()] == held.ends[..]
+}
