@@ -1,0 +1,356 @@
+//! A node's data directory.
+//!
+//! ```text
+//! DIR/lock                      held as long as a node uses the directory; its process id
+//! DIR/identity                  who the node is; written last when the directory is made
+//! DIR/register/logspace-0.chain the chain of views of each logspace
+//! DIR/journal-0/                segments of each executor's journal
+//! ```
+//!
+//! A directory is a data directory from the moment that `identity` is in it. A crash before leaves
+//! things that the next start writes anew; none of them can hold data yet. A journal without an
+//! identity is never taken over: a node that forgot who it was would answer for records it lost.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use sealog_control::register::{Register, RegisterError};
+use sealog_protocol::view::{Chain, ClusterSettings, View};
+use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, NodeSet, ViewNumber};
+use thiserror::Error;
+
+use crate::durable_file;
+use crate::identity::{Identity, IdentityError};
+use crate::register::FileRegister;
+
+/// Names that a crash may leave in a directory that is not made yet, or that others put there.
+const HARMLESS: &[&str] = &["lock", "register", "identity.new", "sealog.sock", "lost+found"];
+
+/// A data directory in use by this process, in a new life of its node.
+#[derive(Debug)]
+pub struct DataDirectory {
+    pub path: PathBuf,
+    pub identity: Identity,
+    pub register: FileRegister,
+    /// What the register held when the directory was opened: the chain of each logspace.
+    pub chains: Vec<Chain>,
+    /// Held until the directory is dropped.
+    _lock: File,
+}
+
+/// Why a directory can't be used. Nothing in it was changed.
+#[derive(Debug, Error)]
+pub enum DirectoryError {
+    #[error("{} is in use by another node{}: stop it, or give this one another --data", path.display(), owner(.process))]
+    InUse { path: PathBuf, process: Option<u32> },
+    #[error("cannot use {}: {error}", path.display())]
+    Unusable { path: PathBuf, error: IdentityError },
+    #[error("cannot use {}: {what}", path.display())]
+    Foreign { path: PathBuf, what: String },
+    #[error(
+        "{} was made for {made} storage executor(s), and --executors {asked} wants {wanted}: \
+         start it with --executors {}", path.display(), allowed(*.made)
+    )]
+    Executors { path: PathBuf, made: usize, asked: usize, wanted: usize },
+    #[error("cannot {doing} {}: {error}", path.display())]
+    Io { path: PathBuf, doing: &'static str, error: io::Error },
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+}
+
+fn owner(process: &Option<u32>) -> String {
+    process.map(|process| format!(" (process {process})")).unwrap_or_default()
+}
+
+fn allowed(storage_executors: usize) -> String {
+    if storage_executors == 1 { "1 or 2".to_owned() } else { (storage_executors + 1).to_string() }
+}
+
+/// How many executors hold storages: with two or more, one is the sequencers' alone.
+pub fn storage_executors(executors: usize) -> usize {
+    if executors == 1 { 1 } else { executors - 1 }
+}
+
+impl DataDirectory {
+    /// Takes the directory for a node of so many executors, making it if it is not there; the
+    /// node's new incarnation is durable when this returns.
+    pub fn open(path: &Path, executors: usize, logspaces: u16) -> Result<DataDirectory, DirectoryError> {
+        let failed = |doing| move |error| DirectoryError::Io { path: path.to_owned(), doing, error };
+        durable_file::create_directory(path).map_err(failed("create"))?;
+        let lock = lock(path)?;
+        let identity_path = path.join("identity");
+        let mut identity = match std::fs::read(&identity_path) {
+            Ok(bytes) => {
+                Identity::decode(&bytes).map_err(|error| DirectoryError::Unusable { path: path.to_owned(), error })?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                refuse_foreign(path)?;
+                initialise(path, executors, logspaces)?
+            }
+            Err(error) => return Err(failed("read the identity in")(error)),
+        };
+        let wanted = storage_executors(executors);
+        if identity.storage_executors != wanted {
+            let (path, made) = (path.to_owned(), identity.storage_executors);
+            return Err(DirectoryError::Executors { path, made, asked: executors, wanted });
+        }
+        let mut register = FileRegister::new(&path.join("register"));
+        let chains = read_chains(path, &mut register, &identity)?;
+        refuse_lost_journals(path, &identity, &chains)?;
+        while identity.journals.len() < executors {
+            identity.journals.push(random_id().map_err(failed("draw an id for"))?);
+        }
+        for journal in 0..identity.journals.len() {
+            durable_file::create_directory(&journal_path(path, journal)).map_err(failed("create a journal in"))?;
+        }
+        identity.incarnation = Incarnation(identity.incarnation.0 + 1);
+        durable_file::replace(&identity_path, identity.encode().as_bytes()).map_err(failed("write to"))?;
+        Ok(DataDirectory { path: path.to_owned(), identity, register, chains, _lock: lock })
+    }
+
+    /// Where an executor's journal keeps its segments.
+    pub fn journal(&self, executor: usize) -> PathBuf {
+        journal_path(&self.path, executor)
+    }
+
+    /// The Unix socket that is used unless another is asked for.
+    pub fn unix_socket(&self) -> PathBuf {
+        self.path.join("sealog.sock")
+    }
+}
+
+fn journal_path(path: &Path, executor: usize) -> PathBuf {
+    path.join(format!("journal-{executor}"))
+}
+
+/// Takes the lock, which the system gives back when the process ends, however it ends.
+fn lock(path: &Path) -> Result<File, DirectoryError> {
+    let failed = |error| DirectoryError::Io { path: path.to_owned(), doing: "lock", error };
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.read(true).write(true).create(true).truncate(false).open(path.join("lock")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let process = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            return Err(DirectoryError::InUse { path: path.to_owned(), process });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    let written = file.set_len(0).and_then(|()| file.rewind());
+    written.and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes())).map_err(failed)?;
+    Ok(file)
+}
+
+/// A directory without an identity must be empty, but for what an interrupted first start leaves.
+fn refuse_foreign(path: &Path) -> Result<(), DirectoryError> {
+    let failed = |error| DirectoryError::Io { path: path.to_owned(), doing: "list", error };
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let what = if name.starts_with("journal-") {
+            if is_empty(&entry.path()) {
+                continue;
+            }
+            format!(
+                "it has a journal ({name}) but no identity: it may hold records, so nothing is overwritten. Restore the file 'identity', or use an empty directory"
+            )
+        } else if HARMLESS.contains(&name.as_ref()) {
+            continue;
+        } else {
+            format!("it holds '{name}', and is not a Sealog data directory: use an empty or a new one")
+        };
+        return Err(DirectoryError::Foreign { path: path.to_owned(), what });
+    }
+    Ok(())
+}
+
+/// A journal that is gone while the register knows of earlier lives held records.
+fn refuse_lost_journals(path: &Path, identity: &Identity, chains: &[Chain]) -> Result<(), DirectoryError> {
+    if chains.iter().all(|chain| chain.views.len() == 1) {
+        return Ok(());
+    }
+    for journal in 0..identity.journals.len() {
+        let segments = journal_path(path, journal);
+        if segments.is_dir() && (journal > 0 || !is_empty(&segments)) {
+            // An empty one besides the first was made for an executor that never wrote.
+            continue;
+        }
+        let what = format!("journal-{journal} is gone or empty, but held records before: restore it from a copy");
+        return Err(DirectoryError::Foreign { path: path.to_owned(), what });
+    }
+    Ok(())
+}
+
+fn is_empty(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Everything but the identity, whose writing is what makes the directory.
+fn initialise(path: &Path, executors: usize, logspaces: u16) -> Result<Identity, DirectoryError> {
+    let failed = |error| DirectoryError::Io { path: path.to_owned(), doing: "initialise", error };
+    let (node, cluster) = (NodeId(random_id().map_err(failed)?), ClusterId(random_id().map_err(failed)?));
+    let directory = path.join("register");
+    // What an interrupted creation left: no node has ever acted on it.
+    match std::fs::remove_dir_all(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => durable_file::create_directory(&directory).map_err(failed)?,
+    }
+    let mut register = FileRegister::new(&directory);
+    for logspace in 0..logspaces {
+        let chain = first_chain(node, ClusterSettings::new(cluster, logspaces), LogspaceId(logspace));
+        register.create(&chain)?;
+    }
+    Ok(Identity {
+        node,
+        cluster,
+        incarnation: Incarnation(0),
+        storage_executors: storage_executors(executors),
+        journals: Vec::new(),
+    })
+}
+
+/// The chain of a cluster of this one node, which is primary in its first life.
+fn first_chain(node: NodeId, settings: ClusterSettings, logspace: LogspaceId) -> Chain {
+    let only = NodeSet::new(&[node]).expect("one node is a set");
+    let view = View {
+        number: ViewNumber(1),
+        primary: node,
+        primary_incarnation: Incarnation(1),
+        sequencers: only,
+        storages: only,
+        write_quorum: 1,
+        replicas: 1,
+        moves: Vec::new(),
+    };
+    Chain { settings, logspace, views: vec![view], ends: Vec::new() }
+}
+
+fn read_chains(path: &Path, register: &mut FileRegister, identity: &Identity) -> Result<Vec<Chain>, DirectoryError> {
+    let mut chains: Vec<Chain> = Vec::new();
+    let mut logspaces = 1;
+    while chains.len() < logspaces {
+        let logspace = LogspaceId(chains.len() as u16);
+        let foreign = |what: &str| DirectoryError::Foreign {
+            path: path.to_owned(),
+            what: format!("its register of logspace {logspace} {what}"),
+        };
+        let chain = register.read(logspace)?.ok_or_else(|| foreign("is gone: restore it from a copy"))?;
+        if chain.logspace != logspace || chain.settings.cluster != identity.cluster {
+            return Err(foreign("belongs to another cluster or logspace"));
+        }
+        logspaces = usize::from(chain.settings.logspaces);
+        chains.push(chain);
+    }
+    Ok(chains)
+}
+
+/// A random id, never 0.
+pub(crate) fn random_id() -> io::Result<u64> {
+    getrandom::u64().map(|id| id.max(1)).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::register::check_register;
+    use sealog_control::register::Swap;
+
+    fn open(path: &Path, executors: usize) -> Result<DataDirectory, DirectoryError> {
+        DataDirectory::open(path, executors, 1)
+    }
+
+    #[test]
+    fn each_start_is_a_new_life_of_the_same_node() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("deep/data");
+        let first = open(&path, 1).unwrap().identity;
+        assert_eq!(first.incarnation, Incarnation(1));
+        let second = open(&path, 1).unwrap().identity;
+        assert_eq!(second, Identity { incarnation: Incarnation(2), ..first });
+    }
+
+    #[test]
+    fn a_second_node_is_refused_and_told_the_first() {
+        let data = tempfile::tempdir().unwrap();
+        let held = open(data.path(), 1).unwrap();
+        let message = open(data.path(), 1).unwrap_err().to_string();
+        assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
+        drop(held);
+        assert_eq!(open(data.path(), 1).unwrap().identity.incarnation, Incarnation(2));
+    }
+
+    #[test]
+    fn a_crash_before_the_identity_leaves_nothing() {
+        let data = tempfile::tempdir().unwrap();
+        let made = open(data.path(), 1).unwrap().identity;
+        std::fs::remove_file(data.path().join("identity")).unwrap();
+        std::fs::write(data.path().join("identity.new"), "sealog da").unwrap();
+        let again = open(data.path(), 1).unwrap();
+        assert_eq!(again.identity.incarnation, Incarnation(1));
+        assert_ne!(again.identity.node, made.node);
+        assert_eq!(again.chains[0].current().primary, again.identity.node);
+    }
+
+    #[test]
+    fn a_journal_without_identity_is_not_taken_over() {
+        let data = tempfile::tempdir().unwrap();
+        open(data.path(), 1).unwrap();
+        std::fs::remove_file(data.path().join("identity")).unwrap();
+        std::fs::write(data.path().join("journal-0/segment"), "records").unwrap();
+        let message = open(data.path(), 1).unwrap_err().to_string();
+        assert!(message.contains("no identity"), "{message}");
+    }
+
+    #[test]
+    fn a_journal_that_is_gone_is_noticed() {
+        let data = tempfile::tempdir().unwrap();
+        let mut held = open(data.path(), 1).unwrap();
+        let chain = held.chains[0].clone();
+        let mut next = chain.current().clone();
+        next.number.0 += 1;
+        assert_eq!(held.register.compare_and_swap(&chain.extended(0, next)).unwrap(), Swap::Installed);
+        drop(held);
+        let message = open(data.path(), 1).unwrap_err().to_string();
+        assert!(message.contains("journal-0 is gone or empty"), "{message}");
+    }
+
+    #[test]
+    fn foreign_directories_and_other_formats_are_refused() {
+        let data = tempfile::tempdir().unwrap();
+        std::fs::write(data.path().join("thesis.tex"), "").unwrap();
+        let message = open(data.path(), 1).unwrap_err().to_string();
+        assert!(message.contains("thesis.tex"), "{message}");
+
+        let data = tempfile::tempdir().unwrap();
+        open(data.path(), 1).unwrap();
+        let identity = data.path().join("identity");
+        let text = std::fs::read_to_string(&identity).unwrap();
+        std::fs::write(&identity, text.replace("format 1", "format 2")).unwrap();
+        let message = open(data.path(), 1).unwrap_err().to_string();
+        assert!(message.contains("format 2") && message.contains("reads format 1"), "{message}");
+    }
+
+    #[test]
+    fn storages_stay_where_their_records_are() {
+        let data = tempfile::tempdir().unwrap();
+        open(data.path(), 1).unwrap();
+        assert_eq!(open(data.path(), 2).unwrap().identity.journals.len(), 2);
+        assert_eq!(open(data.path(), 1).unwrap().identity.journals.len(), 2);
+        let message = open(data.path(), 3).unwrap_err().to_string();
+        assert!(message.contains("--executors 1 or 2"), "{message}");
+    }
+
+    #[test]
+    fn the_file_register_is_a_register() {
+        let data = tempfile::tempdir().unwrap();
+        let chain = first_chain(NodeId(1), ClusterSettings::new(ClusterId(1), 1), LogspaceId(0));
+        let mut register = FileRegister::new(data.path());
+        check_register(&mut register, &chain);
+        std::fs::write(data.path().join("logspace-0.chain"), "rubbish").unwrap();
+        assert!(matches!(register.read(LogspaceId(0)), Err(RegisterError::Damaged { .. })));
+    }
+}

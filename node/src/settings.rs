@@ -1,0 +1,394 @@
+//! A node's settings, from least to most binding: defaults, a TOML file, environment variables, flags.
+//!
+//! [`KEYS`] is the one list of what can be set. Each key is a line of the file, a variable
+//! `SEALOG_<KEY>` and, where the command line offers it, a flag; all three go through one parser, so
+//! they take the same values. A key that does not exist is an error that names the nearest one: a
+//! misspelt limit that silently stays at its default is found only when it is needed.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use sealog_protocol::limits::{CACHE_BYTES_MAX, LOGSPACES_MAX};
+use thiserror::Error;
+use toml::de::{DeTable, DeValue};
+
+/// Where a node listens unless it is told otherwise, and where clients look for it.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:7440";
+/// Executors of one node.
+pub const EXECUTORS_MAX: usize = 64;
+const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+const INDEX_BYTES_MIN: u64 = 1 << 20;
+const CACHE_BYTES_MIN: u64 = 4 << 20;
+const ENVIRONMENT_PREFIX: &str = "SEALOG_";
+/// Variables with our prefix that are not a node's settings.
+const ENVIRONMENT_OF_CLIENTS: &[&str] = &["SEALOG_CONNECT"];
+/// An unknown variable this near to a key is taken for a misspelt one.
+const MISSPELT_DISTANCE_MAX: usize = 2;
+
+/// What a node is started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub data: PathBuf,
+    /// `host:port`; port 0 takes a free one.
+    pub listen: String,
+    /// Beside TCP. `None`: `sealog.sock` in the data directory.
+    pub unix_socket: Option<PathBuf>,
+    /// Allows addresses that other machines can reach, although nothing is encrypted yet.
+    pub allow_remote: bool,
+    pub executors: usize,
+    /// Counts only when the data directory is created.
+    pub logspaces: u16,
+    /// Memory of all indexes of the node together, in bytes. Beyond it appends are refused.
+    pub index_bytes_max: u64,
+    /// Memory for records near the tail, of all engines together, in bytes.
+    pub cache_bytes_max: u64,
+    /// Size of a segment of the journal, in bytes.
+    pub segment_bytes: u64,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub log: tracing::Level,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            data: PathBuf::from("./sealog-data"),
+            listen: LISTEN_DEFAULT.to_owned(),
+            unix_socket: None,
+            allow_remote: false,
+            executors: 1,
+            logspaces: 1,
+            index_bytes_max: 4 << 30,
+            cache_bytes_max: CACHE_BYTES_MAX as u64,
+            segment_bytes: 64 << 20,
+            log: tracing::Level::WARN,
+        }
+    }
+}
+
+/// Where a value came from, for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    File(PathBuf),
+    Environment,
+    Flag,
+}
+
+impl Source {
+    fn name(&self, key: &str) -> String {
+        match self {
+            Source::File(path) => format!("key '{key}' in {}", path.display()),
+            Source::Environment => format!("variable {}", variable(key)),
+            Source::Flag => format!("flag --{}", key.replace('_', "-")),
+        }
+    }
+}
+
+/// Why settings can't be used. Nothing was started.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    #[error("cannot read the configuration {}: {error}", path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("{} is not valid TOML: {message}", path.display())]
+    Syntax { path: PathBuf, message: String },
+    #[error("unknown {place}: did you mean '{nearest}'? `sealog config default` prints every key")]
+    UnknownKey { place: String, nearest: String },
+    #[error("{place} is '{value}', which is not {expected}")]
+    Value { place: String, value: String, expected: String },
+    #[error(
+        "{listen} is reachable from other machines, and nothing on it is encrypted or authenticated yet: \
+         listen on 127.0.0.1, or pass --allow-remote if the network is yours alone"
+    )]
+    Remote { listen: String },
+    #[error("cannot listen on '{listen}': {reason}; write it as HOST:PORT, for example {LISTEN_DEFAULT}")]
+    Address { listen: String, reason: String },
+}
+
+/// A thing that can be set.
+struct Key {
+    name: &'static str,
+    about: &'static str,
+    /// As the default file shows it.
+    default: &'static str,
+    /// Completes "… which is not".
+    expected: &'static str,
+    set: fn(&mut Settings, &str) -> Option<()>,
+}
+
+const KEYS: &[Key] = &[
+    Key {
+        name: "data",
+        about: "Directory of the node's data. Made at the first start; one node at a time uses it.",
+        default: "\"./sealog-data\"",
+        expected: "a path",
+        set: |settings, text| {
+            settings.data = (!text.is_empty()).then(|| PathBuf::from(text))?;
+            Some(())
+        },
+    },
+    Key {
+        name: "listen",
+        about: "Address for clients. Port 0 takes a free one.",
+        default: "\"127.0.0.1:7440\"",
+        expected: "HOST:PORT",
+        set: |settings, text| {
+            text.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())?;
+            settings.listen = text.to_owned();
+            Some(())
+        },
+    },
+    Key {
+        name: "unix_socket",
+        about: "Unix socket for clients on this machine. Empty: sealog.sock in the data directory.",
+        default: "\"\"",
+        expected: "a path",
+        set: |settings, text| {
+            settings.unix_socket = (!text.is_empty()).then(|| PathBuf::from(text));
+            Some(())
+        },
+    },
+    Key {
+        name: "allow_remote",
+        about: "Allow an address that other machines can reach: nothing is encrypted or authenticated.",
+        default: "false",
+        expected: "true or false",
+        set: |settings, text| {
+            settings.allow_remote = text.parse().ok()?;
+            Some(())
+        },
+    },
+    Key {
+        name: "executors",
+        about: "Pinned threads. With 2 the sequencer has a core of its own.",
+        default: "1",
+        expected: "a number from 1 to 64",
+        set: |settings, text| {
+            settings.executors = text.parse().ok().filter(|count| (1..=EXECUTORS_MAX).contains(count))?;
+            Some(())
+        },
+    },
+    Key {
+        name: "logspaces",
+        about: "Physical logs that LogBooks are spread over. Fixed when the data directory is made.",
+        default: "1",
+        expected: "a number from 1 to 256",
+        set: |settings, text| {
+            settings.logspaces = text.parse().ok().filter(|count| (1..=LOGSPACES_MAX).contains(count))?;
+            Some(())
+        },
+    },
+    Key {
+        name: "index_memory",
+        about: "Memory of the indexes. Beyond it the node refuses appends, and serves reads.",
+        default: "\"4GiB\"",
+        expected: "a size of at least 1MiB",
+        set: |settings, text| {
+            settings.index_bytes_max = parse_bytes(text).filter(|bytes| *bytes >= INDEX_BYTES_MIN)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "cache_memory",
+        about: "Memory for the newest records, from which readers at the tail are served.",
+        default: "\"64MiB\"",
+        expected: "a size of at least 4MiB",
+        set: |settings, text| {
+            settings.cache_bytes_max = parse_bytes(text).filter(|bytes| *bytes >= CACHE_BYTES_MIN)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "segment_size",
+        about: "Size of a file of the journal.",
+        default: "\"64MiB\"",
+        expected: "a size from 4MiB to 1GiB, in steps of 4KiB",
+        set: |settings, text| {
+            settings.segment_bytes = parse_bytes(text)
+                .filter(|bytes| (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(bytes) && bytes % 4096 == 0)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "log",
+        about: "What is logged to stderr.",
+        default: "\"warn\"",
+        expected: "error, warn, info, debug or trace",
+        set: |settings, text| {
+            settings.log = text.parse().ok()?;
+            Some(())
+        },
+    },
+];
+
+impl Settings {
+    /// Defaults, then `file`, then the environment.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Settings, SettingsError> {
+        let mut settings = Settings::default();
+        if let Some(path) = file {
+            settings.apply_file(path)?;
+        }
+        settings.apply_environment(environment)?;
+        Ok(settings)
+    }
+
+    /// Sets one key.
+    pub fn set(&mut self, source: &Source, name: &str, value: &str) -> Result<(), SettingsError> {
+        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+            let nearest = match source {
+                Source::Environment => variable(nearest_key(name)),
+                _ => nearest_key(name).to_owned(),
+            };
+            return Err(SettingsError::UnknownKey { place: source.name(name), nearest });
+        };
+        (key.set)(self, value).ok_or_else(|| SettingsError::Value {
+            place: source.name(name),
+            value: value.to_owned(),
+            expected: key.expected.to_owned(),
+        })
+    }
+
+    /// The address to bind, refused when it is not of this machine alone and nobody allowed that.
+    pub fn listen_address(&self) -> Result<SocketAddr, SettingsError> {
+        let refused = |reason: String| SettingsError::Address { listen: self.listen.clone(), reason };
+        let mut addresses = self.listen.to_socket_addrs().map_err(|error| refused(error.to_string()))?;
+        let address = addresses.next().ok_or_else(|| refused("the name has no address".to_owned()))?;
+        if !address.ip().is_loopback() && !self.allow_remote {
+            return Err(SettingsError::Remote { listen: self.listen.clone() });
+        }
+        Ok(address)
+    }
+
+    fn apply_file(&mut self, path: &Path) -> Result<(), SettingsError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| SettingsError::Unreadable { path: path.to_owned(), error })?;
+        let syntax = |message: String| SettingsError::Syntax { path: path.to_owned(), message };
+        let table = DeTable::parse(&text).map_err(|error| syntax(error.to_string().trim_end().to_owned()))?;
+        let source = Source::File(path.to_owned());
+        for (name, value) in table.get_ref() {
+            let text = match value.get_ref() {
+                DeValue::String(text) => text.to_string(),
+                DeValue::Integer(number) => number.as_str().to_owned(),
+                DeValue::Boolean(flag) => flag.to_string(),
+                _ => "neither a string, a number nor a boolean".to_owned(),
+            };
+            self.set(&source, name.get_ref(), &text)?;
+        }
+        Ok(())
+    }
+
+    /// Variables of our prefix that are nothing like a key belong to somebody else, and are left alone.
+    fn apply_environment(&mut self, environment: impl Iterator<Item = (String, String)>) -> Result<(), SettingsError> {
+        for (variable, value) in environment {
+            let Some(name) = variable.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
+            if ENVIRONMENT_OF_CLIENTS.contains(&variable.as_str()) {
+                continue;
+            }
+            let name = name.to_ascii_lowercase();
+            let distance = strsim::damerau_levenshtein(&name, nearest_key(&name));
+            if distance <= MISSPELT_DISTANCE_MAX {
+                self.set(&Source::Environment, &name, &value)?;
+            } else {
+                tracing::warn!(variable, "ignored: no setting of this name");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A commented configuration with every key at its default.
+pub fn default_file() -> String {
+    let mut text = String::from(
+        "# Sealog node. Every key is also an environment variable (SEALOG_LISTEN, …); flags come before\n\
+         # variables, variables before this file. Sizes are written as \"64MiB\".\n",
+    );
+    for key in KEYS {
+        text.push_str(&format!(
+            "\n# {}\n# Environment: {}\n{} = {}\n",
+            key.about,
+            variable(key.name),
+            key.name,
+            key.default
+        ));
+    }
+    text
+}
+
+fn parse_bytes(text: &str) -> Option<u64> {
+    text.parse::<ByteSize>().ok().map(|size| size.as_u64())
+}
+
+fn variable(key: &str) -> String {
+    format!("{ENVIRONMENT_PREFIX}{}", key.to_ascii_uppercase())
+}
+
+fn nearest_key(name: &str) -> &'static str {
+    let distance = |key: &&Key| (strsim::jaro_winkler(name, key.name) * 1e6) as u64;
+    KEYS.iter().max_by_key(distance).expect("there are keys").name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<Settings, SettingsError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sealog.toml");
+        std::fs::write(&path, text).unwrap();
+        Settings::load(Some(&path), std::iter::empty())
+    }
+
+    fn environment(name: &str, value: &str) -> Result<Settings, SettingsError> {
+        Settings::load(None, [(name.to_owned(), value.to_owned())].into_iter())
+    }
+
+    #[test]
+    fn the_printed_default_is_the_default() {
+        assert_eq!(file(&default_file()).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        let message = file("executor = 2").unwrap_err().to_string();
+        assert!(message.contains("'executor'") && message.contains("did you mean 'executors'"), "{message}");
+        let message = environment("SEALOG_LISTNE", "x").unwrap_err().to_string();
+        assert!(message.contains("SEALOG_LISTEN"), "{message}");
+    }
+
+    #[test]
+    fn variables_of_others_are_left_alone() {
+        assert_eq!(environment("SEALOG_CONNECT", "host:1").unwrap(), Settings::default());
+        assert_eq!(environment("SEALOG_SOMETHING_ELSE", "x").unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn values_have_human_units_and_limits() {
+        assert_eq!(file("index_memory = \"2 GiB\"").unwrap().index_bytes_max, 2 << 30);
+        assert_eq!(environment("SEALOG_SEGMENT_SIZE", "8MiB").unwrap().segment_bytes, 8 << 20);
+        for wrong in
+            ["executors = 0", "executors = \"many\"", "segment_size = \"1KiB\"", "listen = \"7440\"", "log = []"]
+        {
+            let message = file(wrong).unwrap_err().to_string();
+            assert!(message.contains("which is not"), "{message}");
+        }
+    }
+
+    #[test]
+    fn broken_toml_says_where() {
+        let message = file("listen = ").unwrap_err().to_string();
+        assert!(message.contains("sealog.toml is not valid TOML") && message.contains("line 1"), "{message}");
+    }
+
+    #[test]
+    fn another_interface_needs_a_flag() {
+        let mut settings = Settings { listen: "0.0.0.0:0".to_owned(), ..Settings::default() };
+        assert!(matches!(settings.listen_address(), Err(SettingsError::Remote { .. })));
+        settings.allow_remote = true;
+        assert!(settings.listen_address().is_ok());
+        settings.listen = "no such host:1".to_owned();
+        assert!(matches!(settings.listen_address(), Err(SettingsError::Address { .. })));
+    }
+}
