@@ -355,14 +355,22 @@ pub fn decode_answer(bytes: &Bytes) -> Result<(u64, Answer), FrameError> {
     let frame = Frame::parse(bytes)?.ok_or(FrameError::Truncated)?;
     let request = frame.verify_place(PlaceScope::Connection)?;
     let answer = match frame.header.kind {
-        FrameKind::Reply => Answer::Reply(decode_reply(frame.metadata)?),
+        FrameKind::Reply => Answer::Reply(decode_reply_metadata(frame.metadata)?),
         FrameKind::Records => decode_records(bytes, &frame)?,
         kind => return Err(FrameError::Kind(kind as u8)),
     };
     Ok((request, answer))
 }
 
-fn decode_reply(metadata: &[u8]) -> Result<Reply, FrameError> {
+/// As [`decode_answer`], for a verified frame of kind [`FrameKind::Reply`] that is read in place.
+pub fn decode_reply(frame: &Frame<'_>) -> Result<(u64, Reply), FrameError> {
+    if frame.header.kind != FrameKind::Reply {
+        return Err(FrameError::Kind(frame.header.kind as u8));
+    }
+    Ok((frame.verify_place(PlaceScope::Connection)?, decode_reply_metadata(frame.metadata)?))
+}
+
+fn decode_reply_metadata(metadata: &[u8]) -> Result<Reply, FrameError> {
     let body = rkyv::from_bytes::<ReplyBody, rancor::Error>(metadata).map_err(|_| FrameError::Metadata)?;
     Ok(match body {
         ReplyBody::SessionOpened { session, logspace, place } => {
