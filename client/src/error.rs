@@ -31,8 +31,20 @@ pub enum ConnectionError {
     OtherCluster { expected: u64, found: u64 },
     #[error("the server has not answered for too long")]
     Silent,
+    #[error("the server refused the connection ({code:?}): {message}")]
+    Refused { code: ErrorCode, message: String },
+    #[error("connected, but the server has not said welcome")]
+    NoWelcome,
     #[error("no connection was made yet")]
     NotYet,
+}
+
+impl ConnectionError {
+    /// No further try can mend it: a person must.
+    pub fn is_final(&self) -> bool {
+        use ConnectionError::*;
+        matches!(self, Address { .. } | Version { .. } | OtherCluster { .. } | Frame(FrameError::Magic(_)))
+    }
 }
 
 impl From<FrameError> for ConnectionError {

@@ -1,21 +1,45 @@
 //! The session: the client's side of the protocol as a pure state machine.
 //!
 //! No I/O, no clock, no thread: bytes and time are handed in, bytes and completions taken out. The
-//! async and the blocking face, the simulator and the load generator all drive this one.
+//! async and the blocking face, the simulator and the load generator all drive this one:
+//!
+//! 1. [`Session::connect_at`] says when to connect; tell [`Session::connected`] or
+//!    [`Session::disconnected`] what came of it.
+//! 2. Send what [`Session::transmit`] has, and say so by [`Session::transmitted`]; hand what comes to
+//!    [`Session::receive`].
+//! 3. [`Session::submit`] operations, and take their [`Session::next_completion`]s after any call.
+//! 4. Call [`Session::tick`] when [`Session::deadline`] has come.
+//!
+//! One session is one connection to one engine, and one protocol session in each logspace, opened
+//! when first appended to. Appends are idempotent by (session, request number): whatever was sent and
+//! not answered is sent again after a reconnect, and takes effect at most once.
 
+mod appending;
+mod link;
+mod numbers;
 mod operation;
+mod querying;
+mod send_buffer;
+mod table;
 
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use sealog_protocol::Time;
+use bytes::BytesMut;
+use foldhash::fast::FixedState;
 use sealog_protocol::client::Welcome;
+use sealog_protocol::{LogBookId, LogspaceId, Place, Time};
 use thiserror::Error;
 
 pub use operation::{
     Append, Appended, Condition, Direction, Operation, OperationId, Outcome, Read, ReadRecords, Target,
 };
 
-use crate::error::{AppendError, ConnectionError};
+use self::appending::{LogspaceSession, NameState};
+use self::link::Link;
+use self::send_buffer::SendBuffer;
+use self::table::{NEVER, Status, Table, Work};
+use crate::error::{AppendError, ConnectionError, Refusal};
 use crate::token::Token;
 
 /// A session's bounds and times.
@@ -80,100 +104,171 @@ pub struct Counters {
     pub sessions_expired: u64,
 }
 
+/// A request's id is a counter, and in these low bits the operation's place in the table.
+const REQUEST_INDEX_BITS: u32 = 20;
+/// So that places in the table fit their bits, names being given and sessions opened included.
+const OPERATIONS_MAX: usize = 1 << 18;
+
 /// See the module's documentation.
 pub struct Session {
+    config: SessionConfig,
+    link: Link,
+    /// Connections lost or not made since the last answer.
+    failures: u32,
+    /// When bytes last came, or the first of the outstanding requests was sent.
+    heard_at: Time,
+    /// The beginning of a frame whose end has not come.
+    partial: BytesMut,
+    sends: SendBuffer,
+    table: Table,
+    /// Entries of status `Asked`.
+    asked: usize,
+    /// Request ids given.
+    requests: u64,
+    /// Operations of callers that have not completed.
+    callers: usize,
+    completions: VecDeque<(OperationId, Outcome)>,
+    welcome: Option<Welcome>,
+    window: u32,
+    /// Empty before the first welcome.
+    logspaces: Vec<LogspaceSession>,
+    /// By LogBook id. The hash is fixed: it decides nothing but a place in memory.
+    names: HashMap<u64, NameState, FixedState>,
+    /// Appends that lack the number of logspaces.
+    unplaced: VecDeque<OperationId>,
+    /// Appends of unknown outcome, the oldest first.
+    parked: VecDeque<OperationId>,
+    /// Bytes of append frames outside the send buffer.
+    own_bytes: usize,
+    /// The last temporary refusal since anything else was answered.
+    refusal: Option<Refusal>,
     token: Token,
+    counters: Counters,
+    random: u64,
 }
 
 impl Session {
+    /// A session that is not connected. `operations_max` is kept within 1 and 262,144.
     pub fn new(config: SessionConfig) -> Session {
-        let _ = config;
-        Session { token: Token::new() }
+        let operations_max = config.operations_max.clamp(1, OPERATIONS_MAX);
+        let unknown_max = config.unknown_max.min(OPERATIONS_MAX);
+        Session {
+            link: Link::Down { reason: ConnectionError::NotYet, next: Time::ZERO },
+            failures: 0,
+            heard_at: Time::ZERO,
+            partial: BytesMut::new(),
+            sends: SendBuffer::default(),
+            table: Table::new(),
+            asked: 0,
+            requests: 0,
+            callers: 0,
+            completions: VecDeque::new(),
+            welcome: None,
+            window: 0,
+            logspaces: Vec::new(),
+            names: HashMap::default(),
+            unplaced: VecDeque::new(),
+            parked: VecDeque::new(),
+            own_bytes: 0,
+            refusal: None,
+            token: Token::new(),
+            counters: Counters::default(),
+            random: config.seed,
+            config: SessionConfig { operations_max, unknown_max, ..config },
+        }
     }
 
-    /// When to connect: in the past for at once; `None` while connected, or with nothing to do.
-    pub fn connect_at(&self) -> Option<Time> {
-        unimplemented!()
-    }
-
-    /// A connection stands; the hello is ready to transmit.
-    pub fn connected(&mut self, now: Time) {
-        let _ = now;
-        unimplemented!()
-    }
-
-    /// The connection is gone, or could not be made.
-    pub fn disconnected(&mut self, now: Time, reason: ConnectionError) {
-        let _ = (now, reason);
-        unimplemented!()
-    }
-
-    /// Bytes that came, in any portions.
-    ///
-    /// # Errors
-    /// The connection is beyond repair: drop it and call [`Session::disconnected`] with the reason.
-    pub fn receive(&mut self, now: Time, bytes: &[u8]) -> Result<(), ConnectionError> {
-        let _ = (now, bytes);
-        unimplemented!()
-    }
-
-    /// The next bytes to send; empty when there are none.
-    pub fn transmit(&self) -> &[u8] {
-        unimplemented!()
-    }
-
-    /// The first `bytes` of [`Session::transmit`] were sent, or may have been.
-    pub fn transmitted(&mut self, bytes: usize) {
-        let _ = bytes;
-        unimplemented!()
-    }
-
-    /// Begins an operation, to be completed by `deadline`.
+    /// Begins an operation, to be completed by `deadline`. What it needs of the arguments is copied.
     ///
     /// # Errors
     /// Nothing was begun.
     pub fn submit(&mut self, now: Time, operation: Operation<'_>, deadline: Time) -> Result<OperationId, SubmitError> {
-        let _ = (now, operation, deadline);
-        unimplemented!()
+        if self.callers >= self.config.operations_max {
+            return Err(SubmitError::Full);
+        }
+        Ok(match operation {
+            Operation::Append(append) => self.submit_append(now, &append, deadline)?,
+            Operation::Read(read) => self.submit_read(now, read, deadline),
+            Operation::CheckTail { logbook, tag, linearizable } => {
+                self.submit_query(now, Work::CheckTail { logbook, tag, linearizable }, deadline)
+            }
+            Operation::Status => self.submit_query(now, Work::Status, deadline),
+        })
     }
 
     /// Takes up an append again that ended in [`AppendError::OutcomeUnknown`], with the same request
     /// number: it takes effect at most once. Its completion comes under the id that is returned.
     ///
     /// # Errors
-    /// [`AppendError::SessionExpired`] when the append was forgotten: see [`SessionConfig::unknown_max`].
+    /// [`AppendError::SessionExpired`] when it was forgotten: see [`SessionConfig::unknown_max`].
     pub fn retry(&mut self, now: Time, operation: OperationId, deadline: Time) -> Result<OperationId, SubmitError> {
-        let _ = (now, operation, deadline);
-        unimplemented!()
+        self.retry_append(now, operation, deadline)
     }
 
-    /// Nobody wants the operation's completion any more. What was not sent is not; a sent append may
-    /// take effect.
-    pub fn cancel(&mut self, operation: OperationId) {
-        let _ = operation;
-        unimplemented!()
+    /// Nobody wants the operation's completion any more, nor a retry. What was not sent will not be;
+    /// an append that was sent may take effect. A completion that is there already still comes out.
+    pub fn cancel(&mut self, now: Time, operation: OperationId) {
+        let Some(index) = self.table.find(operation) else { return };
+        match self.table.entry(index).work {
+            Some(Work::Append(_)) => self.cancel_append(now, index),
+            _ => self.cancel_query(index),
+        }
     }
 
     /// The next operation that is done.
     pub fn next_completion(&mut self) -> Option<(OperationId, Outcome)> {
-        unimplemented!()
+        self.completions.pop_front()
     }
 
-    /// When [`Session::tick`] has something to do.
+    /// When [`Session::tick`] may have something to do.
     pub fn deadline(&self) -> Option<Time> {
-        unimplemented!()
+        let wake = Some(self.table.wake_bound()).filter(|wake| *wake != NEVER);
+        [wake, self.silent_at()].into_iter().flatten().min()
     }
 
-    /// Passes deadlines and makes due retries.
+    /// Passes deadlines, and makes the retries that are due.
     ///
     /// # Errors
-    /// The connection is silent for too long: as for [`Session::receive`].
+    /// The connection is silent for too long: drop it, and call [`Session::disconnected`].
     pub fn tick(&mut self, now: Time) -> Result<(), ConnectionError> {
-        let _ = now;
-        unimplemented!()
+        for index in self.table.take_due(now) {
+            self.wake(now, index);
+        }
+        match self.silent_at() {
+            Some(at) if at <= now => Err(ConnectionError::Silent),
+            _ => Ok(()),
+        }
     }
 
-    /// What this session has seen.
+    fn wake(&mut self, now: Time, index: u32) {
+        let entry = self.table.entry(index);
+        let (status, deadline) = (entry.status, entry.deadline);
+        if entry.work.is_none() || status == Status::Parked {
+            return;
+        }
+        if deadline <= now {
+            self.expire(now, index);
+        } else if status != Status::Resting {
+            self.table.set_wake(index, deadline);
+        } else if !self.drop_if_unwanted(index) {
+            self.counters.retries += 1;
+            self.table.set_wake(index, deadline);
+            match self.link {
+                Link::Up => self.ask(now, index),
+                _ => self.set_status(index, Status::Ready),
+            }
+        }
+    }
+
+    /// The deadline has passed, or nothing can be waited for any more.
+    fn expire(&mut self, now: Time, index: u32) {
+        match self.table.entry(index).work {
+            Some(Work::Append(_)) => self.append_expired(now, index),
+            _ => self.query_expired(index),
+        }
+    }
+
+    /// What this session has seen: raised by every answer.
     pub fn token(&self) -> &Token {
         &self.token
     }
@@ -185,15 +280,44 @@ impl Session {
 
     /// What the server said when it was last connected.
     pub fn welcome(&self) -> Option<&Welcome> {
-        unimplemented!()
+        self.welcome.as_ref()
+    }
+
+    /// Whether the connection stands and was welcomed.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.link, Link::Up)
     }
 
     /// Operations under way.
     pub fn in_flight(&self) -> usize {
-        unimplemented!()
+        self.callers
     }
 
     pub fn counters(&self) -> Counters {
-        unimplemented!()
+        self.counters
+    }
+
+    /// The logspace of a LogBook, when their number is known.
+    fn logspace(&self, logbook: LogBookId) -> Option<LogspaceId> {
+        self.welcome.as_ref().map(|welcome| logbook.logspace(welcome.logspaces))
+    }
+
+    fn saw(&mut self, logbook: LogBookId, place: Place) {
+        if let Some(logspace) = self.logspace(logbook) {
+            self.token.raise(logspace, place);
+        }
+    }
+
+    /// How long to wait before the try after this many failures: doubled with each, and spread over
+    /// its upper half so that many clients do not come at once.
+    fn backoff(&mut self, failures: u32) -> Duration {
+        let doubled = self.config.backoff_min.saturating_mul(1 << failures.saturating_sub(1).min(20));
+        let longest = doubled.min(self.config.backoff_max);
+        // SplitMix64.
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let share = (mixed ^ (mixed >> 31)) % 1024;
+        longest / 2 + longest / 2 * share as u32 / 1024
     }
 }
