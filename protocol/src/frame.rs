@@ -273,7 +273,7 @@ fn place_check(checksum: u32, scope: PlaceScope, place: u64) -> u32 {
     crc32fast::hash(&bytes)
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use sealog_protocol::machine::{Address, JournalPlace};
-use sealog_protocol::tags::{batch_headers, entries};
+use sealog_protocol::tags::{EntryHead, batch_headers, heads};
 
 /// Records of a shard that lie in one segment, positions without gaps. Four bytes a record.
 #[derive(Debug)]
@@ -102,13 +102,11 @@ impl StoredShard {
         tags: &[u8],
     ) -> Result<(), sealog_protocol::frame::FrameError> {
         let mut records = 0;
-        let mut sizes = Vec::new();
-        for entry in entries(tags) {
-            let entry = entry?;
-            records += entry.records();
-            sizes.push((entry.records(), entry.frame_bytes));
+        for head in heads(tags) {
+            records += head?.records;
         }
-        place_run(&mut self.extents, first, at, sizes.into_iter());
+        let sizes = heads(tags).flatten().map(|head| (head.records, head.frame_bytes));
+        place_run(&mut self.extents, first, at, sizes);
         self.durable = self.durable.max(first + records);
         self.received = self.durable;
         Ok(())
@@ -174,9 +172,9 @@ pub fn tags_from(first: u64, tags: &Bytes, from: u64) -> Option<(u64, Bytes)> {
     }
     let (mut position, mut rest) = (first, &tags[..]);
     while !rest.is_empty() && position < from {
-        let (entry, bytes) = sealog_protocol::tags::first_entry(rest).expect("Tags of verified batches");
-        position += entry.records();
-        rest = &rest[bytes..];
+        let head = EntryHead::parse(rest).expect("Tags of verified batches");
+        position += head.records;
+        rest = &rest[head.entry_bytes..];
     }
     (!rest.is_empty()).then(|| (position, tags.slice_ref(rest)))
 }
