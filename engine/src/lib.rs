@@ -1,1 +1,19 @@
-//! The state machine of an engine: the shard it writes, index, cache, reads, sessions.
+//! The state machine of an engine: the shard it writes, the index it keeps, the reads it answers.
+//!
+//! [`machine`] takes the inputs. An append goes through [`producer`] (position, pending) to the
+//! storages; committed entries come back through [`follower`] (metalog and Tags, in order) to
+//! [`index`] (verdict), from which [`machine`] answers. Reads are in [`reads`]; [`lists`],
+//! [`order`] and [`sessions`] are what the index is made of.
+
+pub mod config;
+pub mod follower;
+pub mod index;
+pub mod lists;
+pub mod machine;
+pub mod order;
+pub mod producer;
+pub mod reads;
+pub mod sessions;
+
+pub use config::{EngineConfig, EngineStatus};
+pub use machine::Engine;

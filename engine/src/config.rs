@@ -1,0 +1,61 @@
+//! What an engine is told at its start, and what it tells of itself.
+
+use sealog_protocol::limits::{CACHE_BYTES_MAX, PENDING_BYTES_MAX, PENDING_RECORDS_MAX, WAITING_READS_MAX};
+use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place};
+
+/// What an engine is told at its start.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    pub logspace: LogspaceId,
+    /// Drawn at random by the driver, so that no client can choose keys that collide.
+    pub hash_seed: u64,
+    /// Records that wait for their commit, in bytes; beyond it no request is taken.
+    pub pending_bytes_max: usize,
+    pub pending_records_max: usize,
+    /// Records of its own shards kept for readers, in bytes.
+    pub cache_bytes_max: usize,
+    /// Memory of the index; beyond it appends are refused.
+    pub index_bytes_max: usize,
+    pub waiting_reads_max: usize,
+}
+
+impl EngineConfig {
+    /// The defaults of [`sealog_protocol::limits`], and an index without a bound.
+    pub fn new(node: NodeId, incarnation: Incarnation, logspace: LogspaceId, hash_seed: u64) -> EngineConfig {
+        EngineConfig {
+            node,
+            incarnation,
+            logspace,
+            hash_seed,
+            pending_bytes_max: PENDING_BYTES_MAX,
+            pending_records_max: PENDING_RECORDS_MAX,
+            cache_bytes_max: CACHE_BYTES_MAX,
+            index_bytes_max: usize::MAX,
+            waiting_reads_max: WAITING_READS_MAX,
+        }
+    }
+}
+
+/// What an engine tells of itself, for `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineStatus {
+    pub ready: bool,
+    pub applied: Place,
+    pub records: u64,
+    pub voids: u64,
+    pub sessions: usize,
+    pub tags: usize,
+    pub runs: usize,
+    pub index_bytes: usize,
+    pub cache_bytes: usize,
+    pub pending_records: usize,
+    pub waiting_reads: usize,
+    pub appends: u64,
+    pub reads: u64,
+    pub fetches: u64,
+    /// Ranges of the log whose Tags are damaged on every disk asked.
+    pub lost_ranges: usize,
+    pub disk_full: bool,
+}

@@ -1,0 +1,533 @@
+//! Reads: what they wait for (a confirmed commit index, a place, a record, bytes from a storage),
+//! and how their answers are put together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use sealog_protocol::client::{CheckTailRequest, ErrorCode, ReadRequest, RecordsPart, RecordsReply, Reply};
+use sealog_protocol::frame::Header;
+use sealog_protocol::limits::{FETCHES_IN_FLIGHT_MAX, READ_BYTES_MAX, READ_RECORDS_MAX, REQUEST_RETRY};
+use sealog_protocol::machine::{ConnectionId, Outputs};
+use sealog_protocol::mutant::{Mark, mark};
+use sealog_protocol::{LocalId, LogBookId, NodeId, Place, SeqNum, Tag, Time};
+
+use crate::index::Index;
+use crate::order::Order;
+use crate::producer::Producer;
+
+/// A read waits for a record at most so long; its client asks again.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Fetches of one read at once, while it is not known how large its records are.
+const WAVE_FIRST: usize = 4;
+const WAVE_MAX: usize = 64;
+
+/// What a read wants.
+#[derive(Clone, Copy, Debug)]
+enum Want {
+    Records { from: SeqNum, until: SeqNum, backward: bool, records_max: usize },
+    Tail,
+}
+
+/// Where its records are looked for.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// Waits for the primary's word on what is committed.
+    Query,
+    /// Waits until the index has applied a place.
+    Place,
+    /// Waits for a record.
+    Record,
+    /// Waits for bytes.
+    Bytes,
+}
+
+#[derive(Debug)]
+struct Read {
+    connection: ConnectionId,
+    request: u64,
+    key: (LogBookId, Tag),
+    want: Want,
+    place: Place,
+    stage: Stage,
+    /// Until when it waits for a record.
+    wait_until: Option<Time>,
+    slots: Vec<Slot>,
+    /// The slots are all that there is.
+    complete: bool,
+    fetches: usize,
+    /// Records of the last batch that came: the next ones are likely like it.
+    stride: usize,
+    corrupt: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    seqnum: SeqNum,
+    at: LocalId,
+    batch: Option<Bytes>,
+}
+
+/// A record that is being fetched.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetch {
+    read: u64,
+    slot: usize,
+    pub at: LocalId,
+    pub attempt: usize,
+    /// The storage asked; none while no replica is connected.
+    pub asked: Option<NodeId>,
+    pub asked_at: Time,
+    /// A replica has it and can't read it.
+    pub corrupt: bool,
+}
+
+/// What reads are answered from.
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    pub index: &'a Index,
+    pub order: &'a Order,
+    pub producer: &'a Producer,
+    /// The place that the index has applied.
+    pub applied: Place,
+    pub now: Time,
+}
+
+/// All reads that could not be answered at once.
+#[derive(Debug)]
+pub struct Reads {
+    reads: HashMap<u64, Read, FixedState>,
+    last: u64,
+    by_connection: BTreeSet<(ConnectionId, u64)>,
+    by_place: BTreeSet<(Place, u64)>,
+    by_key: HashMap<(LogBookId, Tag), Vec<u64>, FixedState>,
+    by_deadline: BTreeSet<(Time, u64)>,
+    /// Reads that want the next commit query, and those that wait for one under way.
+    unasked: Vec<u64>,
+    queries: BTreeMap<u64, Vec<u64>>,
+    last_query: u64,
+    fetches: BTreeMap<u64, Fetch>,
+    last_fetch: u64,
+    /// Fetches to be sent at the end of the turn.
+    unsent: Vec<u64>,
+    /// Keys that got a record while somebody waits for one.
+    woken: Vec<(LogBookId, Tag)>,
+    waiting_max: usize,
+}
+
+impl Reads {
+    pub fn new(waiting_max: usize, hash_seed: u64) -> Reads {
+        Reads {
+            reads: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
+            last: 0,
+            by_connection: BTreeSet::new(),
+            by_place: BTreeSet::new(),
+            by_key: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
+            by_deadline: BTreeSet::new(),
+            unasked: Vec::new(),
+            queries: BTreeMap::new(),
+            last_query: 0,
+            fetches: BTreeMap::new(),
+            last_fetch: 0,
+            unsent: Vec::new(),
+            woken: Vec::new(),
+            waiting_max,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.reads.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.reads.is_empty()
+    }
+
+    /// Takes a read of records.
+    pub fn read(
+        &mut self,
+        sources: Sources<'_>,
+        connection: ConnectionId,
+        request: u64,
+        wanted: &ReadRequest,
+        outputs: &mut Outputs,
+    ) {
+        let wait = Duration::from_millis(u64::from(wanted.wait_ms)).min(WAIT_MAX);
+        let want = Want::Records {
+            from: SeqNum(wanted.from),
+            until: SeqNum(wanted.until),
+            backward: wanted.backward,
+            records_max: (wanted.records_max as usize).clamp(1, READ_RECORDS_MAX),
+        };
+        let wait_until = (wanted.wait_ms > 0 && !wanted.backward).then_some(sources.now + wait);
+        let key = (LogBookId(wanted.logbook), Tag(wanted.tag));
+        let read = Read::new(connection, request, key, want, wanted.place.into(), wait_until);
+        self.begin(sources, read, wanted.linearizable, outputs);
+    }
+
+    /// Takes a question for a tail.
+    pub fn check_tail(
+        &mut self,
+        sources: Sources<'_>,
+        connection: ConnectionId,
+        request: u64,
+        wanted: &CheckTailRequest,
+        outputs: &mut Outputs,
+    ) {
+        let key = (LogBookId(wanted.logbook), Tag(wanted.tag));
+        let read = Read::new(connection, request, key, Want::Tail, wanted.place.into(), None);
+        self.begin(sources, read, wanted.linearizable, outputs);
+    }
+
+    fn begin(&mut self, sources: Sources<'_>, mut read: Read, linearizable: bool, outputs: &mut Outputs) {
+        if self.reads.len() >= self.waiting_max {
+            let message = format!("{} reads wait on this engine already: try again later", self.reads.len());
+            outputs.reply(read.connection, read.request, Reply::Error { code: ErrorCode::Busy, message });
+            return;
+        }
+        self.last += 1;
+        let id = self.last;
+        if linearizable {
+            read.stage = Stage::Query;
+            self.unasked.push(id);
+            self.keep(id, read);
+        } else {
+            self.look(id, read, sources, outputs);
+        }
+    }
+
+    fn keep(&mut self, id: u64, read: Read) {
+        self.by_connection.insert((read.connection, id));
+        self.reads.insert(id, read);
+    }
+
+    fn take(&mut self, id: u64) -> Option<Read> {
+        let read = self.reads.remove(&id)?;
+        self.by_connection.remove(&(read.connection, id));
+        match read.stage {
+            Stage::Place => {
+                self.by_place.remove(&(read.place, id));
+            }
+            Stage::Record => {
+                if let Some(waiters) = self.by_key.get_mut(&read.key) {
+                    waiters.retain(|waiter| *waiter != id);
+                    if waiters.is_empty() {
+                        self.by_key.remove(&read.key);
+                    }
+                }
+            }
+            Stage::Query | Stage::Bytes => {}
+        }
+        if let Some(until) = read.wait_until {
+            self.by_deadline.remove(&(until, id));
+        }
+        Some(read)
+    }
+
+    /// Answers a read from the index, or lets it wait for the next thing that it needs.
+    fn look(&mut self, id: u64, mut read: Read, sources: Sources<'_>, outputs: &mut Outputs) {
+        if sources.applied < read.place {
+            mark(Mark::ReadWaitedForPlace);
+            read.stage = Stage::Place;
+            self.by_place.insert((read.place, id));
+            self.keep(id, read);
+            return;
+        }
+        let place = sources.applied;
+        let Want::Records { from, until, backward, records_max } = read.want else {
+            let tail = sources.index.tail(read.key.0, read.key.1);
+            outputs.reply(read.connection, read.request, Reply::Tail { tail, place });
+            return;
+        };
+        let mut found = Vec::new();
+        read.complete = if backward {
+            sources.index.backward(read.key, (from, until), records_max, &mut found)
+        } else {
+            sources.index.forward(read.key, (from, until), records_max, &mut found)
+        };
+        let last = found.last().copied().filter(|_| !read.complete).unwrap_or(until);
+        if sources.index.lost_between(from.min(last), from.max(last)) {
+            outputs.reply(read.connection, read.request, corrupt());
+            return;
+        }
+        if found.is_empty()
+            && let Some(wait_until) = read.wait_until.filter(|wait_until| sources.now < *wait_until)
+        {
+            mark(Mark::ReadWaitedForRecord);
+            read.stage = Stage::Record;
+            self.by_key.entry(read.key).or_default().push(id);
+            self.by_deadline.insert((wait_until, id));
+            self.keep(id, read);
+            return;
+        }
+        read.slots = found
+            .into_iter()
+            .map(|seqnum| Slot { seqnum, at: sources.order.find(seqnum).expect("indexed, so ordered"), batch: None })
+            .collect();
+        read.stage = Stage::Bytes;
+        self.gather(id, read, sources, outputs);
+    }
+
+    /// Gets the bytes of a read's records: from memory, else in waves from the storages. Answers
+    /// when all are there, or enough for one answer.
+    fn gather(&mut self, id: u64, mut read: Read, sources: Sources<'_>, outputs: &mut Outputs) {
+        let mut bytes = 0;
+        for at in 0..read.slots.len() {
+            if read.slots[at].batch.is_none()
+                && let Some(batch) = sources.producer.cached(read.slots[at].at.shard, read.slots[at].at.position)
+            {
+                read.fill(at, &batch);
+            }
+            let Some(batch) = &read.slots[at].batch else {
+                if !read.corrupt {
+                    self.fetch_wave(id, &mut read, at, bytes);
+                    self.keep(id, read);
+                    return;
+                }
+                read.slots.truncate(at);
+                break;
+            };
+            bytes += record_bytes(batch);
+            if bytes >= READ_BYTES_MAX {
+                read.slots.truncate(at + 1);
+                read.complete &= at + 1 == read.slots.len();
+                break;
+            }
+        }
+        if read.slots.is_empty() && read.corrupt {
+            outputs.reply(read.connection, read.request, corrupt());
+            return;
+        }
+        let complete = read.complete && !read.corrupt && bytes < READ_BYTES_MAX;
+        let reply = RecordsReply { place: sources.applied, complete, parts: read.parts() };
+        outputs.reply(read.connection, read.request, Reply::Records(reply));
+    }
+
+    fn fetch_wave(&mut self, id: u64, read: &mut Read, from: usize, bytes: usize) {
+        let average = (bytes / from.max(1)).max(1);
+        let wanted = if from == 0 { WAVE_FIRST } else { (READ_BYTES_MAX / average).clamp(1, WAVE_MAX) };
+        let room = FETCHES_IN_FLIGHT_MAX.saturating_sub(self.fetches.len()).max(1);
+        let missing = (from..read.slots.len()).filter(|at| read.slots[*at].batch.is_none());
+        for slot in missing.step_by(read.stride.max(1)).take(wanted.min(room)) {
+            self.last_fetch += 1;
+            let fetch = Fetch {
+                read: id,
+                slot,
+                at: read.slots[slot].at,
+                attempt: 0,
+                asked: None,
+                asked_at: Time::ZERO,
+                corrupt: false,
+            };
+            self.fetches.insert(self.last_fetch, fetch);
+            self.unsent.push(self.last_fetch);
+            read.fetches += 1;
+        }
+    }
+
+    /// The bytes of a fetch came, or (`None`) no replica can read them.
+    pub fn fetched(&mut self, fetch: u64, batch: Option<Bytes>, sources: Sources<'_>, outputs: &mut Outputs) {
+        let Some(fetch) = self.fetches.remove(&fetch) else { return };
+        let Some(mut read) = self.take(fetch.read) else { return };
+        read.fetches -= 1;
+        match batch {
+            Some(batch) => read.fill(fetch.slot, &batch),
+            None => read.corrupt = true,
+        }
+        if read.fetches > 0 {
+            self.keep(fetch.read, read);
+        } else {
+            self.gather(fetch.read, read, sources, outputs);
+        }
+    }
+
+    /// A fetch that is under way.
+    pub fn fetch_mut(&mut self, fetch: u64) -> Option<&mut Fetch> {
+        self.fetches.get_mut(&fetch)
+    }
+
+    /// Fetches to be sent now: new ones, and those whose storage went or did not answer.
+    pub fn fetches_to_send(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.unsent)
+    }
+
+    /// Has a fetch sent again, to the next replica.
+    pub fn refetch(&mut self, fetch: u64) {
+        if let Some(found) = self.fetches.get_mut(&fetch) {
+            found.attempt += 1;
+            found.asked = None;
+            self.unsent.push(fetch);
+        }
+    }
+
+    /// A storage is gone: what it was asked for is asked of another.
+    pub fn storage_lost(&mut self, node: NodeId) {
+        let lost: Vec<u64> =
+            self.fetches.iter().filter(|(_, fetch)| fetch.asked == Some(node)).map(|(id, _)| *id).collect();
+        lost.into_iter().for_each(|id| self.refetch(id));
+    }
+
+    /// Has everything without an answer for too long sent again.
+    pub fn retry(&mut self, now: Time) {
+        let overdue = |fetch: &Fetch| fetch.asked.is_none() || now.since(fetch.asked_at) >= REQUEST_RETRY;
+        let late: Vec<u64> = self.fetches.iter().filter(|(_, fetch)| overdue(fetch)).map(|(id, _)| *id).collect();
+        late.into_iter().for_each(|id| self.refetch(id));
+    }
+
+    pub fn has_fetches(&self) -> bool {
+        !self.fetches.is_empty()
+    }
+
+    /// The number of a commit query for the reads that came since the last one, if there are any.
+    pub fn next_query(&mut self) -> Option<u64> {
+        if self.unasked.is_empty() {
+            return None;
+        }
+        self.last_query += 1;
+        self.queries.insert(self.last_query, std::mem::take(&mut self.unasked));
+        Some(self.last_query)
+    }
+
+    /// All queries without an answer are to be asked again: of a new primary, or for good measure.
+    pub fn requery(&mut self) {
+        for (_, reads) in std::mem::take(&mut self.queries) {
+            self.unasked.extend(reads);
+        }
+    }
+
+    pub fn has_queries(&self) -> bool {
+        !self.queries.is_empty() || !self.unasked.is_empty()
+    }
+
+    /// What was committed when a query came is before this place.
+    pub fn confirmed(&mut self, query: u64, place: Place, sources: Sources<'_>, outputs: &mut Outputs) {
+        for id in self.queries.remove(&query).unwrap_or_default() {
+            if let Some(mut read) = self.take(id) {
+                read.place = read.place.max(place);
+                self.look(id, read, sources, outputs);
+            }
+        }
+    }
+
+    /// Somebody may wait for a record under this key, which has one now.
+    pub fn wake(&mut self, key: (LogBookId, Tag)) {
+        if !self.by_key.is_empty() && self.by_key.contains_key(&key) {
+            self.woken.push(key);
+        }
+    }
+
+    /// The index has applied more: answers what waited for it.
+    pub fn applied(&mut self, sources: Sources<'_>, outputs: &mut Outputs) {
+        while let Some((place, id)) = self.by_place.first().copied()
+            && place <= sources.applied
+        {
+            let read = self.take(id).expect("listed under its place");
+            self.look(id, read, sources, outputs);
+        }
+        for key in std::mem::take(&mut self.woken) {
+            for id in self.by_key.get(&key).cloned().unwrap_or_default() {
+                if let Some(read) = self.take(id) {
+                    self.look(id, read, sources, outputs);
+                }
+            }
+        }
+    }
+
+    /// Answers the waits whose time is up: with nothing.
+    pub fn expire(&mut self, sources: Sources<'_>, outputs: &mut Outputs) {
+        while let Some((until, id)) = self.by_deadline.first().copied()
+            && until <= sources.now
+        {
+            match self.take(id) {
+                Some(read) => self.look(id, read, sources, outputs),
+                None => {
+                    self.by_deadline.remove(&(until, id));
+                }
+            }
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Time> {
+        self.by_deadline.first().map(|(time, _)| *time)
+    }
+
+    /// Forgets the reads of a connection.
+    pub fn connection_closed(&mut self, connection: ConnectionId) {
+        let first = (connection, 0);
+        let ids: Vec<u64> =
+            self.by_connection.range(first..).take_while(|(of, _)| *of == connection).map(|(_, id)| *id).collect();
+        for id in ids {
+            self.take(id);
+        }
+    }
+}
+
+impl Read {
+    fn new(
+        connection: ConnectionId,
+        request: u64,
+        key: (LogBookId, Tag),
+        want: Want,
+        place: Place,
+        wait_until: Option<Time>,
+    ) -> Read {
+        Read {
+            connection,
+            request,
+            key,
+            want,
+            place,
+            stage: Stage::Place,
+            wait_until,
+            slots: Vec::new(),
+            complete: true,
+            fetches: 0,
+            stride: 1,
+            corrupt: false,
+        }
+    }
+
+    /// A batch came: fills the slots of all its records that the read wants.
+    fn fill(&mut self, slot: usize, batch: &Bytes) {
+        let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
+        let (shard, first) = (self.slots[slot].at.shard, header.place);
+        let positions = first..first + u64::from(header.count);
+        self.stride = usize::from(header.count);
+        let covered = |slot: &Slot| slot.at.shard == shard && positions.contains(&slot.at.position);
+        for found in self.slots[slot..].iter_mut().take_while(|slot| covered(slot)) {
+            found.batch = Some(batch.clone());
+        }
+    }
+
+    /// The answer's parts: consecutive records of one batch together.
+    fn parts(&self) -> Vec<RecordsPart> {
+        let mut parts: Vec<RecordsPart> = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            let batch = slot.batch.as_ref().expect("gathered");
+            let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
+            let index = (slot.at.position - header.place) as u16;
+            if let Some(last) = parts.last_mut()
+                && last.seqnum.0 + u64::from(last.records) == slot.seqnum.0
+                && last.batch.as_ptr() == batch.as_ptr()
+            {
+                last.records += 1;
+                continue;
+            }
+            parts.push(RecordsPart { seqnum: slot.seqnum, index, records: 1, batch: batch.clone() });
+        }
+        parts
+    }
+}
+
+/// About how many bytes a record of this batch adds to an answer.
+fn record_bytes(batch: &Bytes) -> usize {
+    let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
+    batch.len() / usize::from(header.count).max(1)
+}
+
+fn corrupt() -> Reply {
+    let message = "the record is there and its bytes are damaged; other records can still be read".into();
+    Reply::Error { code: ErrorCode::Corrupt, message }
+}
