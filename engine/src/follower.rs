@@ -14,7 +14,7 @@ use sealog_protocol::{NodeId, Place, ShardId, Time, ViewNumber};
 /// A run of Tags entries of a shard; without entries: what lies before `next` is lost.
 #[derive(Debug)]
 struct TagsRun {
-    first: u64,
+    /// The position after its last record.
     next: u64,
     entries: Bytes,
 }
@@ -55,7 +55,7 @@ impl ShardTags {
         if bytes.is_empty() {
             // The storage has nothing before `first` any more.
             if first > self.received {
-                self.runs.push_back(TagsRun { first: self.received, next: first, entries: bytes });
+                self.runs.push_back(TagsRun { next: first, entries: bytes });
                 self.received = first;
             }
             return;
@@ -73,7 +73,7 @@ impl ShardTags {
             }
         }
         if position > self.received && start == self.received {
-            self.runs.push_back(TagsRun { first: start, next: position, entries: rest });
+            self.runs.push_back(TagsRun { next: position, entries: rest });
             self.received = position;
         }
     }
@@ -96,7 +96,7 @@ impl ShardTags {
     pub fn advance(&mut self, records: u64, bytes: usize) {
         self.taken += records;
         self.offset += bytes;
-        if self.runs.front().is_some_and(|run| self.offset >= run.entries.len()) {
+        if self.runs.front().is_some_and(|run| self.taken >= run.next) {
             self.runs.pop_front();
             self.offset = 0;
         }
