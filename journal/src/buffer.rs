@@ -46,6 +46,12 @@ impl BlockBuffer {
         (self.memory.as_ptr().addr() + self.start, self.capacity)
     }
 
+    /// Makes it `bytes` long, whatever they are: they are about to be read.
+    pub(crate) fn resize_for_reading(&mut self, bytes: usize) {
+        assert!(bytes <= self.capacity, "a buffer is made as large as what is read into it");
+        self.bytes = bytes;
+    }
+
     pub(crate) fn clear(&mut self) {
         self.bytes = 0;
     }

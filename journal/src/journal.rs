@@ -1,15 +1,32 @@
 //! The journal of one executor: entries in, blocks out, durability in order.
+//!
+//! ```text
+//!  append → gathering ─(too large)→ queue ─┐
+//!               └───────(a write is free)──┴→ flights → durable, in order → next_durable
+//! ```
+//!
+//! A block gets its place and its number when it is written. At most
+//! [`JournalConfig::writes_in_flight_max`] blocks lie beyond the durable prefix.
 
+use std::collections::VecDeque;
+
+use bytes::Bytes;
 use sealog_protocol::ids::ShardId;
 use sealog_protocol::machine::{DurableEntry, JournalPlace, Recovered};
 use sealog_protocol::time::Time;
 
-use crate::buffer::BlockBuffer;
+use crate::ALIGNMENT;
+use crate::block::{Gathering, Need, header_at};
+use crate::buffer::{BlockBuffer, BufferPool};
 use crate::config::{JournalConfig, Owner};
+use crate::entry::{Entry, entries};
+use crate::header::{BlockHeader, BlockKind, HEADER_BYTES};
+use crate::recovery::recover;
 use crate::report::{RecoveryError, RecoveryReport};
+use crate::segments::{OpenSegment, Segments};
 use crate::source::SegmentSource;
 use crate::status::JournalStatus;
-use crate::tags::TagsSource;
+use crate::tags::{FooterChunk, TagsSource};
 
 /// A write that the driver is to make: exactly these bytes, there, durable when it completes
 /// (O_DIRECT with RWF_DSYNC). Writes in flight may complete in any order.
@@ -22,90 +39,408 @@ pub struct BlockWrite {
     pub buffer: BlockBuffer,
 }
 
+/// A block that is written, or waits for those before it.
+struct Flight {
+    id: u64,
+    number: u64,
+    done: bool,
+    entries: u32,
+    forcing: bool,
+    /// The durable prefix that it carries.
+    carries: u64,
+}
+
+/// The first block of an incarnation is written alone: whatever else is found of the incarnation
+/// after a crash then proves that the first is there too, and the next recovery cannot give the
+/// same incarnation again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RecoveryBlock {
+    Wanted,
+    InFlight,
+    Durable,
+}
+
 /// The journal that the machines of one executor share.
 pub struct Journal {
+    config: JournalConfig,
+    pool: BufferPool,
+    gathering: Gathering,
+    queue: VecDeque<Gathering>,
+    /// Empty ones whose memory is used again.
+    spare: Vec<Gathering>,
+    flights: VecDeque<Flight>,
+    footer_flight: Option<(u64, u32)>,
+    /// Owner and place of entries that are not yet reported, oldest first; the first `reportable`
+    /// are durable.
+    unreported: VecDeque<(Owner, JournalPlace)>,
+    reportable: usize,
+    segments: Segments,
+    incarnation: u64,
+    incarnation_first: u64,
+    recovery_block: RecoveryBlock,
+    next_id: u64,
+    next_number: u64,
+    /// Vital entries in all blocks with numbers.
+    vital: u64,
+    /// Blocks below are durable.
+    durable: u64,
+    /// What a durable block says is durable.
+    marked: u64,
+    /// The end of what must be marked: past the last block that holds more than commits.
+    to_mark: u64,
+    queued_bytes: usize,
+    last_activity: Time,
+    stopping: bool,
+    counts: JournalStatus,
     report: RecoveryReport,
 }
 
 impl Journal {
     /// Opens a journal: hands every entry that is in it to `sink`, in the order of appending.
     /// A source without segments is a new journal. All that was handed over is durable.
+    ///
+    /// # Errors
+    /// When the files cannot be read, are of another version or journal, or have lost metalog
+    /// entries. Nothing is written by recovery itself.
     pub fn recover(
         config: JournalConfig,
-        _source: &mut dyn SegmentSource,
-        _sink: &mut dyn FnMut(Owner, Recovered<'_>),
+        source: &mut dyn SegmentSource,
+        sink: &mut dyn FnMut(Owner, Recovered<'_>),
     ) -> Result<Journal, RecoveryError> {
         config.check();
-        Ok(Journal { report: RecoveryReport::default() })
+        let found = recover(&config, source, sink)?;
+        let mut segments = found.segments;
+        segments.set_durable(found.next_number);
+        Ok(Journal {
+            pool: BufferPool::new(config.writes_in_flight_max + 2, config.block_bytes_max),
+            config,
+            gathering: Gathering::default(),
+            queue: VecDeque::new(),
+            spare: Vec::new(),
+            flights: VecDeque::new(),
+            footer_flight: None,
+            unreported: VecDeque::new(),
+            reportable: 0,
+            segments,
+            incarnation: found.incarnation,
+            incarnation_first: found.next_number,
+            recovery_block: RecoveryBlock::Wanted,
+            next_id: 0,
+            next_number: found.next_number,
+            vital: found.vital,
+            durable: found.next_number,
+            marked: 0,
+            to_mark: found.next_number,
+            queued_bytes: 0,
+            last_activity: Time::ZERO,
+            stopping: false,
+            counts: JournalStatus::default(),
+            report: found.report,
+        })
     }
 
     /// Takes an entry into the block that is being gathered. It is written by a later
-    /// [`Journal::next_write`], and reported by [`Journal::next_durable`].
-    pub fn append(&mut self, _now: Time, _owner: Owner, _entry: DurableEntry) {}
+    /// [`Journal::next_write`], and reported by [`Journal::next_durable`]. What may be appended
+    /// before it is durable is bounded by the machines
+    /// ([`sealog_protocol::limits::PENDING_BYTES_MAX`]); it is held here until then.
+    ///
+    /// # Panics
+    /// When the entry does not fit an empty segment, or its batches are not whole frames.
+    pub fn append(&mut self, _now: Time, owner: Owner, entry: DurableEntry) {
+        let need = Need::of(&entry);
+        assert!(self.segments.fits_empty(need), "an entry of {} bytes fits no segment", need.block_bytes());
+        let total = self.gathering.need() + need;
+        let bytes = HEADER_BYTES + total.data_bytes + total.directory_bytes;
+        let too_large = bytes > self.config.block_bytes_max;
+        // What forces no write goes along even with an entry that is too large for other company.
+        if (too_large && self.gathering.forcing) || !self.segments.fits_empty(total) {
+            self.close_gathering();
+        }
+        if let DurableEntry::Batches { batches, .. } = &entry {
+            self.counts.batch_bytes += batches.len() as u64;
+        }
+        self.counts.entries += 1;
+        self.queued_bytes += need.data_bytes + need.directory_bytes;
+        self.gathering.push(owner, entry, &mut self.pool);
+    }
+
+    fn close_gathering(&mut self) {
+        let next = self.spare.pop().unwrap_or_default();
+        self.queue.push_back(std::mem::replace(&mut self.gathering, next));
+    }
 
     /// The next write, if one can go now. The driver calls it at the end of each turn, after each
     /// [`Journal::write_done`] and [`Journal::segment_ready`], and at the deadline, until `None`.
-    pub fn next_write(&mut self, _now: Time) -> Option<BlockWrite> {
-        None
+    pub fn next_write(&mut self, now: Time) -> Option<BlockWrite> {
+        if let Some(write) = self.next_footer_write() {
+            return Some(write);
+        }
+        if self.flights.len() >= self.config.writes_in_flight_max {
+            return None;
+        }
+        let kind = self.next_kind(now)?;
+        let need = self.next_need(kind);
+        let segment = self.segments.make_room(need, self.next_number, self.vital)?;
+        let mut block = match kind {
+            BlockKind::Recovery => Gathering::default(),
+            _ => self
+                .queue
+                .pop_front()
+                .unwrap_or_else(|| std::mem::replace(&mut self.gathering, self.spare.pop().unwrap_or_default())),
+        };
+        let place = (segment.used_bytes / ALIGNMENT as u64) as u32;
+        let header = BlockHeader {
+            number: self.next_number,
+            incarnation: self.incarnation,
+            incarnation_first: self.incarnation_first,
+            durable: self.durable,
+            vital: self.vital,
+            ..header_at(kind, place, self.config.journal_id, segment.place.segment, segment.place.use_number)
+        };
+        let buffer = block.close(header, &mut self.pool);
+        list_entries(segment, &header, &block, &mut self.unreported);
+        segment.used_bytes += buffer.len() as u64;
+        let (segment, offset) = (segment.place.segment, header.offset());
+        self.queued_bytes -= need.data_bytes + need.directory_bytes;
+        self.next_number += 1;
+        self.vital += u64::from(block.vital);
+        let id = self.new_id();
+        self.flights.push_back(Flight {
+            id,
+            number: header.number,
+            done: false,
+            entries: block.entries,
+            forcing: block.forcing,
+            carries: header.durable,
+        });
+        self.counts.marks_written += u64::from(kind == BlockKind::Mark);
+        if kind == BlockKind::Recovery {
+            self.recovery_block = RecoveryBlock::InFlight;
+        } else {
+            block.clear();
+            self.spare.push(block);
+        }
+        Some(BlockWrite { id, segment, offset, buffer })
+    }
+
+    fn next_kind(&self, now: Time) -> Option<BlockKind> {
+        match self.recovery_block {
+            RecoveryBlock::Wanted => Some(BlockKind::Recovery),
+            RecoveryBlock::InFlight => None,
+            RecoveryBlock::Durable if self.has_forcing() => Some(BlockKind::Data),
+            RecoveryBlock::Durable if self.stopping && self.can_mark() => Some(BlockKind::Mark),
+            RecoveryBlock::Durable => {
+                self.deadline().is_some_and(|deadline| now >= deadline).then_some(BlockKind::Mark)
+            }
+        }
+    }
+
+    /// What the block that would be next takes.
+    fn next_need(&self, kind: BlockKind) -> Need {
+        match kind {
+            BlockKind::Recovery => Need::default(),
+            _ => self.queue.front().unwrap_or(&self.gathering).need(),
+        }
+    }
+
+    fn has_forcing(&self) -> bool {
+        !self.queue.is_empty() || self.gathering.forcing
+    }
+
+    /// All else is durable, no block on disk says so, and there is room for one that does.
+    fn can_mark(&self) -> bool {
+        self.flights.is_empty()
+            && self.recovery_block == RecoveryBlock::Durable
+            && !self.has_forcing()
+            && self.to_mark > self.marked
+            && self.segments.has_room(self.gathering.need())
+    }
+
+    /// The next part of a footer, one at a time: blocks go on beside it.
+    fn next_footer_write(&mut self) -> Option<BlockWrite> {
+        if self.footer_flight.is_some() {
+            return None;
+        }
+        let durable = self.durable;
+        let sealing = self.segments.sealing.iter_mut().find_map(|sealing| sealing.begin(durable).then_some(sealing))?;
+        let mut buffer = self.pool.take(ALIGNMENT);
+        let offset = sealing.next_part(&mut buffer);
+        let segment = sealing.segment.place.segment;
+        let id = self.new_id();
+        self.footer_flight = Some((id, segment));
+        Some(BlockWrite { id, segment, offset, buffer })
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
     }
 
     /// A write completed, in its full length. There is no way to say that it failed: the driver
     /// stops the process then, for nobody knows what such a write left on the disk.
-    pub fn write_done(&mut self, _now: Time, _id: u64, _buffer: BlockBuffer) {}
+    ///
+    /// # Panics
+    /// When no write of this id is in flight.
+    pub fn write_done(&mut self, now: Time, id: u64, buffer: BlockBuffer) {
+        self.last_activity = now;
+        self.counts.bytes_written += buffer.len() as u64;
+        match self.footer_flight {
+            Some((footer_id, segment)) if footer_id == id => self.footer_part_done(segment, buffer.len()),
+            _ => self.block_done(id),
+        }
+        self.pool.give_back(buffer);
+    }
+
+    fn footer_part_done(&mut self, segment: u32, bytes: usize) {
+        self.footer_flight = None;
+        let mut sealing = self.segments.sealing.iter_mut();
+        let sealing = sealing.find(|sealing| sealing.segment.place.segment == segment).expect("its footer is written");
+        if sealing.part_done(bytes) {
+            self.segments.footer_done(segment);
+            self.counts.footers_written += 1;
+        }
+    }
+
+    fn block_done(&mut self, id: u64) {
+        let flight = self.flights.iter_mut().find(|flight| flight.id == id).expect("a write that was asked for");
+        assert!(!flight.done, "a write completes once");
+        flight.done = true;
+        self.counts.blocks_written += 1;
+        while self.flights.front().is_some_and(|flight| flight.done) {
+            let flight = self.flights.pop_front().expect("there is a front");
+            self.durable = flight.number + 1;
+            self.reportable += flight.entries as usize;
+            self.marked = self.marked.max(flight.carries);
+            if flight.forcing {
+                self.to_mark = self.durable;
+            }
+        }
+        if self.recovery_block == RecoveryBlock::InFlight {
+            self.recovery_block = RecoveryBlock::Durable;
+        }
+        self.segments.set_durable(self.durable);
+    }
 
     /// The oldest entry that is durable and was not yet reported, and where it lies.
     pub fn next_durable(&mut self) -> Option<(Owner, JournalPlace)> {
-        None
+        self.reportable = self.reportable.checked_sub(1)?;
+        self.unreported.pop_front()
     }
 
     /// The number of a segment file to be created (or renamed from one that is no longer needed)
-    /// and zeroed. Each number is given out once; the driver retries by itself after a failure.
+    /// and zeroed; if there is one of this number, it is of no use. Each is given out once; the
+    /// driver retries by itself after a failure. The file gets its name when it is prepared, and
+    /// its directory is flushed, before [`Journal::segment_ready`].
     pub fn wanted_segment(&mut self) -> Option<u32> {
-        None
+        self.segments.wanted()
     }
 
-    pub fn segment_ready(&mut self, _segment: u32) {}
+    /// # Panics
+    /// When the segment was not wanted.
+    pub fn segment_ready(&mut self, segment: u32) {
+        self.segments.ready(segment);
+    }
 
     /// A segment could not be prepared, for lack of space. The driver tries again now and then.
-    pub fn segment_failed(&mut self, _segment: u32) {}
+    pub fn segment_failed(&mut self, segment: u32) {
+        self.segments.failed(segment);
+    }
 
-    /// The disk has no room for another segment, and what remains is needed for what is promised.
+    /// The disk has no room for another segment, and what remains is needed for what is promised:
+    /// three quarters of a segment, beside what is queued.
     pub fn is_full(&self) -> bool {
-        false
+        self.segments.is_full(self.queued_bytes as u64)
     }
 
     /// When [`Journal::next_write`] wants to be called at the latest: the idle durable mark.
     pub fn deadline(&self) -> Option<Time> {
-        None
+        self.can_mark().then(|| self.last_activity + self.config.idle_mark)
     }
 
     /// Asks for a last durable mark: [`Journal::next_write`] gives it as soon as all else is
     /// durable. The driver goes on until [`Journal::is_settled`].
-    pub fn stop(&mut self, _now: Time) {}
+    pub fn stop(&mut self, _now: Time) {
+        self.stopping = true;
+    }
 
-    /// Nothing is queued, in flight or left to be marked.
+    /// Nothing is in flight, and nothing is left that could be written or marked now.
     pub fn is_settled(&self) -> bool {
-        true
+        let writable = match self.recovery_block {
+            RecoveryBlock::Wanted => self.segments.has_room(Need::default()),
+            RecoveryBlock::InFlight => true,
+            RecoveryBlock::Durable => {
+                self.has_forcing() && self.segments.has_room(self.next_need(BlockKind::Data)) || self.can_mark()
+            }
+        };
+        !writable && self.flights.is_empty() && self.footer_flight.is_none()
     }
 
     /// Where the Tags of durable batches of a shard in a segment are, from the first batch that
-    /// ends after `from`.
-    pub fn read_tags(&mut self, _owner: Owner, _shard: ShardId, _segment: u32, from: u64) -> TagsSource {
-        TagsSource::Memory { first: from, entries: bytes::Bytes::new() }
+    /// ends after `from`. What is told at once is bounded by
+    /// [`sealog_protocol::limits::STREAM_MESSAGE_BYTES_MAX`], unless a single run is larger.
+    pub fn read_tags(&mut self, owner: Owner, shard: ShardId, segment: u32, from: u64) -> TagsSource {
+        let nothing = TagsSource::Memory { first: from, entries: Bytes::new() };
+        if let Some(sealed) = self.segments.sealed.get(&segment) {
+            let Some(chunk) = sealed.chunk(owner, shard, from) else { return nothing };
+            return TagsSource::Footer(FooterChunk::new(segment, sealed.footer_offset, chunk, from));
+        }
+        let mut unsealed = self.segments.unsealed();
+        let Some(segment) = unsealed.find(|unsealed| unsealed.place.segment == segment) else { return nothing };
+        match segment.footer.read_tags(owner, shard, from) {
+            Some((first, entries)) => TagsSource::Memory { first, entries },
+            None => nothing,
+        }
     }
 
     /// Address and size of the buffers that are used in normal times, to be registered with the
     /// ring; see [`BlockBuffer::registered_index`].
     pub fn buffer_regions(&self) -> &[(usize, usize)] {
-        &[]
+        self.pool.regions()
     }
 
     pub fn status(&self) -> JournalStatus {
-        JournalStatus::default()
+        let segments = &self.segments;
+        JournalStatus {
+            segments: (segments.sealed.len() + segments.unsealed().count()) as u64,
+            segments_prepared: segments.prepared.len() as u64,
+            open_segment: segments.open.as_ref().map(|open| open.place.segment),
+            open_segment_bytes_left: segments.open.as_ref().map_or(0, OpenSegment::bytes_left),
+            incarnation: self.incarnation,
+            durable_blocks: self.durable,
+            writes_in_flight: self.flights.iter().filter(|flight| !flight.done).count()
+                + usize::from(self.footer_flight.is_some()),
+            blocks_queued: self.queue.len() + usize::from(!self.gathering.is_empty()),
+            bytes_queued: self.queued_bytes,
+            footer_bytes_in_memory: segments.unsealed().map(|segment| segment.footer.memory_bytes()).sum(),
+            is_full: self.is_full(),
+            damages: self.report.damages_total,
+            ..self.counts
+        }
     }
 
     /// What recovery found.
     pub fn report(&self) -> &RecoveryReport {
         &self.report
     }
+}
+
+/// Lists a block's entries in its segment's footer to be, and among those to be reported.
+fn list_entries(
+    segment: &mut OpenSegment,
+    header: &BlockHeader,
+    block: &Gathering,
+    unreported: &mut VecDeque<(Owner, JournalPlace)>,
+) {
+    let mut tags = block.tags.iter();
+    for entry in entries(&block.directory) {
+        let (owner, entry) = entry.expect("a directory that was just encoded");
+        let block_place = (header.offset() / 8) as u32;
+        let (offset, run_tags) = match &entry {
+            Entry::Batches(run) => (run.offset, tags.next().map_or(&[][..], |tags| tags)),
+            _ => (block_place, &[][..]),
+        };
+        segment.footer.add(header.number, owner, &entry, run_tags);
+        unreported.push_back((owner, JournalPlace { segment: segment.place.segment, offset }));
+    }
+    segment.footer.span.add_block(header, block.vital);
 }

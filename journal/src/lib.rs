@@ -9,13 +9,23 @@
 //!
 //! Begin with [`Journal`].
 
+mod block;
 pub mod buffer;
 pub mod config;
+pub mod entry;
+pub mod footer;
+pub mod header;
 pub mod journal;
+mod recovery;
 pub mod report;
+mod salvage;
+mod segments;
 pub mod source;
 pub mod status;
+mod survey;
 pub mod tags;
+pub mod trailer;
+mod walk;
 
 pub use buffer::BlockBuffer;
 pub use config::{JournalConfig, Owner};

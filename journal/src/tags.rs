@@ -3,6 +3,9 @@
 use bytes::Bytes;
 use sealog_protocol::machine::ReadFailure;
 
+use crate::ALIGNMENT;
+use crate::footer::ChunkPlace;
+
 /// Where Tags are.
 #[derive(Clone, Debug)]
 pub enum TagsSource {
@@ -29,6 +32,22 @@ pub struct FooterChunk {
 }
 
 impl FooterChunk {
+    pub(crate) fn new(segment: u32, footer_offset: u64, chunk: &ChunkPlace, from: u64) -> FooterChunk {
+        let begin = footer_offset + u64::from(chunk.offset);
+        let end = begin + u64::from(chunk.bytes);
+        let offset = begin / ALIGNMENT as u64 * ALIGNMENT as u64;
+        FooterChunk {
+            segment,
+            offset,
+            bytes: (end - offset).next_multiple_of(ALIGNMENT as u64) as usize,
+            skip: (begin - offset) as usize,
+            chunk_bytes: chunk.bytes as usize,
+            checksum: chunk.checksum,
+            first: chunk.first,
+            from,
+        }
+    }
+
     /// The entries in what was read, from the first batch that ends after the position asked for,
     /// and that batch's first position.
     ///

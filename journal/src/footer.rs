@@ -1,0 +1,370 @@
+//! A segment's footer as it grows: everything in the segment but payloads.
+//!
+//! ```text
+//!  segment:  | block | block | … | block |   free   | footer              | trailer 4096 |
+//!  footer:   | Tags: chunk, chunk, … | entries | chunk table | damages | zeros up to 4096 |
+//!  chunk:    | 0 |role|logspace| view | shard index 8 | first 8 | end 8 | bytes 4 | checksum 4 |
+//!  damage:   | kind 8 | offset 8 | bytes 8 |
+//! ```
+//!
+//! *Entries* are those of the segment's blocks, in order, encoded as in their directories. The Tags
+//! entries of its batches are grouped by shard, so that one shard's are read without the others';
+//! a shard's are cut into chunks of contiguous positions with a checksum each, so that a part is
+//! read without the rest. Recovery goes through the entries in order, with a cursor for each shard.
+//!
+//! While a segment fills, room for the footer that it would get is kept free at its end.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sealog_protocol::ids::ShardId;
+
+use crate::ALIGNMENT;
+use crate::config::Owner;
+use crate::entry::Entry;
+use crate::header::{BlockHeader, u32_at, u64_at};
+use crate::report::{Damage, DamageKind};
+use crate::tags::skip_entries;
+use crate::trailer::Trailer;
+
+/// A chunk is closed before it grows beyond this, unless a single run is larger: what one read of
+/// Tags returns, about half of [`sealog_protocol::limits::STREAM_MESSAGE_BYTES_MAX`].
+pub const CHUNK_BYTES: usize = 512 << 10;
+/// Bytes of a chunk's line in the table.
+pub const CHUNK_ENTRY_BYTES: usize = 40;
+/// Bytes of a damage's line.
+pub const DAMAGE_BYTES: usize = 24;
+
+const _: () = assert!(CHUNK_BYTES <= sealog_protocol::limits::STREAM_MESSAGE_BYTES_MAX);
+
+/// Tags entries of contiguous positions of a shard.
+struct Chunk {
+    first: u64,
+    end: u64,
+    bytes: Vec<u8>,
+}
+
+/// A run whose block is not known to be durable: Tags from here on are not told yet.
+struct RunInFlight {
+    number: u64,
+    chunk: usize,
+    at: usize,
+}
+
+#[derive(Default)]
+struct ShardTags {
+    chunks: Vec<Chunk>,
+    in_flight: std::collections::VecDeque<RunInFlight>,
+}
+
+/// Where a segment's blocks stand in the journal: what its trailer says of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub first_number: u64,
+    pub end_number: u64,
+    pub first_vital: u64,
+    pub end_vital: u64,
+    pub incarnation: u64,
+    pub incarnation_first: u64,
+}
+
+impl Span {
+    /// Before the first block of a segment, which will have this number.
+    pub fn starting(number: u64, vital: u64) -> Span {
+        Span { first_number: number, end_number: number, first_vital: vital, end_vital: vital, ..Span::default() }
+    }
+
+    pub fn add_block(&mut self, header: &BlockHeader, vital: u32) {
+        self.end_number = header.number + 1;
+        self.end_vital = header.vital + u64::from(vital);
+        (self.incarnation, self.incarnation_first) = (header.incarnation, header.incarnation_first);
+    }
+}
+
+/// The footer of a segment that is not sealed yet.
+pub(crate) struct FooterBuilder {
+    pub span: Span,
+    entries: Vec<u8>,
+    entry_count: u32,
+    shards: BTreeMap<(Owner, ShardId), ShardTags>,
+    chunk_count: usize,
+    tags_bytes: usize,
+    damages: Vec<Damage>,
+}
+
+impl FooterBuilder {
+    pub fn new(span: Span) -> FooterBuilder {
+        FooterBuilder {
+            span,
+            entries: Vec::new(),
+            entry_count: 0,
+            shards: BTreeMap::new(),
+            chunk_count: 0,
+            tags_bytes: 0,
+            damages: Vec::new(),
+        }
+    }
+
+    /// Bytes of the footer, padding and trailer included, if this much were added.
+    pub fn footer_bytes(&self, more: usize) -> u64 {
+        let tables = self.chunk_count * CHUNK_ENTRY_BYTES + self.damages.len() * DAMAGE_BYTES;
+        ((self.tags_bytes + self.entries.len() + tables + more).next_multiple_of(ALIGNMENT) + ALIGNMENT) as u64
+    }
+
+    /// Bytes of memory that its Tags and entries take.
+    pub fn memory_bytes(&self) -> u64 {
+        (self.tags_bytes + self.entries.len()) as u64
+    }
+
+    /// Adds an entry of the block with this number, and its Tags if it is a run of batches.
+    pub fn add(&mut self, number: u64, owner: Owner, entry: &Entry<'_>, tags: &[u8]) {
+        entry.encode(owner, &mut self.entries);
+        self.entry_count += 1;
+        let Entry::Batches(run) = entry else { return };
+        assert_eq!(run.tags_bytes as usize, tags.len(), "a run is listed with its Tags");
+        self.tags_bytes += tags.len();
+        let shard = self.shards.entry((owner, run.shard)).or_default();
+        match shard.chunks.last_mut() {
+            Some(chunk) if chunk.end == run.first && chunk.bytes.len() + tags.len() <= CHUNK_BYTES => {
+                chunk.end = run.end();
+            }
+            _ => {
+                shard.chunks.push(Chunk { first: run.first, end: run.end(), bytes: Vec::with_capacity(tags.len()) });
+                self.chunk_count += 1;
+            }
+        }
+        let chunk = shard.chunks.len() - 1;
+        let bytes = &mut shard.chunks[chunk].bytes;
+        shard.in_flight.push_back(RunInFlight { number, chunk, at: bytes.len() });
+        bytes.extend_from_slice(tags);
+    }
+
+    /// Blocks below this number are durable: their Tags may be told.
+    pub fn set_durable(&mut self, durable: u64) {
+        for shard in self.shards.values_mut() {
+            while shard.in_flight.front().is_some_and(|run| run.number < durable) {
+                shard.in_flight.pop_front();
+            }
+        }
+    }
+
+    pub fn add_damage(&mut self, damage: Damage) {
+        self.damages.push(damage);
+    }
+
+    /// Durable Tags from the first batch that ends after `from`, up to the end of a chunk.
+    pub fn read_tags(&self, owner: Owner, shard: ShardId, from: u64) -> Option<(u64, Bytes)> {
+        let shard = self.shards.get(&(owner, shard))?;
+        let index = shard.chunks.partition_point(|chunk| chunk.end <= from);
+        let chunk = shard.chunks.get(index)?;
+        let durable_bytes = match shard.in_flight.front() {
+            Some(run) if run.chunk < index => 0,
+            Some(run) if run.chunk == index => run.at,
+            _ => chunk.bytes.len(),
+        };
+        let durable = &chunk.bytes[..durable_bytes];
+        let (first, skipped) = skip_entries(durable, chunk.first, from).expect("machines append well-formed Tags");
+        (skipped < durable.len()).then(|| (first, Bytes::copy_from_slice(&durable[skipped..])))
+    }
+
+    /// The footer and trailer to write, and what is kept of them in memory. `None` when they do not
+    /// fit behind `used_bytes`: only damage that shattered runs could do that, and such a segment
+    /// stays without a footer.
+    pub fn seal(&mut self, segment: SegmentPlace, used_bytes: u64) -> Option<(Vec<u8>, SealedSegment)> {
+        while self.footer_bytes(0) + used_bytes > segment.bytes {
+            self.damages.pop()?;
+        }
+        let footer_offset = segment.bytes - self.footer_bytes(0);
+        let (table, chunks) = self.chunk_table(footer_offset);
+        let mut tail = Vec::with_capacity(self.entries.len() + table.len() + ALIGNMENT);
+        tail.extend_from_slice(&self.entries);
+        tail.extend_from_slice(&table);
+        for damage in &self.damages {
+            for field in [damage.kind as u64, damage.offset, damage.bytes] {
+                tail.extend_from_slice(&field.to_le_bytes());
+            }
+        }
+        let trailer = Trailer {
+            journal_id: segment.journal_id,
+            segment: segment.segment,
+            use_number: segment.use_number,
+            footer_offset,
+            tags_bytes: self.tags_bytes as u32,
+            entries_bytes: self.entries.len() as u32,
+            chunks_bytes: table.len() as u32,
+            damages_bytes: (self.damages.len() * DAMAGE_BYTES) as u32,
+            directory_checksum: crc32fast::hash(&tail),
+            entries: self.entry_count,
+            first_number: self.span.first_number,
+            end_number: self.span.end_number,
+            first_vital: self.span.first_vital,
+            end_vital: self.span.end_vital,
+            incarnation: self.span.incarnation,
+            incarnation_first: self.span.incarnation_first,
+        };
+        let padded = (self.tags_bytes + tail.len()).next_multiple_of(ALIGNMENT);
+        tail.resize(padded - self.tags_bytes, 0);
+        tail.extend_from_slice(&trailer.encode());
+        Some((tail, SealedSegment { footer_offset, chunks }))
+    }
+
+    fn chunk_table(&self, footer_offset: u64) -> (Vec<u8>, Vec<ChunkPlace>) {
+        let mut table = Vec::with_capacity(self.chunk_count * CHUNK_ENTRY_BYTES);
+        let mut places = Vec::with_capacity(self.chunk_count);
+        let mut offset = 0;
+        for ((owner, shard), tags) in &self.shards {
+            for chunk in &tags.chunks {
+                let place = ChunkPlace {
+                    owner: *owner,
+                    shard: *shard,
+                    first: chunk.first,
+                    end: chunk.end,
+                    offset,
+                    bytes: chunk.bytes.len() as u32,
+                    checksum: crc32fast::hash(&chunk.bytes),
+                };
+                place.encode(&mut table);
+                offset += place.bytes;
+                places.push(place);
+            }
+        }
+        debug_assert!(footer_offset.is_multiple_of(ALIGNMENT as u64));
+        (table, places)
+    }
+
+    /// The Tags of the footer, chunk by chunk in the order of the table.
+    pub fn tags_chunks(&self) -> impl Iterator<Item = &[u8]> {
+        self.shards.values().flat_map(|shard| shard.chunks.iter().map(|chunk| &chunk.bytes[..]))
+    }
+}
+
+/// Which segment a footer is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentPlace {
+    pub journal_id: u64,
+    pub segment: u32,
+    pub use_number: u32,
+    /// Bytes of the whole file.
+    pub bytes: u64,
+}
+
+/// Where a chunk lies in its footer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChunkPlace {
+    pub owner: Owner,
+    pub shard: ShardId,
+    pub first: u64,
+    pub end: u64,
+    /// From the footer's beginning. Not on disk: it follows from the chunks before it.
+    pub offset: u32,
+    pub bytes: u32,
+    pub checksum: u32,
+}
+
+impl ChunkPlace {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[0, self.owner.1 as u8]);
+        out.extend_from_slice(&self.owner.0.0.to_le_bytes());
+        out.extend_from_slice(&self.shard.view.0.to_le_bytes());
+        for field in [self.shard.index, self.first, self.end] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        out.extend_from_slice(&self.bytes.to_le_bytes());
+        out.extend_from_slice(&self.checksum.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8], offset: u32) -> Option<ChunkPlace> {
+        let logspace = sealog_protocol::ids::LogspaceId(u16::from_le_bytes([bytes[2], bytes[3]]));
+        Some(ChunkPlace {
+            owner: (logspace, crate::entry::role(bytes[1])?),
+            shard: ShardId { view: sealog_protocol::ids::ViewNumber(u32_at(bytes, 4)), index: u64_at(bytes, 8) },
+            first: u64_at(bytes, 16),
+            end: u64_at(bytes, 24),
+            offset,
+            bytes: u32_at(bytes, 32),
+            checksum: u32_at(bytes, 36),
+        })
+    }
+}
+
+/// What is kept in memory of a sealed segment: where each shard's Tags are in its footer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SealedSegment {
+    pub footer_offset: u64,
+    /// In the order of (owner, shard, position).
+    pub chunks: Vec<ChunkPlace>,
+}
+
+impl SealedSegment {
+    /// The chunk with the first batch of the shard that ends after `from`.
+    pub fn chunk(&self, owner: Owner, shard: ShardId, from: u64) -> Option<&ChunkPlace> {
+        let index = self.chunks.partition_point(|chunk| (chunk.owner, chunk.shard, chunk.end) <= (owner, shard, from));
+        self.chunks.get(index).filter(|chunk| (chunk.owner, chunk.shard) == (owner, shard))
+    }
+}
+
+/// A footer read from disk, in place. All of it is verified.
+pub(crate) struct Footer<'a> {
+    pub trailer: &'a Trailer,
+    pub tags: &'a [u8],
+    pub entries: &'a [u8],
+    pub sealed: SealedSegment,
+    pub damages: Vec<Damage>,
+}
+
+impl<'a> Footer<'a> {
+    /// Verifies the footer that this trailer describes, in the bytes from its offset on.
+    pub fn parse(trailer: &'a Trailer, bytes: &'a [u8]) -> Option<Footer<'a>> {
+        let (tags, directory) = bytes.get(..trailer.footer_bytes() as usize)?.split_at(trailer.tags_bytes as usize);
+        if crc32fast::hash(directory) != trailer.directory_checksum {
+            return None;
+        }
+        let (entries, tables) = directory.split_at(trailer.entries_bytes as usize);
+        let (table, damages) = tables.split_at(trailer.chunks_bytes as usize);
+        let mut chunks: Vec<ChunkPlace> = Vec::with_capacity(table.len() / CHUNK_ENTRY_BYTES);
+        let mut offset = 0;
+        for line in table.chunks_exact(CHUNK_ENTRY_BYTES) {
+            let chunk = ChunkPlace::decode(line, offset)?;
+            let content = tags.get(offset as usize..)?.get(..chunk.bytes as usize)?;
+            if crc32fast::hash(content) != chunk.checksum {
+                return None;
+            }
+            offset += chunk.bytes;
+            chunks.push(chunk);
+        }
+        let damages =
+            damages.chunks_exact(DAMAGE_BYTES).map(|line| damage(trailer.segment, line)).collect::<Option<Vec<_>>>()?;
+        let sealed = SealedSegment { footer_offset: trailer.footer_offset, chunks };
+        Some(Footer { trailer, tags, entries, sealed, damages })
+    }
+
+    /// The entries in order, each with its Tags. `Err` when a directory whose checksum is right is
+    /// malformed.
+    pub fn entries(&self) -> impl Iterator<Item = Result<(Owner, Entry<'a>, &'a [u8]), crate::entry::MalformedEntry>> {
+        // A cursor for each shard, in the order of the chunks: where its next run's Tags begin.
+        let mut cursors: Vec<((Owner, ShardId), u32)> = Vec::new();
+        for chunk in &self.sealed.chunks {
+            if cursors.last().is_none_or(|(shard, _)| *shard != (chunk.owner, chunk.shard)) {
+                cursors.push(((chunk.owner, chunk.shard), chunk.offset));
+            }
+        }
+        let tags = self.tags;
+        crate::entry::entries(self.entries).map(move |entry| {
+            let (owner, entry) = entry?;
+            let Entry::Batches(run) = entry else { return Ok((owner, entry, &tags[..0])) };
+            let malformed = crate::entry::MalformedEntry;
+            let found = cursors.binary_search_by_key(&(owner, run.shard), |(shard, _)| *shard);
+            let cursor = &mut cursors[found.map_err(|_| malformed)?].1;
+            let run_tags = tags.get(*cursor as usize..).and_then(|rest| rest.get(..run.tags_bytes as usize));
+            *cursor += run.tags_bytes;
+            Ok((owner, entry, run_tags.ok_or(malformed)?))
+        })
+    }
+}
+
+fn damage(segment: u32, line: &[u8]) -> Option<Damage> {
+    let kind = [DamageKind::Data, DamageKind::Blocks, DamageKind::Footer]
+        .into_iter()
+        .find(|kind| *kind as u64 == u64_at(line, 0))?;
+    Some(Damage { kind, segment, offset: u64_at(line, 8), bytes: u64_at(line, 16) })
+}

@@ -1,0 +1,233 @@
+//! The segments of a journal: the open one, those that get their footer, the sealed, the prepared.
+//!
+//! ```text
+//!   wanted → preparing → prepared → open → sealing (footer is written) → sealed
+//!               │  ↑
+//!            failed┘ (no space: the driver tries again)
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::ALIGNMENT;
+use crate::block::Need;
+use crate::buffer::BlockBuffer;
+use crate::config::JournalConfig;
+use crate::footer::{FooterBuilder, SealedSegment, SegmentPlace, Span};
+
+/// Segments that are prepared ahead, so that preparing one is never waited for.
+pub const PREPARED_SEGMENTS: usize = 2;
+/// Segments whose footers may be unwritten before blocks wait for them: what bounds the memory that
+/// Tags of segments take before they are on disk, beside the open segment's.
+pub const FOOTERS_PENDING_MAX: usize = 2;
+
+/// A segment that blocks go to.
+pub(crate) struct OpenSegment {
+    pub place: SegmentPlace,
+    /// Where the next block begins.
+    pub used_bytes: u64,
+    pub footer: FooterBuilder,
+}
+
+impl OpenSegment {
+    pub fn fits(&self, need: Need) -> bool {
+        let footer = self.footer.footer_bytes(need.footer_bytes);
+        self.used_bytes + need.block_bytes() as u64 + footer <= self.place.bytes
+    }
+
+    pub fn bytes_left(&self) -> u64 {
+        self.place.bytes.saturating_sub(self.used_bytes + self.footer.footer_bytes(0))
+    }
+}
+
+/// A full segment, until its footer is durable.
+pub(crate) struct SealingSegment {
+    pub segment: OpenSegment,
+    pub progress: FooterProgress,
+}
+
+pub(crate) enum FooterProgress {
+    /// Some of its blocks are not known to be durable: a footer must not vouch for them.
+    Waiting,
+    /// What follows the Tags, what is kept in the end, and how much is durable.
+    Writing { tail: Vec<u8>, sealed: SealedSegment, written: usize },
+    /// It has no room for its footer, and is scanned at each start.
+    Never,
+}
+
+impl SealingSegment {
+    /// Begins with the footer's writes, if all blocks are durable.
+    pub fn begin(&mut self, durable: u64) -> bool {
+        if matches!(self.progress, FooterProgress::Waiting) && self.segment.footer.span.end_number <= durable {
+            self.progress = match self.segment.footer.seal(self.segment.place, self.segment.used_bytes) {
+                Some((tail, sealed)) => FooterProgress::Writing { tail, sealed, written: 0 },
+                None => FooterProgress::Never,
+            };
+        }
+        matches!(self.progress, FooterProgress::Writing { .. })
+    }
+
+    /// Puts the next part of the footer into `buffer`; returns its offset. The trailer is a part of
+    /// its own, the last: were it written with others, a crash could leave it to vouch for a footer
+    /// that is torn.
+    pub fn next_part(&self, buffer: &mut BlockBuffer) -> u64 {
+        let FooterProgress::Writing { tail, sealed, written } = &self.progress else {
+            panic!("parts are asked for while a footer is written")
+        };
+        let (before_trailer, trailer) = tail.split_at(tail.len() - ALIGNMENT);
+        let mut skip = *written;
+        for part in self.segment.footer.tags_chunks().chain([before_trailer]) {
+            let room = buffer.capacity() - buffer.len();
+            let left = part.get(skip..).unwrap_or_default();
+            buffer.push(&left[..left.len().min(room)]);
+            skip = skip.saturating_sub(part.len());
+        }
+        if buffer.is_empty() {
+            buffer.push(trailer);
+        }
+        sealed.footer_offset + *written as u64
+    }
+
+    /// A part of this length is durable; whether it was the last.
+    pub fn part_done(&mut self, bytes: usize) -> bool {
+        let place = self.segment.place;
+        let FooterProgress::Writing { sealed, written, .. } = &mut self.progress else {
+            panic!("parts complete while a footer is written")
+        };
+        *written += bytes;
+        sealed.footer_offset + *written as u64 == place.bytes
+    }
+}
+
+pub(crate) struct Segments {
+    journal_id: u64,
+    segment_bytes: u64,
+    pub open: Option<OpenSegment>,
+    /// In order of use.
+    pub sealing: VecDeque<SealingSegment>,
+    pub sealed: BTreeMap<u32, SealedSegment>,
+    pub prepared: VecDeque<u32>,
+    /// Files that exist but are of no use as they are: to be made anew.
+    pub wanted_again: VecDeque<u32>,
+    preparing: BTreeSet<u32>,
+    /// The last attempt to prepare one failed.
+    failed: bool,
+    pub next_segment: u32,
+    pub next_use: u32,
+}
+
+impl Segments {
+    pub fn new(config: &JournalConfig) -> Segments {
+        Segments {
+            journal_id: config.journal_id,
+            segment_bytes: config.segment_bytes,
+            open: None,
+            sealing: VecDeque::new(),
+            sealed: BTreeMap::new(),
+            prepared: VecDeque::new(),
+            wanted_again: VecDeque::new(),
+            preparing: BTreeSet::new(),
+            failed: false,
+            next_segment: 1,
+            next_use: 1,
+        }
+    }
+
+    pub fn wanted(&mut self) -> Option<u32> {
+        if self.prepared.len() + self.preparing.len() >= PREPARED_SEGMENTS {
+            return None;
+        }
+        let segment = self.wanted_again.pop_front().unwrap_or_else(|| {
+            self.next_segment += 1;
+            self.next_segment - 1
+        });
+        self.preparing.insert(segment);
+        Some(segment)
+    }
+
+    pub fn ready(&mut self, segment: u32) {
+        assert!(self.preparing.remove(&segment), "segment {segment} was not asked for");
+        self.prepared.push_back(segment);
+        self.failed = false;
+    }
+
+    pub fn failed(&mut self, segment: u32) {
+        assert!(self.preparing.contains(&segment), "segment {segment} was not asked for");
+        self.failed = true;
+    }
+
+    /// No further segment can be had, and less is left than three quarters of one beside what is
+    /// queued: engines may have promised as much, and the next start needs some.
+    pub fn is_full(&self, queued_bytes: u64) -> bool {
+        let open_bytes = self.open.as_ref().map_or(0, OpenSegment::bytes_left);
+        let left = open_bytes + self.prepared.len() as u64 * self.segment_bytes;
+        self.failed && left < queued_bytes + self.segment_bytes / 4 * 3
+    }
+
+    /// Whether this fits an empty segment.
+    pub fn fits_empty(&self, need: Need) -> bool {
+        self.empty(0, Span::default()).fits(need)
+    }
+
+    fn empty(&self, segment: u32, span: Span) -> OpenSegment {
+        let place =
+            SegmentPlace { journal_id: self.journal_id, segment, use_number: self.next_use, bytes: self.segment_bytes };
+        OpenSegment { place, used_bytes: 0, footer: FooterBuilder::new(span) }
+    }
+
+    pub fn has_room(&self, need: Need) -> bool {
+        self.open.as_ref().is_some_and(|open| open.fits(need))
+            || (!self.prepared.is_empty() && self.footers_pending() < FOOTERS_PENDING_MAX)
+    }
+
+    /// The segment that has room for this: the open one, or the next, begun now with a block of
+    /// this number. `None` when none is prepared, or footers are to be written first.
+    pub fn make_room(&mut self, need: Need, number: u64, vital: u64) -> Option<&mut OpenSegment> {
+        if !self.has_room(need) {
+            return None;
+        }
+        if !self.open.as_ref().is_some_and(|open| open.fits(need)) {
+            self.seal_open();
+            let segment = self.prepared.pop_front()?;
+            self.open = Some(self.empty(segment, Span::starting(number, vital)));
+            self.next_use += 1;
+        }
+        self.open.as_mut()
+    }
+
+    pub fn seal_open(&mut self) {
+        if let Some(segment) = self.open.take() {
+            self.sealing.push_back(SealingSegment { segment, progress: FooterProgress::Waiting });
+        }
+    }
+
+    fn footers_pending(&self) -> usize {
+        self.sealing.iter().filter(|sealing| !matches!(sealing.progress, FooterProgress::Never)).count()
+    }
+
+    /// The footer of this segment is durable: its Tags go from memory.
+    pub fn footer_done(&mut self, segment: u32) {
+        let index = self.sealing.iter().position(|sealing| sealing.segment.place.segment == segment);
+        let sealing = index.and_then(|index| self.sealing.remove(index)).expect("its footer was being written");
+        let FooterProgress::Writing { sealed, .. } = sealing.progress else {
+            panic!("a footer that is done was being written")
+        };
+        self.sealed.insert(segment, sealed);
+    }
+
+    pub fn set_durable(&mut self, durable: u64) {
+        for segment in self.unsealed_mut() {
+            segment.footer.set_durable(durable);
+        }
+    }
+
+    pub fn unsealed(&self) -> impl Iterator<Item = &OpenSegment> {
+        self.sealing.iter().map(|sealing| &sealing.segment).chain(&self.open)
+    }
+
+    fn unsealed_mut(&mut self) -> impl Iterator<Item = &mut OpenSegment> {
+        self.sealing.iter_mut().map(|sealing| &mut sealing.segment).chain(&mut self.open)
+    }
+}
+
+const _: () =
+    assert!(crate::config::SEGMENT_BYTES_MIN > 4 * ALIGNMENT as u64, "a block, a footer, a trailer, and room");

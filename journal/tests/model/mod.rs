@@ -1,0 +1,358 @@
+//! A journal on a disk in memory that forgets what was not flushed, and a driver for it that checks
+//! at every crash what the journal promised.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sealog_journal::{BlockWrite, Journal, JournalConfig, Owner, RecoveryError, SegmentSource, SourceError};
+use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
+use sealog_protocol::frame::{PlaceScope, set_place};
+use sealog_protocol::ids::{LogBookId, LogspaceId, RequestNumber, SessionId, ShardId, Tag, ViewNumber};
+use sealog_protocol::machine::{DurableEntry, JournalPlace, Recovered, Role};
+use sealog_protocol::tags::write_tags;
+use sealog_protocol::time::Time;
+
+pub const SECTOR: usize = 512;
+pub const JOURNAL_ID: u64 = 0xfeed_f00d_dead_beef;
+pub const STORAGE: Owner = (LogspaceId(0), Role::Storage);
+pub const SEQUENCER: Owner = (LogspaceId(0), Role::Sequencer);
+pub const VIEW: ViewNumber = ViewNumber(1);
+
+pub fn config() -> JournalConfig {
+    JournalConfig {
+        segment_bytes: 256 << 10,
+        block_bytes_max: 16 << 10,
+        writes_in_flight_max: 3,
+        idle_mark: Duration::from_millis(200),
+        journal_id: JOURNAL_ID,
+    }
+}
+
+pub fn shard(index: u64) -> ShardId {
+    ShardId { view: VIEW, index }
+}
+
+/// A small generator: the same seed, the same disk.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// Segment files as they are on the platter.
+#[derive(Clone, Default)]
+pub struct Disk {
+    pub segments: BTreeMap<u32, Vec<u8>>,
+    pub bytes_read: u64,
+}
+
+impl Disk {
+    pub fn write(&mut self, segment: u32, offset: u64, bytes: &[u8]) {
+        let offset = offset as usize;
+        self.segments.get_mut(&segment).expect("a segment that was made")[offset..offset + bytes.len()]
+            .copy_from_slice(bytes);
+    }
+
+    /// Writes one sector of a write, and no other.
+    pub fn write_sector(&mut self, write: &BlockWrite, sector: usize) {
+        let range = sector * SECTOR..(sector + 1) * SECTOR;
+        self.write(write.segment, write.offset + range.start as u64, &write.buffer[range]);
+    }
+
+    pub fn flip(&mut self, segment: u32, offset: u64, bit: u8) {
+        self.segments.get_mut(&segment).expect("a segment")[offset as usize] ^= 1 << bit;
+    }
+
+    pub fn bytes(&self, place: JournalPlace, bytes: usize) -> &[u8] {
+        let offset = place.byte_offset() as usize;
+        &self.segments[&place.segment][offset..offset + bytes]
+    }
+}
+
+impl SegmentSource for Disk {
+    fn segments(&mut self) -> Result<Vec<u32>, SourceError> {
+        Ok(self.segments.keys().rev().copied().collect())
+    }
+
+    fn segment_bytes(&mut self, segment: u32) -> Result<u64, SourceError> {
+        Ok(self.segments[&segment].len() as u64)
+    }
+
+    fn read(&mut self, segment: u32, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        assert!(offset.is_multiple_of(4096) && buffer.len().is_multiple_of(4096), "reads are aligned");
+        assert!(buffer.as_ptr().addr().is_multiple_of(4096), "so is memory");
+        self.bytes_read += buffer.len() as u64;
+        let offset = offset as usize;
+        buffer.copy_from_slice(&self.segments[&segment][offset..offset + buffer.len()]);
+        Ok(())
+    }
+}
+
+/// An entry as a test compares it: what was appended, what was recovered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub owner: Owner,
+    pub entry: String,
+    pub tags: Vec<u8>,
+}
+
+impl Seen {
+    pub fn appended(owner: Owner, entry: &DurableEntry) -> Seen {
+        let (entry, tags) = match entry {
+            DurableEntry::Batches { shard, first, tags, .. } => (format!("batches {shard} {first}"), tags.to_vec()),
+            DurableEntry::Metalog { view, from, entries, .. } => (format!("metalog {view} {from} {entries:?}"), vec![]),
+            DurableEntry::Commit { view, commit } => (format!("commit {view} {commit}"), vec![]),
+            DurableEntry::SequencerSeal { view } => (format!("sequencer seal {view}"), vec![]),
+            DurableEntry::StorageSeal { view } => (format!("storage seal {view}"), vec![]),
+        };
+        Seen { owner, entry, tags }
+    }
+
+    pub fn recovered(owner: Owner, recovered: &Recovered<'_>) -> Seen {
+        let (entry, tags) = match recovered {
+            Recovered::Batches { shard, first, tags, .. } => (format!("batches {shard} {first}"), tags.to_vec()),
+            Recovered::Metalog { view, from, entries } => {
+                (format!("metalog {view} {from} {:?}", Bytes::copy_from_slice(entries)), vec![])
+            }
+            Recovered::Commit { view, commit } => (format!("commit {view} {commit}"), vec![]),
+            Recovered::SequencerSeal { view } => (format!("sequencer seal {view}"), vec![]),
+            Recovered::StorageSeal { view } => (format!("storage seal {view}"), vec![]),
+        };
+        Seen { owner, entry, tags }
+    }
+}
+
+/// All that a disk gives, and where each run of batches lies.
+pub fn recover(
+    config: JournalConfig,
+    disk: &mut Disk,
+) -> Result<(Journal, Vec<Seen>, Vec<(usize, JournalPlace)>), RecoveryError> {
+    let (mut seen, mut places) = (Vec::new(), Vec::new());
+    let journal = Journal::recover(config, disk, &mut |owner, recovered| {
+        if let Recovered::Batches { at, .. } = recovered {
+            places.push((seen.len(), at));
+        }
+        seen.push(Seen::recovered(owner, &recovered));
+    })?;
+    Ok((journal, seen, places))
+}
+
+/// One frame of one record with this payload, at this position of the shard.
+pub fn batch(shard: ShardId, position: u64, payload: &[u8]) -> Vec<u8> {
+    let head = BatchHead {
+        logbook: LogBookId(3),
+        session: SessionId(4),
+        request: RequestNumber(position + 1),
+        lowest_unanswered: RequestNumber(1),
+        time_ms: 6,
+        condition: None,
+    };
+    let mut frame = Vec::new();
+    write_batch(&mut frame, 0, &head, &[NewRecord { tags: &[Tag(7)], payload }]).expect("a small batch");
+    set_place(&mut frame, PlaceScope::Shard(shard), position);
+    frame
+}
+
+pub fn tags_of(batches: &[u8]) -> Bytes {
+    let mut tags = Vec::new();
+    write_tags(&mut tags, batches).expect("whole frames");
+    tags.into()
+}
+
+/// A run of records with payloads of this size.
+pub fn run(shard: ShardId, first: u64, records: u64, payload_bytes: usize) -> DurableEntry {
+    let frames = (first..first + records).map(|position| batch(shard, position, &vec![position as u8; payload_bytes]));
+    let batches: Bytes = frames.collect::<Vec<_>>().concat().into();
+    DurableEntry::Batches { shard, first, tags: tags_of(&batches), batches }
+}
+
+pub fn metalog(from: u64, bytes: usize) -> DurableEntry {
+    DurableEntry::Metalog { view: VIEW, from, count: 1, entries: vec![from as u8; bytes].into() }
+}
+
+/// A journal, its disk, and what it was told and said.
+pub struct Driver {
+    pub config: JournalConfig,
+    pub journal: Journal,
+    pub disk: Disk,
+    pub now: Time,
+    pub in_flight: Vec<BlockWrite>,
+    /// Everything appended that is not cut off, in order; the first `durable` were reported so.
+    pub appended: Vec<(Seen, Bytes)>,
+    pub durable: usize,
+    /// Places of the first `durable` entries.
+    pub places: Vec<JournalPlace>,
+    /// What a new segment file holds.
+    pub fresh: Fresh,
+    pub random: Random,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fresh {
+    Zeros,
+    /// What another segment held before.
+    Stale,
+    /// The disk is full.
+    None,
+}
+
+impl Driver {
+    pub fn new(config: JournalConfig) -> Driver {
+        let mut disk = Disk::default();
+        let (journal, seen, _) = recover(config, &mut disk).expect("an empty disk is a new journal");
+        assert!(seen.is_empty());
+        Driver {
+            config,
+            journal,
+            disk,
+            now: Time(1),
+            in_flight: Vec::new(),
+            appended: Vec::new(),
+            durable: 0,
+            places: Vec::new(),
+            fresh: Fresh::Zeros,
+            random: Random(1),
+        }
+    }
+
+    pub fn append(&mut self, owner: Owner, entry: DurableEntry) {
+        let batches = match &entry {
+            DurableEntry::Batches { batches, .. } => batches.clone(),
+            _ => Bytes::new(),
+        };
+        self.appended.push((Seen::appended(owner, &entry), batches));
+        self.journal.append(self.now, owner, entry);
+    }
+
+    /// Submits what the journal wants to write.
+    pub fn submit(&mut self) {
+        self.prepare();
+        while let Some(write) = self.journal.next_write(self.now) {
+            assert!(write.offset.is_multiple_of(4096) && write.buffer.len().is_multiple_of(4096));
+            assert!(self.in_flight.len() <= self.config.writes_in_flight_max, "bounded, and one footer");
+            self.in_flight.push(write);
+            self.prepare();
+        }
+    }
+
+    pub fn prepare(&mut self) {
+        while let Some(segment) = self.journal.wanted_segment() {
+            let bytes = self.config.segment_bytes as usize;
+            let content = match self.fresh {
+                Fresh::Zeros => vec![0; bytes],
+                Fresh::Stale if self.disk.segments.is_empty() => vec![0; bytes],
+                Fresh::Stale => {
+                    let index = self.random.below(self.disk.segments.len() as u64) as usize;
+                    self.disk.segments.values().nth(index).expect("one of them").clone()
+                }
+                Fresh::None => {
+                    self.journal.segment_failed(segment);
+                    continue;
+                }
+            };
+            self.disk.segments.insert(segment, content);
+            self.journal.segment_ready(segment);
+        }
+    }
+
+    /// Completes one write: it is durable now.
+    pub fn complete(&mut self, index: usize) {
+        let write = self.in_flight.remove(index);
+        self.disk.write(write.segment, write.offset, &write.buffer);
+        self.journal.write_done(self.now, write.id, write.buffer);
+        self.take_durable();
+    }
+
+    fn take_durable(&mut self) {
+        while let Some((owner, place)) = self.journal.next_durable() {
+            let (seen, batches) = &self.appended[self.durable];
+            assert_eq!(owner, seen.owner, "durability comes in order of appending");
+            assert_eq!(self.disk.bytes(place, batches.len()), &batches[..], "a run lies where the journal says");
+            self.places.push(place);
+            self.durable += 1;
+        }
+    }
+
+    /// Writes everything and waits for it.
+    pub fn settle(&mut self) {
+        loop {
+            self.submit();
+            if self.in_flight.is_empty() {
+                return;
+            }
+            self.complete(0);
+        }
+    }
+
+    /// Appends and waits: one block.
+    pub fn append_durably(&mut self, owner: Owner, entry: DurableEntry) {
+        self.append(owner, entry);
+        self.settle();
+    }
+
+    /// The idle mark.
+    pub fn idle(&mut self) {
+        if let Some(deadline) = self.journal.deadline() {
+            self.now = self.now.max(deadline);
+        }
+        self.settle();
+    }
+
+    pub fn stop(&mut self) {
+        self.journal.stop(self.now);
+        self.settle();
+        assert!(self.journal.is_settled());
+    }
+
+    /// Power loss: each sector of each write in flight is kept, dropped or torn.
+    pub fn lose_power(&mut self) {
+        for write in std::mem::take(&mut self.in_flight) {
+            // Whole writes survive or vanish often enough to matter.
+            let mode = self.random.below(4);
+            for sector in 0..write.buffer.len() / SECTOR {
+                match (mode, self.random.below(8)) {
+                    (0, _) => {}
+                    (1, _) => self.disk.write_sector(&write, sector),
+                    (_, 0..4) => self.disk.write_sector(&write, sector),
+                    (_, 4) => {
+                        let torn: Vec<u8> = (0..SECTOR).map(|_| self.random.next() as u8).collect();
+                        self.disk.write(write.segment, write.offset + (sector * SECTOR) as u64, &torn);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Starts again on what the disk holds, and checks it against what was promised.
+    pub fn restart(&mut self) {
+        self.in_flight.clear();
+        let (journal, seen, places) = recover(self.config, &mut self.disk).expect("a crash damages nothing");
+        assert_eq!(journal.report().damages, [], "a crash is no damage");
+        assert!(seen.len() >= self.durable, "{} entries of {} durable ones are back", seen.len(), self.durable);
+        self.appended.truncate(seen.len());
+        for (index, (found, (expected, _))) in seen.iter().zip(&self.appended).enumerate() {
+            assert_eq!(found, expected, "entry {index}");
+        }
+        assert_eq!(seen.len(), self.appended.len(), "nothing is there that was not appended");
+        for (index, place) in places {
+            let batches = &self.appended[index].1;
+            assert_eq!(self.disk.bytes(place, batches.len()), &batches[..], "payloads of entry {index}");
+        }
+        self.durable = seen.len();
+        self.journal = journal;
+    }
+}
