@@ -51,7 +51,7 @@ impl EntryLog {
             if let Some(full) = self.chunks.last_mut() {
                 full.bytes.shrink_to_fit();
             }
-            self.chunks.push(Chunk { first: self.len, bytes: Vec::new() });
+            self.chunks.push(Chunk { first: self.len, bytes: Vec::with_capacity(CHUNK_BYTES) });
         }
         self.chunks.last_mut().expect("there is one now").bytes.extend_from_slice(encoded);
         self.len += 1;

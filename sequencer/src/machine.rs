@@ -15,6 +15,11 @@ use sealog_protocol::{Incarnation, LogspaceId, NodeId, NodeSet, Place, Time, Vie
 use crate::entry_log::EntryLog;
 use crate::primary::{Primary, Query};
 
+/// An entry with as many shards or nodes as one can name.
+const ENTRY_BYTES_MAX: usize = 512;
+/// The buffer that entries are encoded in.
+const ENCODED_CHUNK_BYTES: usize = 64 << 10;
+
 /// What a sequencer replica is told at its start.
 #[derive(Clone, Debug)]
 pub struct SequencerConfig {
@@ -272,8 +277,16 @@ impl Sequencer {
 
     /// Appends an entry as primary: to the log, to the journal, and at the turn's end to backups.
     fn append(&mut self, entry: &Entry<'_>, outputs: &mut Outputs) {
+        self.reserve();
         entry.encode(&mut self.encoded);
         self.append_encoded(outputs);
+    }
+
+    /// Makes room for an entry, a chunk at a time, so that a cut does not allocate.
+    fn reserve(&mut self) {
+        if self.encoded.capacity() - self.encoded.len() < ENTRY_BYTES_MAX {
+            self.encoded.reserve(ENCODED_CHUNK_BYTES);
+        }
     }
 
     /// As [`Sequencer::append`], of the one entry that stands in `encoded`.
@@ -320,6 +333,7 @@ impl Sequencer {
         if primary.advance_commit(now, &log.entries, log.durable) {
             log.commit = log.commit.max(primary.commit());
         }
+        self.reserve();
         while self.primary.as_ref().is_some_and(|primary| primary.cuts_in_flight() < self.config.cuts_in_flight_max)
             && self.primary.as_mut().is_some_and(|primary| primary.cut(&self.connected, &mut self.encoded))
         {
@@ -515,6 +529,7 @@ impl Sequencer {
     }
 
     fn teach_all(&mut self, outputs: &mut Outputs) {
+        self.reserve();
         let mut learners = std::mem::take(&mut self.learners);
         learners.retain_mut(|learner| {
             let told = self.told(learner.next.view);

@@ -18,6 +18,9 @@ use sealog_protocol::{LogspaceId, NodeId, ShardId, Time, ViewNumber};
 
 use crate::shard::{Located, StoredShard};
 
+/// The buffer that Tags entries are built in, so that a run does not allocate.
+const TAGS_CHUNK_BYTES: usize = 256 << 10;
+
 /// What a storage is told at its start.
 #[derive(Clone, Debug)]
 pub struct StorageConfig {
@@ -210,6 +213,10 @@ impl Storage {
         // What another machine of this process made is whole; what came over a wire is checked.
         if from.node != self.config.node && verify_run(&batches, shard, first).is_err() {
             return;
+        }
+        // Tags are never longer than their batches.
+        if self.tags.capacity() - self.tags.len() < batches.len() {
+            self.tags.reserve(TAGS_CHUNK_BYTES.max(batches.len()));
         }
         let Ok(records) = write_tags(&mut self.tags, &batches) else { return };
         if records == 0 {
