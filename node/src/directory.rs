@@ -48,11 +48,8 @@ pub enum DirectoryError {
     Unusable { path: PathBuf, error: IdentityError },
     #[error("cannot use {}: {what}", path.display())]
     Foreign { path: PathBuf, what: String },
-    #[error(
-        "{} was made for {made} storage executor(s), and --executors {asked} wants {wanted}: \
-         start it with --executors {}", path.display(), allowed(*.made)
-    )]
-    Executors { path: PathBuf, made: usize, asked: usize, wanted: usize },
+    #[error("{} was made with {made} {what}, not {asked}, which can't be changed yet: leave the setting out, or use another --data", path.display())]
+    Fixed { path: PathBuf, what: &'static str, made: usize, asked: usize },
     #[error("cannot {doing} {}: {error}", path.display())]
     Io { path: PathBuf, doing: &'static str, error: io::Error },
     #[error(transparent)]
@@ -63,19 +60,14 @@ fn owner(process: &Option<u32>) -> String {
     process.map(|process| format!(" (process {process})")).unwrap_or_default()
 }
 
-fn allowed(storage_executors: usize) -> String {
-    if storage_executors == 1 { "1 or 2".to_owned() } else { (storage_executors + 1).to_string() }
-}
-
-/// How many executors hold storages: with two or more, one is the sequencers' alone.
-pub fn storage_executors(executors: usize) -> usize {
-    if executors == 1 { 1 } else { executors - 1 }
-}
-
 impl DataDirectory {
-    /// Takes the directory for a node of so many executors, making it if it is not there; the
-    /// node's new incarnation is durable when this returns.
-    pub fn open(path: &Path, executors: usize, logspaces: u16) -> Result<DataDirectory, DirectoryError> {
+    /// Takes the directory, making it if it is not there; the node's new incarnation is durable when
+    /// this returns. How many executors and logspaces there are is fixed when it is made.
+    pub fn open(
+        path: &Path,
+        executors: Option<usize>,
+        logspaces: Option<u16>,
+    ) -> Result<DataDirectory, DirectoryError> {
         let failed = |doing| move |error| DirectoryError::Io { path: path.to_owned(), doing, error };
         durable_file::create_directory(path).map_err(failed("create"))?;
         let lock = lock(path)?;
@@ -86,21 +78,19 @@ impl DataDirectory {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 refuse_foreign(path)?;
-                initialise(path, executors, logspaces)?
+                initialise(path, executors.unwrap_or(1), logspaces.unwrap_or(1))?
             }
             Err(error) => return Err(failed("read the identity in")(error)),
         };
-        let wanted = storage_executors(executors);
-        if identity.storage_executors != wanted {
-            let (path, made) = (path.to_owned(), identity.storage_executors);
-            return Err(DirectoryError::Executors { path, made, asked: executors, wanted });
-        }
         let mut register = FileRegister::new(&path.join("register"));
         let chains = read_chains(path, &mut register, &identity)?;
+        let fixed = |what, made: usize, asked: Option<usize>| match asked.filter(|asked| *asked != made) {
+            Some(asked) => Err(DirectoryError::Fixed { path: path.to_owned(), what, made, asked }),
+            None => Ok(()),
+        };
+        fixed("executor(s)", identity.journals.len(), executors)?;
+        fixed("logspace(s)", chains.len(), logspaces.map(usize::from))?;
         refuse_lost_journals(path, &identity, &chains)?;
-        while identity.journals.len() < executors {
-            identity.journals.push(random_id().map_err(failed("draw an id for"))?);
-        }
         for journal in 0..identity.journals.len() {
             durable_file::create_directory(&journal_path(path, journal)).map_err(failed("create a journal in"))?;
         }
@@ -175,12 +165,10 @@ fn refuse_lost_journals(path: &Path, identity: &Identity, chains: &[Chain]) -> R
     }
     for journal in 0..identity.journals.len() {
         let segments = journal_path(path, journal);
-        if segments.is_dir() && (journal > 0 || !is_empty(&segments)) {
-            // An empty one besides the first was made for an executor that never wrote.
-            continue;
+        if !segments.is_dir() || is_empty(&segments) {
+            let what = format!("journal-{journal} is gone or empty, but held records before: restore it from a copy");
+            return Err(DirectoryError::Foreign { path: path.to_owned(), what });
         }
-        let what = format!("journal-{journal} is gone or empty, but held records before: restore it from a copy");
-        return Err(DirectoryError::Foreign { path: path.to_owned(), what });
     }
     Ok(())
 }
@@ -204,13 +192,8 @@ fn initialise(path: &Path, executors: usize, logspaces: u16) -> Result<Identity,
         let chain = first_chain(node, ClusterSettings::new(cluster, logspaces), LogspaceId(logspace));
         register.create(&chain)?;
     }
-    Ok(Identity {
-        node,
-        cluster,
-        incarnation: Incarnation(0),
-        storage_executors: storage_executors(executors),
-        journals: Vec::new(),
-    })
+    let journals = (0..executors).map(|_| random_id()).collect::<io::Result<_>>().map_err(failed)?;
+    Ok(Identity { node, cluster, incarnation: Incarnation(0), journals })
 }
 
 /// The chain of a cluster of this one node, which is primary in its first life.
@@ -260,7 +243,7 @@ mod tests {
     use sealog_control::register::Swap;
 
     fn open(path: &Path, executors: usize) -> Result<DataDirectory, DirectoryError> {
-        DataDirectory::open(path, executors, 1)
+        DataDirectory::open(path, Some(executors), None)
     }
 
     #[test]
@@ -335,13 +318,17 @@ mod tests {
     }
 
     #[test]
-    fn storages_stay_where_their_records_are() {
+    fn executors_and_logspaces_are_fixed_at_the_first_start() {
         let data = tempfile::tempdir().unwrap();
-        open(data.path(), 1).unwrap();
-        assert_eq!(open(data.path(), 2).unwrap().identity.journals.len(), 2);
-        assert_eq!(open(data.path(), 1).unwrap().identity.journals.len(), 2);
-        let message = open(data.path(), 3).unwrap_err().to_string();
-        assert!(message.contains("--executors 1 or 2"), "{message}");
+        let made = DataDirectory::open(data.path(), Some(2), Some(3)).unwrap();
+        assert_eq!((made.identity.journals.len(), made.chains.len()), (2, 3));
+        drop(made);
+        let again = DataDirectory::open(data.path(), None, None).unwrap();
+        assert_eq!((again.identity.journals.len(), again.chains.len()), (2, 3));
+        drop(again);
+        let message = open(data.path(), 1).unwrap_err().to_string();
+        assert!(message.contains("made with 2 executor(s), not 1"), "{message}");
+        assert!(DataDirectory::open(data.path(), None, Some(1)).is_err());
     }
 
     #[test]

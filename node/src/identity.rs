@@ -6,7 +6,6 @@
 //! node 1234567890123456789
 //! cluster 1234567890123456789
 //! incarnation 7
-//! storage-executors 1
 //! journal 0 9876543210987654321
 //! journal 1 8765432109876543210
 //! checksum 1a2b3c4d
@@ -28,10 +27,8 @@ pub struct Identity {
     pub cluster: ClusterId,
     /// Of the node's present life, or its last.
     pub incarnation: Incarnation,
-    /// How many executors the storages were spread over when the directory was made. What a storage
-    /// wrote stays in its executor's journal, so this does not change.
-    pub storage_executors: usize,
-    /// The id of each executor's journal: part of every checksum in it.
+    /// The id of each executor's journal: part of every checksum in it. What a machine wrote is in the
+    /// journal of its executor, so the number of executors does not change.
     pub journals: Vec<u64>,
 }
 
@@ -47,8 +44,8 @@ pub enum IdentityError {
 impl Identity {
     pub fn encode(&self) -> String {
         let mut text = format!(
-            "{TITLE}\nformat {FORMAT_VERSION}\nnode {}\ncluster {}\nincarnation {}\nstorage-executors {}\n",
-            self.node, self.cluster, self.incarnation, self.storage_executors
+            "{TITLE}\nformat {FORMAT_VERSION}\nnode {}\ncluster {}\nincarnation {}\n",
+            self.node, self.cluster, self.incarnation
         );
         for (executor, id) in self.journals.iter().enumerate() {
             text.push_str(&format!("journal {executor} {id}\n"));
@@ -77,14 +74,13 @@ impl Identity {
             node: NodeId(number(lines.next(), "node")?),
             cluster: ClusterId(number(lines.next(), "cluster")?),
             incarnation: Incarnation(number(lines.next(), "incarnation")?),
-            storage_executors: number(lines.next(), "storage-executors")? as usize,
             journals: lines
                 .filter_map(|line| line.strip_prefix("journal "))
                 .map(|line| line.split(' ').nth(1).and_then(|id| id.parse().ok()))
                 .collect::<Option<_>>()
                 .ok_or(IdentityError::Damaged("a journal's id is no number"))?,
         };
-        if identity.journals.is_empty() || identity.storage_executors == 0 {
+        if identity.journals.is_empty() {
             return Err(IdentityError::Damaged("no journal"));
         }
         Ok(identity)
@@ -104,19 +100,13 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        Identity {
-            node: NodeId(u64::MAX),
-            cluster: ClusterId(2),
-            incarnation: Incarnation(3),
-            storage_executors: 1,
-            journals: vec![4, 5],
-        }
+        Identity { node: NodeId(u64::MAX), cluster: ClusterId(2), incarnation: Incarnation(3), journals: vec![4, 5] }
     }
 
     #[test]
     fn golden_bytes() {
         let text = "sealog data directory\nformat 1\nnode 18446744073709551615\ncluster 2\nincarnation 3\n\
-                    storage-executors 1\njournal 0 4\njournal 1 5\nchecksum 21c10030\n";
+                    journal 0 4\njournal 1 5\nchecksum c16d8447\n";
         assert_eq!(identity().encode(), text);
         assert_eq!(Identity::decode(text.as_bytes()), Ok(identity()));
     }

@@ -1,10 +1,20 @@
 //! Composition root: from configuration to running machines.
 //!
 //! [`settings`] is what a user says, [`directory`] what a node keeps, [`register`] where views are
-//! agreed upon on one machine.
+//! agreed upon on one machine; [`Node`] starts it all, in this process. The machines of an executor
+//! and what they say to each other are in `host` and `machines`.
 
 pub mod directory;
 mod durable_file;
+mod host;
 pub mod identity;
+mod machines;
+mod node;
+mod readiness;
 pub mod register;
+mod register_thread;
 pub mod settings;
+mod status;
+
+pub use node::{Node, NodeError, Stopper};
+pub use sealog_runtime::{Listen, RunError, StartError};

@@ -6,7 +6,9 @@
 //! misspelt limit that silently stays at its default is found only when it is needed.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use bytesize::ByteSize;
 use sealog_protocol::limits::{CACHE_BYTES_MAX, LOGSPACES_MAX};
@@ -37,9 +39,10 @@ pub struct Settings {
     pub unix_socket: Option<PathBuf>,
     /// Allows addresses that other machines can reach, although nothing is encrypted yet.
     pub allow_remote: bool,
-    pub executors: usize,
-    /// Counts only when the data directory is created.
-    pub logspaces: u16,
+    /// Fixed when the data directory is made; `None`: as it was made, at first 1.
+    pub executors: Option<usize>,
+    /// The same.
+    pub logspaces: Option<u16>,
     /// Memory of all indexes of the node together, in bytes. Beyond it appends are refused.
     pub index_bytes_max: u64,
     /// Memory for records near the tail, of all engines together, in bytes.
@@ -57,8 +60,8 @@ impl Default for Settings {
             listen: LISTEN_DEFAULT.to_owned(),
             unix_socket: None,
             allow_remote: false,
-            executors: 1,
-            logspaces: 1,
+            executors: None,
+            logspaces: None,
             index_bytes_max: 4 << 30,
             cache_bytes_max: CACHE_BYTES_MAX as u64,
             segment_bytes: 64 << 20,
@@ -160,21 +163,21 @@ const KEYS: &[Key] = &[
     },
     Key {
         name: "executors",
-        about: "Pinned threads. With 2 the sequencer has a core of its own.",
-        default: "1",
+        about: "Pinned threads; with 2 the sequencer has a core of its own. Fixed when the data directory is\n# made; empty: as it was made, at first 1.",
+        default: "\"\"",
         expected: "a number from 1 to 64",
         set: |settings, text| {
-            settings.executors = text.parse().ok().filter(|count| (1..=EXECUTORS_MAX).contains(count))?;
+            settings.executors = fixed_at_first(text, 1..=EXECUTORS_MAX)?;
             Some(())
         },
     },
     Key {
         name: "logspaces",
-        about: "Physical logs that LogBooks are spread over. Fixed when the data directory is made.",
-        default: "1",
+        about: "Physical logs that LogBooks are spread over. Fixed in the same way.",
+        default: "\"\"",
         expected: "a number from 1 to 256",
         set: |settings, text| {
-            settings.logspaces = text.parse().ok().filter(|count| (1..=LOGSPACES_MAX).contains(count))?;
+            settings.logspaces = fixed_at_first(text, 1..=LOGSPACES_MAX)?;
             Some(())
         },
     },
@@ -315,6 +318,14 @@ pub fn default_file() -> String {
         ));
     }
     text
+}
+
+/// A count, or nothing for "as it is".
+fn fixed_at_first<N: FromStr + PartialOrd>(text: &str, range: RangeInclusive<N>) -> Option<Option<N>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    text.parse().ok().filter(|count| range.contains(count)).map(Some)
 }
 
 fn parse_bytes(text: &str) -> Option<u64> {

@@ -1,1 +1,54 @@
-fn main() {}
+//! The `sealog` binary.
+//!
+//! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
+//! `read` (with `tail`, `check-tail`, `logbook list`), `status`, `serve` (with `dev`), `inspect`,
+//! `bench`. Data goes to stdout, talk to stderr.
+
+mod append;
+mod arguments;
+mod bench;
+mod connection;
+mod failure;
+mod inspect;
+mod output;
+mod read;
+mod record;
+mod serve;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Arguments, ConfigVerb, LogbookVerb, Verb};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                eprintln!("sealog: {failure}");
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(verb: &Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Dev(arguments) => serve::dev(arguments),
+        Verb::Serve(arguments) => serve::serve(arguments),
+        Verb::Append(arguments) => append::run(arguments),
+        Verb::Read(arguments) => read::read(arguments),
+        Verb::Tail(arguments) => read::tail(arguments),
+        Verb::CheckTail(arguments) => read::check_tail(arguments),
+        Verb::Status(arguments) => status::run(arguments),
+        Verb::Logbook(LogbookVerb::List(arguments)) => read::list_logbooks(arguments),
+        Verb::Inspect(arguments) => inspect::run(arguments),
+        Verb::Bench(arguments) => bench::run(arguments),
+        Verb::Config(ConfigVerb::Default) => serve::print_default(),
+        Verb::Config(ConfigVerb::Check { config }) => serve::check(config),
+    }
+}

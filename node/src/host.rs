@@ -1,0 +1,362 @@
+//! The machines of one executor as its driver meets them: inputs in, messages between them
+//! delivered until nothing moves, and what leaves the executor as actions.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use bytes::Bytes;
+use sealog_protocol::batch::Batch;
+use sealog_protocol::client::{ClientHello, Request, Welcome, decode_request};
+use sealog_protocol::frame::{Frame, FrameError, FrameKind};
+use sealog_protocol::machine::{
+    Address, ConnectionId, Input, JournalPlace, Output, Outputs, ReadFailure, Recovered, Role,
+};
+use sealog_protocol::message::Message;
+use sealog_protocol::view::Chain;
+use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Time};
+use sealog_runtime::{Action, ExecutorContext, Host, HostError, Owner};
+
+use crate::machines::{Machines, Placement, RoleMachine};
+use crate::readiness::Readiness;
+use crate::register_thread::{RegisterRequest, RegisterWish};
+use crate::status::{NodeFacts, StatusPart, StatusRounds};
+
+/// What comes to a host from other threads.
+pub enum Event {
+    /// What a register holds now; `swapped`: after a compare-and-swap of this machine.
+    Chain { chain: Arc<Chain>, swapped: Option<Address> },
+    /// Another executor collects the node's status.
+    StatusWanted { by: sealog_runtime::ExecutorId, round: u64 },
+    /// What an executor said to that.
+    StatusTold { round: u64, part: StatusPart },
+}
+
+/// What a host is made with, besides its executor's context.
+#[derive(Clone)]
+pub struct HostConfig {
+    pub facts: Arc<NodeFacts>,
+    pub placement: Placement,
+    pub chains: Arc<Vec<Chain>>,
+    pub register: Sender<RegisterRequest>,
+    pub readiness: Arc<Readiness>,
+}
+
+/// The machines of one executor.
+pub struct NodeHost {
+    config: HostConfig,
+    context: ExecutorContext<Event>,
+    node: NodeId,
+    incarnation: Incarnation,
+    machines: Machines,
+    outputs: Outputs,
+    /// What the machines want from the driver, until the next flush takes it.
+    actions: Vec<Action>,
+    /// Messages between machines of this executor, in order.
+    local: VecDeque<(Address, Address, Message)>,
+    status: StatusRounds,
+    /// Why recovery failed, told at the start.
+    unrecoverable: Option<String>,
+    ready: bool,
+}
+
+impl NodeHost {
+    pub fn new(config: HostConfig, context: ExecutorContext<Event>, machines: Machines) -> NodeHost {
+        NodeHost {
+            node: config.facts.node,
+            incarnation: config.facts.incarnation,
+            config,
+            context,
+            machines,
+            outputs: Outputs::default(),
+            actions: Vec::new(),
+            local: VecDeque::new(),
+            status: StatusRounds::default(),
+            unrecoverable: None,
+            ready: false,
+        }
+    }
+
+    fn handle(&mut self, now: Time, at: usize, input: Input<'_>) {
+        let slot = self.machines.slot(at);
+        slot.dirty = true;
+        slot.machine.handle(now, input, &mut self.outputs);
+        self.route(at);
+    }
+
+    fn handle_owner(&mut self, now: Time, owner: Owner, input: Input<'_>) {
+        let at = self.machines.find(owner.0, owner.1).expect("the driver answers machines that are here");
+        self.handle(now, at, input);
+    }
+
+    fn deliver(&mut self, now: Time, from: Address, to: Address, message: Message) {
+        match self.machines.find(to.logspace, to.role).filter(|_| to.node == self.node) {
+            Some(at) => self.handle(now, at, Input::Message { from, message }),
+            None => tracing::debug!(?to, "dropped a message to a machine that is not here"),
+        }
+    }
+
+    /// Takes what a machine said to where it belongs.
+    fn route(&mut self, at: usize) {
+        if self.outputs.is_empty() {
+            return;
+        }
+        let from = self.machines.slots()[at].address;
+        let owner = (from.logspace, from.role);
+        let mut outputs = std::mem::take(&mut self.outputs);
+        for output in outputs.drain() {
+            match output {
+                Output::Send { to, message } => self.send(from, to, message),
+                Output::Reply { connection, request, reply } => {
+                    self.actions.push(Action::Reply { connection, request, reply });
+                }
+                Output::Append(entry) => self.actions.push(Action::Append { owner, entry }),
+                Output::Read { ticket, at, bytes } => {
+                    self.actions.push(Action::Read { owner, ticket, at, bytes });
+                }
+                Output::ReadTags { ticket, shard, segment, from } => {
+                    self.actions.push(Action::ReadTags { owner, ticket, shard, segment, from });
+                }
+                Output::CompareAndSwap { chain } => self.ask_register(from, RegisterWish::Swap(chain)),
+                Output::ReadRegister => self.ask_register(from, RegisterWish::Read),
+            }
+        }
+        self.outputs = outputs;
+    }
+
+    fn send(&mut self, from: Address, to: Address, message: Message) {
+        if to.node != self.node {
+            // A node of another machine: there are no connections between nodes yet, and a lost
+            // message is what machines expect of those.
+            tracing::debug!(?to, "dropped a message to another node");
+            return;
+        }
+        let executor = self.config.placement.executor(to.logspace, to.role);
+        if executor == self.context.executor {
+            self.local.push_back((from, to, message));
+        } else {
+            self.actions.push(Action::Send { executor, from, to, message });
+        }
+    }
+
+    fn ask_register(&mut self, from: Address, wish: RegisterWish) {
+        let request = RegisterRequest { from, wish, poster: self.context.poster.clone() };
+        // The register's thread ends only when this node does.
+        if self.config.register.send(request).is_err() {
+            tracing::error!("the register's thread is gone");
+        }
+    }
+
+    fn chain(&mut self, now: Time, chain: &Chain, swapped: Option<Address>) {
+        for at in 0..self.machines.slots().len() {
+            let address = self.machines.slots()[at].address;
+            if address.logspace != chain.logspace {
+                continue;
+            }
+            if swapped == Some(address) {
+                self.handle(now, at, Input::Swapped);
+            }
+            self.handle(now, at, Input::Chain(chain));
+        }
+    }
+
+    fn flush_machines(&mut self, now: Time) {
+        loop {
+            for at in 0..self.machines.slots().len() {
+                let slot = self.machines.slot(at);
+                if std::mem::take(&mut slot.dirty) {
+                    slot.machine.flush(now, &mut self.outputs);
+                    self.route(at);
+                }
+            }
+            if self.local.is_empty() {
+                return;
+            }
+            while let Some((from, to, message)) = self.local.pop_front() {
+                self.deliver(now, from, to, message);
+            }
+        }
+    }
+
+    /// The logspace that a client's frame concerns; `None` for one that any executor answers.
+    fn logspace(&self, frame: &Frame<'_>) -> Result<Option<LogspaceId>, FrameError> {
+        let logspaces = self.config.placement.logspaces;
+        let of_logbook = |logbook: u64| Some(LogBookId(logbook).logspace(logspaces));
+        if frame.header.kind == FrameKind::Batch {
+            // With one logspace there is nothing to look up.
+            if logspaces == 1 {
+                return Ok(Some(LogspaceId(0)));
+            }
+            return Ok(of_logbook(Batch::parse_metadata(*frame)?.metadata.logbook().0));
+        }
+        Ok(match decode_request(frame)? {
+            Request::OpenSession { logspace } => Some(LogspaceId(logspace)),
+            Request::NameLogBook { name } => of_logbook(LogBookId::from_name(&name).0),
+            Request::Read(read) => of_logbook(read.logbook),
+            Request::CheckTail(check) => of_logbook(check.logbook),
+            Request::Status => None,
+        })
+    }
+
+    fn status_wanted(&mut self, connection: ConnectionId, request: u64) {
+        let part = StatusPart::of(&self.machines);
+        let round = self.status.begin(connection, request, self.context.executors);
+        for executor in (0..self.context.executors).map(sealog_runtime::ExecutorId) {
+            if executor != self.context.executor {
+                self.context.poster.post(executor, Event::StatusWanted { by: self.context.executor, round });
+            }
+        }
+        self.status_told(round, part);
+    }
+
+    fn status_told(&mut self, round: u64, part: StatusPart) {
+        let whole = self.status.told(round, part, &self.config.facts, &self.context.counters);
+        self.actions.extend(whole);
+    }
+
+    fn announce_readiness(&mut self) {
+        if !self.ready && self.machines.engines().all(|engine| engine.is_ready()) {
+            self.ready = true;
+            self.config.readiness.executor_is_ready();
+        }
+    }
+}
+
+impl Host for NodeHost {
+    type Event = Event;
+
+    fn recovered(&mut self, owner: Owner, entry: Recovered<'_>) {
+        let Some(at) = self.machines.find(owner.0, owner.1) else {
+            let unknown =
+                || format!("the journal holds entries of {:?} of logspace {}, which is not here", owner.1, owner.0);
+            self.unrecoverable.get_or_insert_with(unknown);
+            return;
+        };
+        let malformed = match &mut self.machines.slot(at).machine {
+            RoleMachine::Storage(storage) => storage.recover(entry).err().map(|error| error.to_string()),
+            RoleMachine::Sequencer(sequencer) => sequencer.recover(entry).err().map(|error| error.to_string()),
+            RoleMachine::Engine(_) | RoleMachine::Controller(_) => None,
+        };
+        if let Some(error) = malformed {
+            let message =
+                || format!("an entry of the journal can't be understood: {error}; was it written by another release?");
+            self.unrecoverable.get_or_insert_with(message);
+        }
+    }
+
+    fn start(&mut self, now: Time) -> Result<(), HostError> {
+        if let Some(message) = self.unrecoverable.take() {
+            return Err(HostError(message));
+        }
+        let (node, incarnation) = (self.node, self.incarnation);
+        let chains = self.config.chains.clone();
+        for at in 0..self.machines.slots().len() {
+            let logspace = self.machines.slots()[at].address.logspace;
+            self.handle(now, at, Input::Chain(&chains[usize::from(logspace.0)]));
+            self.handle(now, at, Input::Connected { node, incarnation });
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, now: Time, from: Address, to: Address, message: Message) {
+        self.deliver(now, from, to, message);
+    }
+
+    fn event(&mut self, now: Time, event: Event) {
+        match event {
+            Event::Chain { chain, swapped } => self.chain(now, &chain, swapped),
+            Event::StatusWanted { by, round } => {
+                let part = StatusPart::of(&self.machines);
+                self.context.poster.post(by, Event::StatusTold { round, part });
+            }
+            Event::StatusTold { round, part } => self.status_told(round, part),
+        }
+    }
+
+    fn client_hello(&mut self, _now: Time, connection: ConnectionId, hello: ClientHello) -> Welcome {
+        tracing::debug!(connection = connection.0, name = hello.name, "client connected");
+        let settings = &self.config.chains[0].settings;
+        Welcome::new(settings.cluster, self.node, settings.logspaces, settings.session_window)
+    }
+
+    fn client_closed(&mut self, _now: Time, connection: ConnectionId) {
+        self.status.forget(connection);
+        for at in 0..self.machines.slots().len() {
+            if let RoleMachine::Engine(engine) = &mut self.machines.slot(at).machine {
+                engine.connection_closed(connection);
+            }
+        }
+    }
+
+    fn client_frame(&mut self, now: Time, connection: ConnectionId, frame: &[u8]) -> Result<(), FrameError> {
+        let parsed = Frame::parse_unverified(frame)?.ok_or(FrameError::Truncated)?;
+        if !matches!(parsed.header.kind, FrameKind::Batch | FrameKind::Request) {
+            return Err(FrameError::Kind(parsed.header.kind as u8));
+        }
+        let Some(logspace) = self.logspace(&parsed)? else {
+            self.status_wanted(connection, parsed.header.place);
+            return Ok(());
+        };
+        if logspace.0 >= self.config.placement.logspaces {
+            return Err(FrameError::Metadata);
+        }
+        let executor = self.config.placement.executor(logspace, Role::Engine);
+        if executor != self.context.executor {
+            let frame = Bytes::copy_from_slice(frame);
+            self.actions.push(Action::Forward { executor, connection, frame });
+            return Ok(());
+        }
+        let outputs = &mut self.outputs;
+        let (at, engine) = self.machines.engine(logspace).expect("placed here");
+        let taken = match parsed.header.kind {
+            FrameKind::Batch => engine.append(now, connection, frame, outputs),
+            _ => {
+                engine.request(now, connection, parsed.header.place, decode_request(&parsed)?, outputs);
+                Ok(())
+            }
+        };
+        self.machines.slot(at).dirty = true;
+        self.route(at);
+        taken
+    }
+
+    fn accepts(&self) -> bool {
+        self.machines.engines().all(|engine| engine.accepts())
+    }
+
+    fn durable(&mut self, now: Time, owner: Owner, place: JournalPlace) {
+        self.handle_owner(now, owner, Input::Durable(place));
+    }
+
+    fn read_done(&mut self, now: Time, owner: Owner, ticket: u64, result: Result<Bytes, ReadFailure>) {
+        self.handle_owner(now, owner, Input::Read { ticket, result });
+    }
+
+    fn tags_read(&mut self, now: Time, owner: Owner, ticket: u64, first: u64, result: Result<Bytes, ReadFailure>) {
+        self.handle_owner(now, owner, Input::TagsRead { ticket, first, result });
+    }
+
+    fn space(&mut self, now: Time, full: bool) {
+        for at in 0..self.machines.slots().len() {
+            self.handle(now, at, Input::Space { full });
+        }
+    }
+
+    fn tick(&mut self, now: Time) {
+        for at in 0..self.machines.slots().len() {
+            if self.machines.slots()[at].machine.deadline().is_some_and(|deadline| deadline <= now) {
+                self.handle(now, at, Input::Tick);
+            }
+        }
+    }
+
+    fn flush(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.flush_machines(now);
+        self.announce_readiness();
+        actions.append(&mut self.actions);
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.machines.slots().iter().filter_map(|slot| slot.machine.deadline()).min()
+    }
+}

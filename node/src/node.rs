@@ -1,0 +1,214 @@
+//! A running node: its data directory, its executors, and the thread of its register.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use sealog_control::{Controller, ControllerConfig};
+use sealog_engine::{Engine, EngineConfig};
+use sealog_protocol::machine::{Address, Role};
+use sealog_runtime::{
+    ExecutorConfig, ExecutorContext, ExecutorId, Handle, JournalConfig, Listen, NodeConfig, Poster, RunError,
+    StartError,
+};
+use sealog_sequencer::{Sequencer, SequencerConfig};
+use sealog_storage::{Storage, StorageConfig};
+use thiserror::Error;
+
+use crate::directory::{DataDirectory, DirectoryError, random_id};
+use crate::host::{Event, HostConfig, NodeHost};
+use crate::machines::{Machines, Placement, RoleMachine};
+use crate::readiness::Readiness;
+use crate::register_thread;
+use crate::settings::{Settings, SettingsError};
+use crate::status::NodeFacts;
+
+/// The longest path that a Unix socket may have on Linux.
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+/// Why a node did not start. Nothing was served.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("cannot {doing}: {error}")]
+    Io { doing: &'static str, error: io::Error },
+    #[error("the Unix socket's path is longer than {UNIX_PATH_BYTES_MAX} bytes: {}; give a shorter --unix-socket", path.display())]
+    UnixSocket { path: PathBuf },
+}
+
+/// A node of this process. Dropping it stops it, without waiting for it.
+pub struct Node {
+    handle: Handle<Event>,
+    readiness: Arc<Readiness>,
+    executors: usize,
+    /// Held until the executors have ended: nobody else may use the directory before.
+    directory: DataDirectory,
+}
+
+/// Stops a node from another thread.
+#[derive(Clone)]
+pub struct Stopper {
+    poster: Poster<Event>,
+    readiness: Arc<Readiness>,
+}
+
+impl Stopper {
+    /// Asks the node to stop; returns at once.
+    pub fn stop(&self) {
+        self.readiness.give_up();
+        self.poster.stop();
+    }
+}
+
+impl Node {
+    /// Starts a node. It answers clients when this returns; [`Node::wait_ready`] says when it has
+    /// everything that was acknowledged in earlier lives.
+    ///
+    /// # Errors
+    /// Nothing was served.
+    pub fn start(settings: &Settings) -> Result<Node, NodeError> {
+        let address = settings.listen_address()?;
+        let directory = DataDirectory::open(&settings.data, settings.executors, settings.logspaces)?;
+        let executors = directory.identity.journals.len();
+        let mut listen = vec![Listen::Tcp(address)];
+        listen.extend(unix_socket(settings, &directory)?.map(Listen::Unix));
+        let hash_seed = random_id().map_err(|error| NodeError::Io { doing: "draw a random number", error })?;
+        let readiness = Arc::new(Readiness::default());
+        let (register, requests) = mpsc::channel();
+        let host = HostConfig {
+            facts: Arc::new(NodeFacts {
+                node: directory.identity.node,
+                cluster: directory.identity.cluster,
+                incarnation: directory.identity.incarnation,
+                index_bytes_max: settings.index_bytes_max,
+                started: Instant::now(),
+            }),
+            placement: Placement { executors: executors as u8, logspaces: directory.chains.len() as u16 },
+            chains: Arc::new(directory.chains.clone()),
+            register,
+            readiness: readiness.clone(),
+        };
+        let (file_register, count) = (directory.register.clone(), executors as u8);
+        std::thread::Builder::new()
+            .name("sealog-register".to_owned())
+            .spawn(move || register_thread::serve(file_register, &requests, count))
+            .map_err(|error| NodeError::Io { doing: "start the register's thread", error })?;
+        let config = NodeConfig::new(directory.path.clone(), executor_configs(settings, &directory, listen));
+        let limits = Limits::new(settings, directory.chains.len() as u64, hash_seed);
+        let handle = sealog_runtime::start(config, move |context: ExecutorContext<Event>| {
+            let machines = machines(&host, context.executor, limits);
+            Ok(NodeHost::new(host.clone(), context, machines))
+        })?;
+        Ok(Node { handle, readiness, executors, directory })
+    }
+
+    /// Waits until every append that was ever acknowledged is readable; `false` when the node
+    /// stopped before that.
+    pub fn wait_ready(&self) -> bool {
+        self.readiness.wait(self.executors)
+    }
+
+    /// Where clients can connect.
+    pub fn addresses(&self) -> &[Listen] {
+        self.handle.addresses()
+    }
+
+    pub fn directory(&self) -> &DataDirectory {
+        &self.directory
+    }
+
+    pub fn stopper(&self) -> Stopper {
+        Stopper { poster: self.handle.poster(), readiness: self.readiness.clone() }
+    }
+
+    /// Waits until the node has stopped.
+    ///
+    /// # Errors
+    /// When it stopped without being asked to.
+    pub fn wait(self) -> Result<(), RunError> {
+        let ended = self.handle.wait();
+        self.readiness.give_up();
+        ended
+    }
+}
+
+/// The socket beside TCP. The default one is left out where its path would be too long; one that
+/// was asked for is not.
+fn unix_socket(settings: &Settings, directory: &DataDirectory) -> Result<Option<PathBuf>, NodeError> {
+    let fits = |path: &PathBuf| path.as_os_str().len() <= UNIX_PATH_BYTES_MAX;
+    match &settings.unix_socket {
+        Some(path) if fits(path) => Ok(Some(path.clone())),
+        Some(path) => Err(NodeError::UnixSocket { path: path.clone() }),
+        None => {
+            let path = directory.unix_socket();
+            if !fits(&path) {
+                tracing::warn!("no Unix socket: the data directory's path is too long for one");
+            }
+            Ok(Some(path).filter(fits))
+        }
+    }
+}
+
+/// Clients connect to the first executor, which forwards what others serve.
+fn executor_configs(settings: &Settings, directory: &DataDirectory, listen: Vec<Listen>) -> Vec<ExecutorConfig> {
+    let mut listen = Some(listen);
+    let config = |journal_id: &u64| ExecutorConfig {
+        listen: listen.take().unwrap_or_default(),
+        journal: JournalConfig {
+            segment_bytes: settings.segment_bytes,
+            block_bytes_max: 1 << 20,
+            writes_in_flight_max: 3,
+            idle_mark: Duration::from_millis(200),
+            journal_id: *journal_id,
+        },
+    };
+    directory.identity.journals.iter().map(config).collect()
+}
+
+/// Each engine's part of the node's limits.
+#[derive(Clone, Copy)]
+struct Limits {
+    index_bytes_max: usize,
+    cache_bytes_max: usize,
+    hash_seed: u64,
+}
+
+impl Limits {
+    fn new(settings: &Settings, engines: u64, hash_seed: u64) -> Limits {
+        Limits {
+            index_bytes_max: (settings.index_bytes_max / engines) as usize,
+            cache_bytes_max: (settings.cache_bytes_max / engines) as usize,
+            hash_seed,
+        }
+    }
+}
+
+fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines {
+    let (node, incarnation) = (host.facts.node, host.facts.incarnation);
+    let mut machines = Machines::default();
+    for (logspace, role) in host.placement.machines(executor) {
+        let machine = match role {
+            Role::Engine => {
+                let mut config = EngineConfig::new(node, incarnation, logspace, limits.hash_seed);
+                config.index_bytes_max = limits.index_bytes_max;
+                config.cache_bytes_max = limits.cache_bytes_max;
+                RoleMachine::Engine(Box::new(Engine::new(config)))
+            }
+            Role::Storage => RoleMachine::Storage(Box::new(Storage::new(StorageConfig { node, logspace }))),
+            Role::Sequencer => {
+                let config = SequencerConfig::new(node, incarnation, logspace, node);
+                RoleMachine::Sequencer(Box::new(Sequencer::new(config)))
+            }
+            Role::Controller => RoleMachine::Controller(Box::new(Controller::new(ControllerConfig { logspace }))),
+        };
+        machines.insert(Address { node, logspace, role }, machine);
+    }
+    machines
+}

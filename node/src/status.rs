@@ -1,0 +1,222 @@
+//! What a node tells of itself: one JSON object, gathered from all its executors.
+
+use std::time::Instant;
+
+use sealog_engine::EngineStatus;
+use sealog_protocol::client::Reply;
+use sealog_protocol::machine::{ConnectionId, Role};
+use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId};
+use sealog_runtime::{Action, Counters};
+use sealog_sequencer::SequencerStatus;
+use sealog_storage::StorageStatus;
+use serde_json::{Value, json};
+
+use crate::machines::{Machines, RoleMachine};
+
+/// What does not change while a node runs.
+#[derive(Debug)]
+pub struct NodeFacts {
+    pub node: NodeId,
+    pub cluster: ClusterId,
+    pub incarnation: Incarnation,
+    pub index_bytes_max: u64,
+    pub started: Instant,
+}
+
+/// What one executor's machines say.
+#[derive(Debug, Default)]
+pub struct StatusPart {
+    engines: Vec<(LogspaceId, EngineStatus)>,
+    storages: Vec<(LogspaceId, StorageStatus)>,
+    sequencers: Vec<(LogspaceId, SequencerStatus)>,
+    /// Logspaces whose view is being changed.
+    changing: Vec<LogspaceId>,
+}
+
+impl StatusPart {
+    pub fn of(machines: &Machines) -> StatusPart {
+        let mut part = StatusPart::default();
+        for slot in machines.slots() {
+            let logspace = slot.address.logspace;
+            match &slot.machine {
+                RoleMachine::Engine(engine) => part.engines.push((logspace, engine.status())),
+                RoleMachine::Storage(storage) => part.storages.push((logspace, storage.status())),
+                RoleMachine::Sequencer(sequencer) => part.sequencers.push((logspace, sequencer.status())),
+                RoleMachine::Controller(controller) if controller.is_changing() => part.changing.push(logspace),
+                RoleMachine::Controller(_) => {}
+            }
+        }
+        part
+    }
+
+    fn absorb(&mut self, other: StatusPart) {
+        self.engines.extend(other.engines);
+        self.storages.extend(other.storages);
+        self.sequencers.extend(other.sequencers);
+        self.changing.extend(other.changing);
+    }
+}
+
+/// Questions for the status that wait for other executors.
+#[derive(Debug, Default)]
+pub struct StatusRounds {
+    next: u64,
+    rounds: Vec<Round>,
+}
+
+#[derive(Debug)]
+struct Round {
+    id: u64,
+    connection: ConnectionId,
+    request: u64,
+    missing: u8,
+    told: StatusPart,
+}
+
+impl StatusRounds {
+    /// A client asks; so many executors will tell.
+    pub fn begin(&mut self, connection: ConnectionId, request: u64, executors: u8) -> u64 {
+        self.next += 1;
+        self.rounds.push(Round { id: self.next, connection, request, missing: executors, told: StatusPart::default() });
+        self.next
+    }
+
+    /// An executor told its part; the answer, when it was the last.
+    pub fn told(&mut self, id: u64, part: StatusPart, facts: &NodeFacts, counters: &[Counters]) -> Option<Action> {
+        let at = self.rounds.iter().position(|round| round.id == id)?;
+        let round = &mut self.rounds[at];
+        round.told.absorb(part);
+        round.missing -= 1;
+        if round.missing > 0 {
+            return None;
+        }
+        let Round { connection, request, told, .. } = self.rounds.swap_remove(at);
+        let json = node_status(facts, &told, counters).to_string();
+        Some(Action::Reply { connection, request, reply: Reply::Status { json } })
+    }
+
+    pub fn forget(&mut self, connection: ConnectionId) {
+        self.rounds.retain(|round| round.connection != connection);
+    }
+}
+
+/// Ids are strings: they outgrow the numbers of many JSON readers.
+fn node_status(facts: &NodeFacts, part: &StatusPart, counters: &[Counters]) -> Value {
+    let ready = part.engines.iter().all(|(_, engine)| engine.ready);
+    let degraded = degraded_reasons(facts, part);
+    let state = match (ready, degraded.is_empty()) {
+        (false, _) => "starting",
+        (true, false) => "degraded",
+        (true, true) => "ready",
+    };
+    let index_bytes: usize = part.engines.iter().map(|(_, engine)| engine.index_bytes).sum();
+    let records: u64 = part.engines.iter().map(|(_, engine)| engine.records).sum();
+    let executors: Vec<Value> = counters.iter().map(executor_status).collect();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "state": state,
+        "degraded": degraded,
+        "node": facts.node.to_string(),
+        "cluster": facts.cluster.to_string(),
+        "incarnation": facts.incarnation.0,
+        "process": std::process::id(),
+        "uptime_s": facts.started.elapsed().as_secs(),
+        "durability": "disk",
+        "index": { "records": records, "bytes": index_bytes, "bytes_max": facts.index_bytes_max },
+        "logspaces": logspaces_status(part),
+        "executors": executors,
+    })
+}
+
+/// Each with what it means for a user.
+fn degraded_reasons(facts: &NodeFacts, part: &StatusPart) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for (logspace, storage) in &part.storages {
+        if storage.corrupt_reads > 0 {
+            let reads = storage.corrupt_reads;
+            reasons.push(format!("{reads} reads of logspace {logspace} found damaged bytes on the disk"));
+        }
+        if storage.full {
+            reasons.push("the disk is full: appends are refused until space is freed, reads go on".to_owned());
+        }
+    }
+    for (logspace, engine) in &part.engines {
+        if engine.lost_ranges > 0 {
+            let ranges = engine.lost_ranges;
+            reasons.push(format!("{ranges} ranges of logspace {logspace} are damaged, with what described them"));
+        }
+    }
+    let index_bytes: usize = part.engines.iter().map(|(_, engine)| engine.index_bytes).sum();
+    if index_bytes as u64 >= facts.index_bytes_max {
+        reasons.push("the index is at its memory limit: appends are refused; raise index_memory".to_owned());
+    }
+    for logspace in &part.changing {
+        reasons.push(format!("logspace {logspace} changes its view: appends wait"));
+    }
+    reasons
+}
+
+fn logspaces_status(part: &StatusPart) -> Vec<Value> {
+    let mut logspaces: Vec<LogspaceId> = part.engines.iter().map(|(logspace, _)| *logspace).collect();
+    logspaces.sort_unstable();
+    let status = |logspace: LogspaceId| {
+        let mut value = json!({ "logspace": logspace.0 });
+        let roles = [Role::Engine, Role::Storage, Role::Sequencer];
+        for (role, name) in roles.into_iter().zip(["engine", "storage", "sequencer"]) {
+            if let Some(status) = role_status(part, logspace, role) {
+                value[name] = status;
+            }
+        }
+        value
+    };
+    logspaces.into_iter().map(status).collect()
+}
+
+fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Value> {
+    fn find<T>(all: &[(LogspaceId, T)], logspace: LogspaceId) -> Option<&T> {
+        all.iter().find(|(of, _)| *of == logspace).map(|(_, status)| status)
+    }
+    match role {
+        Role::Engine => find(&part.engines, logspace).map(|engine| {
+            json!({
+                "ready": engine.ready,
+                "applied": { "view": engine.applied.view.0, "index": engine.applied.index },
+                "records": engine.records,
+                "void_records": engine.voids,
+                "sessions": engine.sessions,
+                "tags": engine.tags,
+                "index_bytes": engine.index_bytes,
+                "cache_bytes": engine.cache_bytes,
+                "pending_records": engine.pending_records,
+                "waiting_reads": engine.waiting_reads,
+                "appends": engine.appends,
+                "reads": engine.reads,
+                "fetches": engine.fetches,
+                "lost_ranges": engine.lost_ranges,
+            })
+        }),
+        Role::Storage => find(&part.storages, logspace).map(|storage| {
+            json!({
+                "shards": storage.shards,
+                "records_durable": storage.records_durable,
+                "corrupt_reads": storage.corrupt_reads,
+                "disk_full": storage.full,
+            })
+        }),
+        Role::Sequencer => find(&part.sequencers, logspace).map(|sequencer| {
+            json!({
+                "view": sequencer.view.0,
+                "primary": sequencer.is_primary,
+                "commit": sequencer.commit,
+                "durable": sequencer.durable,
+                "cuts_in_flight": sequencer.cuts_in_flight,
+                "sealed": sequencer.sealed.0,
+            })
+        }),
+        Role::Controller => None,
+    }
+}
+
+fn executor_status(counters: &Counters) -> Value {
+    Value::Object(counters.all().map(|(name, value)| (name.to_owned(), value.into())).collect())
+}

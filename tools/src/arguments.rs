@@ -1,0 +1,365 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sealog::{LogBookId, SeqNum, Tag};
+use sealog_node::settings::LISTEN_DEFAULT;
+
+/// A shared, durable, ordered log.
+///
+/// Exit codes: 0 done, 1 other, 2 usage, 3 unreachable or a deadline passed while reading, 4 outcome
+/// of an append unknown, 5 condition failed, 6 trimmed, 7 disk full, 8 corrupt.
+#[derive(Debug, Parser)]
+#[command(name = "sealog", version, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run a log service on this machine, without any configuration.
+    Dev(NodeArguments),
+    /// Run a node as its configuration says.
+    Serve(ServeArguments),
+    /// Append one record, or one for each line of stdin.
+    Append(AppendArguments),
+    /// Read records.
+    Read(ReadArguments),
+    /// Print records as they are appended.
+    Tail(TailArguments),
+    /// Print the SeqNum of the last record.
+    CheckTail(CheckTailArguments),
+    /// Print a node's state.
+    Status(StatusArguments),
+    /// What is known of LogBooks.
+    #[command(subcommand)]
+    Logbook(LogbookVerb),
+    /// Look into a data directory's journals, without a node and without changing anything.
+    Inspect(InspectArguments),
+    /// Measure: append under load, with latency percentiles.
+    Bench(BenchArguments),
+    /// The configuration of a node.
+    #[command(subcommand)]
+    Config(ConfigVerb),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LogbookVerb {
+    /// List the LogBooks that were appended to by name.
+    List(StatusArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Print a commented configuration with every key at its default.
+    Default,
+    /// Check a configuration file and the environment, and start nothing.
+    Check {
+        /// The file to check.
+        config: PathBuf,
+    },
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// One object a line.
+    Json,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct OutputArguments {
+    /// How to print what comes out.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+/// What every client verb takes.
+#[derive(Clone, Debug, Args)]
+pub struct ClientArguments {
+    /// The node to talk to: HOST:PORT or unix:PATH.
+    #[arg(long, value_name = "ADDR", env = "SEALOG_CONNECT", default_value = LISTEN_DEFAULT)]
+    pub connect: String,
+    /// How long an answer may take, for example 500ms or 1m.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub deadline: Duration,
+    #[command(flatten)]
+    pub format: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct LogBookArguments {
+    /// The LogBook, by name.
+    #[arg(value_name = "LOGBOOK", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub logbook: String,
+    /// LOGBOOK is a LogBook's id, a number, not a name.
+    #[arg(long)]
+    pub id: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TagArguments {
+    /// Only records with this tag.
+    #[arg(long, value_name = "TAG", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub tag: Option<String>,
+    /// As --tag, by the tag's id, a number.
+    #[arg(long, value_name = "NUMBER", conflicts_with = "tag", value_parser = tag_id)]
+    pub tag_id: Option<Tag>,
+}
+
+impl TagArguments {
+    pub fn tag(&self) -> Tag {
+        self.tag.as_deref().map(Tag::from_name).or(self.tag_id).unwrap_or(Tag::ALL)
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct AppendArguments {
+    #[command(flatten)]
+    pub logbook: LogBookArguments,
+    /// The record. Without it, each line of stdin is one.
+    #[arg(value_name = "DATA")]
+    pub data: Option<OsString>,
+    /// A tag of the record; may be given up to 64 times.
+    #[arg(long = "tag", value_name = "TAG", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub tags: Vec<String>,
+    /// As --tag, by the tag's id, a number.
+    #[arg(long = "tag-id", value_name = "NUMBER", value_parser = tag_id)]
+    pub tag_ids: Vec<Tag>,
+    /// Append only if the tail of the one --tag, else of the LogBook, is still at most this; `none`:
+    /// if there is no record yet.
+    #[arg(long, value_name = "SEQNUM|none", value_parser = expected_tail, requires = "data")]
+    pub if_tail: Option<ExpectedTail>,
+    #[command(flatten)]
+    pub client: ClientArguments,
+}
+
+/// What `--if-tail` expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpectedTail(pub Option<SeqNum>);
+
+#[derive(Debug, Args)]
+pub struct ReadArguments {
+    #[command(flatten)]
+    pub logbook: LogBookArguments,
+    #[command(flatten)]
+    pub tag: TagArguments,
+    /// The first SeqNum to read; with --reverse the last.
+    #[arg(long, value_name = "SEQNUM", value_parser = seqnum)]
+    pub from: Option<SeqNum>,
+    /// Read at most so many records.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// Newest first.
+    #[arg(long)]
+    pub reverse: bool,
+    #[command(flatten)]
+    pub client: ClientArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct TailArguments {
+    #[command(flatten)]
+    pub logbook: LogBookArguments,
+    #[command(flatten)]
+    pub tag: TagArguments,
+    /// Begin at this SeqNum, not after the present tail.
+    #[arg(long, value_name = "SEQNUM", value_parser = seqnum)]
+    pub from: Option<SeqNum>,
+    /// End after so many records.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    #[command(flatten)]
+    pub client: ClientArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckTailArguments {
+    #[command(flatten)]
+    pub logbook: LogBookArguments,
+    #[command(flatten)]
+    pub tag: TagArguments,
+    /// Reflect every append acknowledged to anyone before.
+    #[arg(long)]
+    pub linearizable: bool,
+    #[command(flatten)]
+    pub client: ClientArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    #[command(flatten)]
+    pub client: ClientArguments,
+}
+
+/// What a node can be told on the command line; everything else is in the configuration.
+#[derive(Debug, Args)]
+pub struct NodeArguments {
+    /// Directory of the node's data, made if it is not there [default: ./sealog-data].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+    /// Address for clients; port 0 takes a free one [default: 127.0.0.1:7440].
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Unix socket for clients [default: sealog.sock in the data directory].
+    #[arg(long, value_name = "PATH")]
+    pub unix_socket: Option<String>,
+    /// Allow an address that other machines can reach: nothing is encrypted or authenticated.
+    #[arg(long)]
+    pub allow_remote: bool,
+    /// Pinned threads; with 2 the sequencer has a core of its own [default: 1].
+    #[arg(long, value_name = "N")]
+    pub executors: Option<String>,
+    /// Physical logs, when the data directory is made [default: 1].
+    #[arg(long, value_name = "N")]
+    pub logspaces: Option<String>,
+    /// Memory of the indexes; beyond it appends are refused [default: 4GiB].
+    #[arg(long, value_name = "SIZE")]
+    pub index_memory: Option<String>,
+    /// Memory for the newest records [default: 64MiB].
+    #[arg(long, value_name = "SIZE")]
+    pub cache_memory: Option<String>,
+    /// Size of a file of the journal [default: 64MiB].
+    #[arg(long, value_name = "SIZE")]
+    pub segment_size: Option<String>,
+    /// What is logged to stderr: error, warn, info, debug or trace [default: warn].
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArguments {
+    /// The configuration, TOML: `sealog config default` prints one.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub node: NodeArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArguments {
+    /// The data directory.
+    #[arg(value_name = "DIR", default_value = "./sealog-data")]
+    pub directory: PathBuf,
+    /// The same, as `dev` and `serve` are told it.
+    #[arg(long, value_name = "DIR", conflicts_with = "directory")]
+    pub data: Option<PathBuf>,
+    /// Print every block, not only segments.
+    #[arg(long)]
+    pub blocks: bool,
+    #[command(flatten)]
+    pub format: OutputArguments,
+}
+
+/// How load is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// A new append begins when an earlier one is answered.
+    Closed,
+    /// Appends begin at a given rate.
+    Open,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BenchArguments {
+    /// How load is offered.
+    #[arg(long, value_enum, default_value = "closed")]
+    pub mode: Mode,
+    /// Connections, each with a session of its own.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub connections: u32,
+    /// Appends under way at once on each connection.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    pub inflight: u32,
+    /// Bytes of each record: 1024 or 1KiB.
+    #[arg(long, value_name = "SIZE", default_value = "1KiB", value_parser = record_size)]
+    pub size: usize,
+    /// How long to measure.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub duration: Duration,
+    /// Load before measuring.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration_or_zero)]
+    pub warmup: Duration,
+    /// Threads of the load generator.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+    /// LogBooks that records are spread over.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub logbooks: u32,
+    /// Different tags; each record carries one. 0: none.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000_000))]
+    pub tags: u32,
+    /// What LogBooks are called: NAME-0, NAME-1, … [default: a name that is new for each run].
+    #[arg(long, value_name = "NAME")]
+    pub logbook: Option<String>,
+    /// Seed of all choices.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Read everything back and check that nothing is lost, repeated or out of order.
+    #[arg(long)]
+    pub verify: bool,
+    #[command(flatten)]
+    pub client: ClientArguments,
+}
+
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 500ms, 10s or 1m"))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = duration_or_zero(text)?;
+    if duration.is_zero() { Err("it must be more than zero".to_owned()) } else { Ok(duration) }
+}
+
+fn tag_id(text: &str) -> Result<Tag, String> {
+    match number(text)? {
+        0 => Err("tag 0 means \"every record\" and cannot be given".to_owned()),
+        id => Ok(Tag(id)),
+    }
+}
+
+fn seqnum(text: &str) -> Result<SeqNum, String> {
+    number(text).map(SeqNum)
+}
+
+fn expected_tail(text: &str) -> Result<ExpectedTail, String> {
+    match text {
+        "none" => Ok(ExpectedTail(None)),
+        _ => seqnum(text).map(|seqnum| ExpectedTail(Some(seqnum))).map_err(|error| format!("{error}, nor 'none'")),
+    }
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "it is not a whole number from 0 to 18446744073709551615".to_owned())
+}
+
+fn record_size(text: &str) -> Result<usize, String> {
+    let limit = sealog_protocol::limits::RECORD_BYTES_MAX;
+    let size: bytesize::ByteSize = text.parse()?;
+    usize::try_from(size.as_u64())
+        .ok()
+        .filter(|bytes| *bytes <= limit)
+        .ok_or_else(|| format!("a record may have up to {limit} bytes (1MiB)"))
+}
+
+/// The id that `--id` makes of LOGBOOK.
+pub fn logbook_id(text: &str) -> Result<LogBookId, String> {
+    number(text).map(LogBookId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

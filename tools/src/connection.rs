@@ -1,0 +1,47 @@
+//! From arguments to a connected client and a LogBook of it.
+
+use sealog::blocking::{Client, LogBook};
+use sealog::{LogBookId, Tag};
+
+use crate::arguments::{ClientArguments, LogBookArguments, logbook_id};
+use crate::failure::Failure;
+
+/// What LOGBOOK names.
+pub enum LogBookName<'a> {
+    Name(&'a str),
+    Id(LogBookId),
+}
+
+impl LogBookArguments {
+    pub fn parse(&self) -> Result<LogBookName<'_>, Failure> {
+        if !self.id {
+            return Ok(LogBookName::Name(&self.logbook));
+        }
+        let id = logbook_id(&self.logbook)
+            .map_err(|error| Failure::usage(format!("'{}' is not the id of a LogBook: {error}", self.logbook)))?;
+        Ok(LogBookName::Id(id))
+    }
+}
+
+/// How many appends a command has under way at once.
+pub const IN_FLIGHT_MAX: usize = 1024;
+
+pub fn connect(arguments: &ClientArguments) -> Result<Client, Failure> {
+    let builder = Client::builder().name("sealog-cli").deadline(arguments.deadline).in_flight_max(IN_FLIGHT_MAX);
+    Ok(builder.connect(&arguments.connect)?)
+}
+
+/// Connects and finds the LogBook. A wrong LOGBOOK is told before a connection is tried.
+pub fn connect_logbook(client: &ClientArguments, logbook: &LogBookArguments) -> Result<LogBook, Failure> {
+    let name = logbook.parse()?;
+    let client = connect(client)?;
+    Ok(match name {
+        LogBookName::Name(name) => client.logbook(name),
+        LogBookName::Id(id) => client.logbook_by_id(id),
+    })
+}
+
+/// The tags of `--tag` and `--tag-id`.
+pub fn tags(names: &[String], ids: &[Tag]) -> Vec<Tag> {
+    names.iter().map(|name| Tag::from_name(name)).chain(ids.iter().copied()).collect()
+}

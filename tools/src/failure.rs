@@ -1,0 +1,134 @@
+//! What ends a command early: its exit code, and what it says.
+//!
+//! | code | meaning |
+//! | --- | --- |
+//! | 0 | done |
+//! | 1 | anything else |
+//! | 2 | usage: the command line or the configuration is wrong |
+//! | 3 | unreachable, or a deadline passed while reading |
+//! | 4 | outcome unknown: a deadline passed while appending, or the session expired |
+//! | 5 | the condition failed |
+//! | 6 | trimmed |
+//! | 7 | disk full |
+//! | 8 | corrupt |
+
+use std::fmt;
+use std::process::ExitCode;
+
+use sealog::{AppendError, CheckTailError, ConnectError, ReadError, StatusError};
+use sealog_protocol::client::ErrorCode;
+
+/// Why a command failed, as its exit code says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Nothing failed: whoever read our output has seen enough.
+    Done = 0,
+    Other = 1,
+    Usage = 2,
+    Unreachable = 3,
+    OutcomeUnknown = 4,
+    ConditionFailed = 5,
+    Trimmed = 6,
+    DiskFull = 7,
+    Corrupt = 8,
+}
+
+/// A command's failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub kind: Kind,
+    /// What happened, why probably, what to do. Empty: nothing needs to be said.
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Failure {
+        Failure { kind, message: message.into() }
+    }
+
+    pub fn usage(message: impl Into<String>) -> Failure {
+        Failure::new(Kind::Usage, message)
+    }
+
+    pub fn other(message: impl Into<String>) -> Failure {
+        Failure::new(Kind::Other, message)
+    }
+
+    /// A failure to read or write a stream of this process.
+    pub fn stream(name: &str, error: &std::io::Error) -> Failure {
+        Failure::other(format!("cannot use {name}: {error}"))
+    }
+
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.kind as u8)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Failure {
+        let kind = match error {
+            ConnectError::Unreachable { .. } | ConnectError::Deadline { .. } => Kind::Unreachable,
+            ConnectError::Refused { reason: sealog::ConnectionError::Address { .. }, .. } => Kind::Usage,
+            ConnectError::Refused { .. } | ConnectError::Start { .. } => Kind::Other,
+        };
+        Failure::new(kind, format!("{error}. Start a node with `sealog dev`, or say where one is with --connect"))
+    }
+}
+
+impl From<AppendError> for Failure {
+    fn from(error: AppendError) -> Failure {
+        let kind = match &error {
+            AppendError::Invalid(_) | AppendError::NameTooLong { .. } => Kind::Usage,
+            AppendError::NameTaken { .. } | AppendError::Refused { .. } | AppendError::IndexFull { .. } => Kind::Other,
+            AppendError::ConditionFailed { .. } => Kind::ConditionFailed,
+            AppendError::DiskFull { .. } => Kind::DiskFull,
+            AppendError::Deadline { refusal } => match refusal.as_ref().map(|refusal| refusal.code) {
+                Some(ErrorCode::DiskFull) => Kind::DiskFull,
+                Some(ErrorCode::IndexFull) => Kind::Other,
+                _ => Kind::OutcomeUnknown,
+            },
+            AppendError::Unreachable { .. } => Kind::Unreachable,
+            AppendError::OutcomeUnknown { .. } | AppendError::SessionExpired => Kind::OutcomeUnknown,
+        };
+        Failure::new(kind, error.to_string())
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Failure {
+        let kind = match error {
+            ReadError::Trimmed { .. } => Kind::Trimmed,
+            ReadError::Corrupt { .. } => Kind::Corrupt,
+            ReadError::Refused { .. } => Kind::Other,
+            ReadError::Deadline { .. } | ReadError::Unreachable { .. } => Kind::Unreachable,
+        };
+        Failure::new(kind, error.to_string())
+    }
+}
+
+impl From<CheckTailError> for Failure {
+    fn from(error: CheckTailError) -> Failure {
+        let kind = match error {
+            CheckTailError::Refused { .. } => Kind::Other,
+            CheckTailError::Deadline { .. } | CheckTailError::Unreachable { .. } => Kind::Unreachable,
+        };
+        Failure::new(kind, error.to_string())
+    }
+}
+
+impl From<StatusError> for Failure {
+    fn from(error: StatusError) -> Failure {
+        let kind = match error {
+            StatusError::Refused { .. } => Kind::Other,
+            StatusError::Deadline { .. } | StatusError::Unreachable { .. } => Kind::Unreachable,
+        };
+        Failure::new(kind, error.to_string())
+    }
+}

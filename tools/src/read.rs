@@ -1,0 +1,121 @@
+//! `sealog read`, `tail`, `check-tail`, `logbook list`: what is in a LogBook.
+
+use std::time::Duration;
+
+use sealog::blocking::LogBook;
+use sealog::{LogBookId, Record, SeqNum, Tag};
+use serde::Serialize;
+
+use crate::arguments::{CheckTailArguments, ReadArguments, StatusArguments, TailArguments};
+use crate::connection::{connect, connect_logbook};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::record::{HEADING, RecordLine};
+
+/// The longest single wait of `tail`, so that a node that has gone is noticed.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+pub fn read(arguments: &ReadArguments) -> Result<(), Failure> {
+    let logbook = connect_logbook(&arguments.client, &arguments.logbook)?;
+    let mut output = Output::new(arguments.client.format.output);
+    let tag = arguments.tag.tag();
+    let limit = arguments.limit.unwrap_or(u64::MAX);
+    output.heading(HEADING)?;
+    if limit == 1 {
+        // Not a page of them.
+        let record = match arguments.reverse {
+            true => logbook.read_prev(tag, arguments.from.unwrap_or(SeqNum::MAX))?,
+            false => logbook.read_next(tag, arguments.from.unwrap_or(SeqNum::MIN))?,
+        };
+        record.iter().try_for_each(|record| print(&mut output, record))?;
+    } else if limit > 0 {
+        let records = match arguments.reverse {
+            true => logbook.scan_backward(tag, SeqNum::MIN..=arguments.from.unwrap_or(SeqNum::MAX)),
+            false => logbook.scan(tag, arguments.from.unwrap_or(SeqNum::MIN)..=present_tail(&logbook, tag)?),
+        };
+        for record in records.take(usize::try_from(limit).unwrap_or(usize::MAX)) {
+            print(&mut output, &record?)?;
+        }
+    }
+    output.flush()
+}
+
+/// Where a read ends: somebody who appends faster than we print must not keep us for ever.
+fn present_tail(logbook: &LogBook, tag: Tag) -> Result<SeqNum, Failure> {
+    Ok(logbook.check_tail(tag)?.unwrap_or(SeqNum::MIN))
+}
+
+fn print(output: &mut Output, record: &Record) -> Result<(), Failure> {
+    output.line(&RecordLine::new(record), RecordLine::row)
+}
+
+pub fn tail(arguments: &TailArguments) -> Result<(), Failure> {
+    let logbook = connect_logbook(&arguments.client, &arguments.logbook)?;
+    let mut output = Output::new(arguments.client.format.output);
+    let tag = arguments.tag.tag();
+    let mut left = arguments.limit.unwrap_or(u64::MAX);
+    let mut next = match arguments.from {
+        Some(from) => from,
+        None => present_tail(&logbook, tag)?.next(),
+    };
+    output.heading(HEADING)?;
+    output.flush()?;
+    eprintln!("Waiting for records from SeqNum {next} on; Ctrl-C ends.");
+    let wait = WAIT_MAX.min(arguments.client.deadline / 2);
+    while left > 0 {
+        let Some(record) = logbook.read_next_wait(tag, next, wait)? else { continue };
+        print(&mut output, &record)?;
+        next = record.seqnum.next();
+        left -= 1;
+        // Whatever else has come by now is fetched in pages.
+        let tail = present_tail(&logbook, tag)?;
+        if left > 0 && tail >= next {
+            for record in logbook.scan(tag, next..=tail).take(usize::try_from(left).unwrap_or(usize::MAX)) {
+                let record = record?;
+                print(&mut output, &record)?;
+                next = record.seqnum.next();
+                left -= 1;
+            }
+        }
+        output.flush()?;
+    }
+    Ok(())
+}
+
+#[derive(Debug, Serialize)]
+struct TailLine {
+    tail: Option<String>,
+}
+
+pub fn check_tail(arguments: &CheckTailArguments) -> Result<(), Failure> {
+    let logbook = connect_logbook(&arguments.client, &arguments.logbook)?;
+    let mut output = Output::new(arguments.client.format.output);
+    let tag = arguments.tag.tag();
+    let tail = match arguments.linearizable {
+        true => logbook.check_tail_linearizable(tag)?,
+        false => logbook.check_tail(tag)?,
+    };
+    let line = TailLine { tail: tail.map(|tail| tail.to_string()) };
+    output.line(&line, |line| line.tail.clone().unwrap_or_else(|| "none".to_owned()))?;
+    output.flush()
+}
+
+#[derive(Debug, Serialize)]
+struct LogBookLine {
+    logbook: String,
+    name: String,
+}
+
+/// `Name` records are in LogBook 0: each holds a name, and the first of an id counts.
+pub fn list_logbooks(arguments: &StatusArguments) -> Result<(), Failure> {
+    let client = connect(&arguments.client)?;
+    let mut output = Output::new(arguments.client.format.output);
+    let system = client.logbook_by_id(LogBookId::SYSTEM);
+    output.heading("LOGBOOK               NAME")?;
+    for record in system.scan(Tag::SYSTEM_NAME, SeqNum::MIN..=present_tail(&system, Tag::SYSTEM_NAME)?) {
+        let name = String::from_utf8_lossy(&record?.payload).into_owned();
+        let line = LogBookLine { logbook: LogBookId::from_name(&name).to_string(), name };
+        output.line(&line, |line| format!("{:<20}  {}", line.logbook, line.name.escape_debug()))?;
+    }
+    output.flush()
+}

@@ -1,0 +1,148 @@
+//! `sealog dev`, `serve` and `config`: a node in this process.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use sealog_node::directory::DirectoryError;
+use sealog_node::settings::{LISTEN_DEFAULT, Settings, SettingsError, Source, default_file};
+use sealog_node::{Listen, Node, NodeError, StartError, Stopper};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::arguments::{NodeArguments, ServeArguments};
+use crate::failure::{Failure, Kind};
+
+/// The exit code of a program that SIGINT ended.
+const INTERRUPTED: i32 = 130;
+
+pub fn dev(arguments: &NodeArguments) -> Result<(), Failure> {
+    let node = start(None, arguments)?;
+    announce(&node, true);
+    wait(node)
+}
+
+pub fn serve(arguments: &ServeArguments) -> Result<(), Failure> {
+    let node = start(arguments.config.as_deref(), &arguments.node)?;
+    announce(&node, false);
+    wait(node)
+}
+
+pub fn print_default() -> Result<(), Failure> {
+    print(&default_file());
+    Ok(())
+}
+
+pub fn check(path: &Path) -> Result<(), Failure> {
+    let settings = Settings::load(Some(path), environment()).map_err(settings_failure)?;
+    settings.listen_address().map_err(settings_failure)?;
+    print(&format!("{} is fine\n", path.display()));
+    Ok(())
+}
+
+fn start(config: Option<&Path>, arguments: &NodeArguments) -> Result<Node, Failure> {
+    let settings = settings(config, arguments).map_err(settings_failure)?;
+    log_to_stderr(settings.log);
+    // Before the executors' threads, which inherit that these signals are not theirs.
+    let signals = Signals::new([SIGINT, SIGTERM])
+        .map_err(|error| Failure::other(format!("cannot listen for signals: {error}")))?;
+    let node = Node::start(&settings).map_err(node_failure)?;
+    stop_on_signal(signals, node.stopper())?;
+    Ok(node)
+}
+
+/// Flags come before the environment, that before the file.
+fn settings(config: Option<&Path>, arguments: &NodeArguments) -> Result<Settings, SettingsError> {
+    let mut settings = Settings::load(config, environment())?;
+    let flags = [
+        ("data", &arguments.data),
+        ("listen", &arguments.listen),
+        ("unix_socket", &arguments.unix_socket),
+        ("executors", &arguments.executors),
+        ("logspaces", &arguments.logspaces),
+        ("index_memory", &arguments.index_memory),
+        ("cache_memory", &arguments.cache_memory),
+        ("segment_size", &arguments.segment_size),
+        ("log", &arguments.log),
+    ];
+    for (key, value) in flags {
+        if let Some(value) = value {
+            settings.set(&Source::Flag, key, value)?;
+        }
+    }
+    settings.allow_remote |= arguments.allow_remote;
+    Ok(settings)
+}
+
+/// Variables that are not text are nobody's settings.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn log_to_stderr(level: tracing::Level) {
+    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
+    // Fails if there is one already, which then serves as well.
+    let _ = subscriber.try_init();
+}
+
+/// The first signal stops the node in order, the second at once.
+fn stop_on_signal(mut signals: Signals, stopper: Stopper) -> Result<(), Failure> {
+    let wait = move || {
+        for (count, _) in signals.forever().enumerate() {
+            if count > 0 {
+                std::process::exit(INTERRUPTED);
+            }
+            stopper.stop();
+        }
+    };
+    let spawned = std::thread::Builder::new().name("sealog-signals".to_owned()).spawn(wait);
+    spawned.map(drop).map_err(|error| Failure::other(format!("cannot start a thread: {error}")))
+}
+
+/// Says where the node listens, once everything is back that was ever acknowledged.
+fn announce(node: &Node, with_examples: bool) {
+    if !node.wait_ready() {
+        return;
+    }
+    let addresses: Vec<String> = node.addresses().iter().map(Listen::to_string).collect();
+    let data = node.directory().path.display();
+    let mut text = format!("sealog is ready: listening on {}, data in {data}\n", addresses.join(" and "));
+    if with_examples {
+        let address = &addresses[0];
+        let connect = if address == LISTEN_DEFAULT { String::new() } else { format!(" --connect {address}") };
+        text.push_str(&format!(
+            "\n  sealog append orders{connect} --tag alice 'a first record'\n  \
+             sealog read orders{connect}\n  \
+             sealog tail orders{connect}\n  \
+             sealog bench{connect}\n\nCtrl-C stops it; started again it has everything.\n"
+        ));
+    }
+    print(&text);
+}
+
+/// Whoever reads our stdout may have gone: a service goes on without.
+fn print(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+fn wait(node: Node) -> Result<(), Failure> {
+    node.wait().map_err(|error| Failure::other(error.to_string()))
+}
+
+fn settings_failure(error: SettingsError) -> Failure {
+    Failure::usage(error.to_string())
+}
+
+fn node_failure(error: NodeError) -> Failure {
+    let kind = match &error {
+        NodeError::Settings(_) | NodeError::UnixSocket { .. } => Kind::Usage,
+        NodeError::Directory(DirectoryError::Unusable { .. } | DirectoryError::Register(_)) => Kind::Corrupt,
+        NodeError::Directory(DirectoryError::Fixed { .. }) => Kind::Usage,
+        NodeError::Directory(DirectoryError::Io { error, .. }) if error.kind() == io::ErrorKind::StorageFull => {
+            Kind::DiskFull
+        }
+        NodeError::Start(StartError::Recovery { .. }) => Kind::Corrupt,
+        _ => Kind::Other,
+    };
+    Failure::new(kind, error.to_string())
+}
