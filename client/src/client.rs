@@ -1,78 +1,107 @@
-//! The async face.
+//! The async face: a client, and how it is made.
 
+use std::collections::hash_map::RandomState;
+use std::future::poll_fn;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use sealog_protocol::LogBookId;
 
-use crate::error::{AppendError, ConnectError, StatusError};
+use crate::error::{AppendError, ConnectError, ConnectionError, StatusError};
+use crate::face::address::Address;
+use crate::face::call::{Call, append_outcome, status_outcome};
+use crate::face::core::Core;
+use crate::face::driver::Shared;
+use crate::face::operation::Book;
 use crate::logbook::LogBook;
-use crate::session::{Appended, Counters, OperationId, SessionConfig};
+use crate::session::{Appended, Counters, Operation, OperationId, SessionConfig};
 use crate::token::Token;
 
 /// A client of one node. Cheap to clone: clones share the connection and the session.
+///
+/// It reconnects by itself, and sends again what was not answered; appends take effect at most once
+/// all the same. Its futures run on any executor. One thread, shared by all clients of the process,
+/// waits for sockets and times.
 #[derive(Clone)]
-pub struct Client {}
+pub struct Client {
+    shared: Arc<Shared>,
+    deadline: Duration,
+}
 
 impl Client {
     /// Connects to `HOST:PORT` or `unix:PATH`, with the defaults of [`Client::builder`].
+    ///
+    /// # Errors
+    /// When nothing answers there now, or what answers is no Sealog of this release.
     pub async fn connect(address: &str) -> Result<Client, ConnectError> {
         Client::builder().connect(address).await
     }
 
+    /// A client with other settings than the defaults.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
     /// A LogBook by name. Its name is listed when it is first appended to.
     pub fn logbook(&self, name: &str) -> LogBook {
-        let _ = name;
-        unimplemented!()
+        LogBook::new(self.shared.clone(), Book::named(name), self.deadline)
     }
 
     /// A LogBook by id.
     pub fn logbook_by_id(&self, id: LogBookId) -> LogBook {
-        let _ = id;
-        unimplemented!()
+        LogBook::new(self.shared.clone(), Book { id, name: None }, self.deadline)
     }
 
     /// What this client has seen, to be handed on and merged.
     pub fn session(&self) -> ClientSession {
-        unimplemented!()
+        ClientSession { shared: self.shared.clone() }
     }
 
-    /// A client on the same connection whose calls have another deadline.
+    /// The same client, whose calls have another deadline.
     pub fn with_deadline(&self, deadline: Duration) -> Client {
-        let _ = deadline;
-        unimplemented!()
+        Client { shared: self.shared.clone(), deadline }
     }
 
-    /// Takes up an append of unknown outcome again; it takes effect at most once.
+    /// Takes up an append that ended in [`AppendError::OutcomeUnknown`] again: it takes effect at most
+    /// once, and the answer is that of the first try that did.
+    ///
+    /// # Errors
+    /// As [`LogBook::append`]; [`AppendError::SessionExpired`] when too many others of unknown outcome
+    /// came after it.
     pub async fn retry(&self, retry: OperationId) -> Result<Appended, AppendError> {
-        let _ = retry;
-        unimplemented!()
+        append_outcome(Call::retry(&self.shared, retry, self.deadline).await)
     }
 
     /// The node's state, JSON text.
+    ///
+    /// # Errors
+    /// When it does not come before the deadline.
     pub async fn status(&self) -> Result<String, StatusError> {
-        unimplemented!()
+        status_outcome(Call::query(&self.shared, Operation::Status, self.deadline).await)
     }
 
+    /// Counters since the client was made.
     pub fn counters(&self) -> Counters {
-        unimplemented!()
+        self.shared.turn(|core, _| core.session.counters())
     }
 }
 
-/// The token of a client.
-pub struct ClientSession {}
+/// What a client has seen: see [`Token`].
+pub struct ClientSession {
+    shared: Arc<Shared>,
+}
 
 impl ClientSession {
+    /// What has been seen, to be handed to another client, function or process.
     pub fn token(&self) -> Token {
-        unimplemented!()
+        self.shared.turn(|core, _| core.session.token().clone())
     }
 
+    /// From now on, reads see at least what the token's giver had seen.
     pub fn merge(&self, token: &Token) {
-        let _ = token;
-        unimplemented!()
+        self.shared.turn(|core, _| core.session.merge(token));
     }
 }
 
@@ -80,7 +109,7 @@ impl ClientSession {
 #[derive(Clone, Debug)]
 pub struct Builder {
     session: SessionConfig,
-    deadline: Duration,
+    pub(crate) deadline: Duration,
     wait_for_server: bool,
 }
 
@@ -91,7 +120,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// What the client calls itself in the server's log.
+    /// What the client calls itself in the server's log; at most 64 bytes of it.
     pub fn name(mut self, name: impl Into<String>) -> Builder {
         self.session.name = name.into();
         self
@@ -116,8 +145,54 @@ impl Builder {
     }
 
     /// Connects, and waits for the server's welcome.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
     pub async fn connect(self, address: &str) -> Result<Client, ConnectError> {
-        let _ = address;
-        unimplemented!()
+        let parsed = self.parse(address)?;
+        let shared = Shared::new(parsed, self.session_config()).map_err(|message| ConnectError::Start { message })?;
+        let deadline = shared.turn(|core, now| {
+            core.session.want_connection();
+            now + self.deadline
+        });
+        let waited = poll_fn(|context| {
+            shared.turn(|core, now| match self.greeted(core, address, now >= deadline) {
+                Some(result) => Poll::Ready(result),
+                None => {
+                    core.wait_for_greeting(context.waker(), deadline);
+                    Poll::Pending
+                }
+            })
+        });
+        waited.await?;
+        Ok(Client { shared, deadline: self.deadline })
+    }
+
+    pub(crate) fn parse(&self, address: &str) -> Result<Address, ConnectError> {
+        Address::parse(address).map_err(|reason| ConnectError::Refused { address: address.to_owned(), reason })
+    }
+
+    /// The session's configuration, with a seed of its own.
+    pub(crate) fn session_config(&self) -> SessionConfig {
+        SessionConfig { seed: RandomState::new().build_hasher().finish(), ..self.session.clone() }
+    }
+
+    /// Whether connecting has come to an end, good or bad.
+    pub(crate) fn greeted(&self, core: &mut Core, address: &str, is_late: bool) -> Option<Result<(), ConnectError>> {
+        if core.session.is_connected() {
+            return Some(Ok(()));
+        }
+        let address = || address.to_owned();
+        match core.failure.clone() {
+            Some(reason) if reason.is_final() => Some(Err(ConnectError::Refused { address: address(), reason })),
+            Some(reason) if !self.wait_for_server => {
+                Some(Err(ConnectError::Unreachable { address: address(), reason }))
+            }
+            reason if is_late => {
+                let reason = reason.unwrap_or(ConnectionError::NoWelcome);
+                Some(Err(ConnectError::Deadline { address: address(), reason }))
+            }
+            _ => None,
+        }
     }
 }

@@ -33,9 +33,14 @@ impl Session {
     /// When to connect, at once if it is in the past; `None` while connected, or with nothing to do.
     pub fn connect_at(&self) -> Option<Time> {
         match &self.link {
-            Link::Down { next, .. } if self.callers > 0 => Some(*next),
+            Link::Down { next, .. } if self.callers > 0 || self.is_wanted => Some(*next),
             _ => None,
         }
+    }
+
+    /// Has [`Session::connect_at`] ask for a connection, also with nothing to do, until one is welcomed.
+    pub fn want_connection(&mut self) {
+        self.is_wanted = !matches!(self.link, Link::Up);
     }
 
     /// A connection stands; the hello is ready to be transmitted.
@@ -188,6 +193,7 @@ impl Session {
         self.window = welcome.session_window;
         self.welcome = Some(welcome);
         self.link = Link::Up;
+        self.is_wanted = false;
         self.counters.connections += 1;
         for index in self.table.with_status(Status::Ready) {
             if self.drop_if_unwanted(index) {

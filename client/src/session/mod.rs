@@ -113,6 +113,8 @@ const OPERATIONS_MAX: usize = 1 << 18;
 pub struct Session {
     config: SessionConfig,
     link: Link,
+    /// A connection is wanted even with nothing to do.
+    is_wanted: bool,
     /// Connections lost or not made since the last answer.
     failures: u32,
     /// When bytes last came, or the first of the outstanding requests was sent.
@@ -154,6 +156,7 @@ impl Session {
         let unknown_max = config.unknown_max.min(OPERATIONS_MAX);
         Session {
             link: Link::Down { reason: ConnectionError::NotYet, next: Time::ZERO },
+            is_wanted: false,
             failures: 0,
             heard_at: Time::ZERO,
             partial: BytesMut::new(),

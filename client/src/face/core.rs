@@ -1,0 +1,242 @@
+//! The session, its socket, and who waits for what: one lock's worth of state, for both faces.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use sealog_protocol::Time;
+
+use super::address::{Stream, io_error};
+use crate::error::ConnectionError;
+use crate::session::{Operation, OperationId, Outcome, Session, SessionConfig, SubmitError};
+
+/// Bytes taken from a socket at once.
+pub(crate) const READ_BYTES: usize = 64 << 10;
+
+/// Who waits for an operation.
+#[derive(Default)]
+struct Slot {
+    operation: Option<OperationId>,
+    waker: Option<Waker>,
+    outcome: Option<Outcome>,
+}
+
+/// Who waits for room.
+struct RoomWaiter {
+    waker: Waker,
+    deadline: Time,
+}
+
+pub(crate) struct Core {
+    pub session: Session,
+    origin: Instant,
+    stream: Option<Stream>,
+    /// By [`OperationId::index`].
+    slots: Vec<Slot>,
+    room: VecDeque<RoomWaiter>,
+    /// Who waits for the first welcome, and until when.
+    greeting: Option<(Waker, Time)>,
+    /// Why the last connection failed, until someone looks.
+    pub failure: Option<ConnectionError>,
+    /// Somebody is making a connection.
+    pub is_connecting: bool,
+    /// To be woken once the lock is free.
+    wakers: Vec<Waker>,
+    /// When this core's driver is sure to look after it.
+    pub armed: Option<Time>,
+}
+
+impl Core {
+    pub fn new(config: SessionConfig) -> Core {
+        Core {
+            session: Session::new(config),
+            origin: Instant::now(),
+            stream: None,
+            slots: Vec::new(),
+            room: VecDeque::new(),
+            greeting: None,
+            failure: None,
+            is_connecting: false,
+            wakers: Vec::new(),
+            armed: None,
+        }
+    }
+
+    pub fn now(&self) -> Time {
+        Time::ZERO + self.origin.elapsed()
+    }
+
+    pub fn instant(&self, at: Time) -> Instant {
+        self.origin + at.since(Time::ZERO).min(Duration::from_secs(1 << 32))
+    }
+
+    /// Begins an operation, whose outcome comes by [`Core::take_outcome`].
+    pub fn submit(&mut self, now: Time, operation: Operation<'_>, deadline: Time) -> Result<OperationId, SubmitError> {
+        let operation = self.session.submit(now, operation, deadline)?;
+        self.occupy(operation);
+        Ok(operation)
+    }
+
+    pub fn retry(&mut self, now: Time, operation: OperationId, deadline: Time) -> Result<OperationId, SubmitError> {
+        let operation = self.session.retry(now, operation, deadline)?;
+        self.occupy(operation);
+        Ok(operation)
+    }
+
+    fn occupy(&mut self, operation: OperationId) {
+        if self.slots.len() <= operation.index() {
+            self.slots.resize_with(operation.index() + 1, Slot::default);
+        }
+        self.slots[operation.index()] = Slot { operation: Some(operation), waker: None, outcome: None };
+    }
+
+    /// The outcome if it is there; else `waker` is woken when it comes.
+    pub fn take_outcome(&mut self, operation: OperationId, waker: &Waker) -> Option<Outcome> {
+        let slot = &mut self.slots[operation.index()];
+        assert_eq!(slot.operation, Some(operation), "an outcome is taken once");
+        match slot.outcome.take() {
+            Some(outcome) => {
+                *slot = Slot::default();
+                Some(outcome)
+            }
+            None => {
+                match &mut slot.waker {
+                    Some(known) => known.clone_from(waker),
+                    none => *none = Some(waker.clone()),
+                }
+                None
+            }
+        }
+    }
+
+    /// Nobody waits for the operation any more.
+    pub fn abandon(&mut self, now: Time, operation: OperationId) {
+        let slot = &mut self.slots[operation.index()];
+        if slot.operation == Some(operation) {
+            *slot = Slot::default();
+            self.session.cancel(now, operation);
+        }
+    }
+
+    /// Has `waker` woken when there may be room, or at the deadline. Who waited before goes first.
+    pub fn wait_for_room(&mut self, waker: &Waker, deadline: Time, is_first: bool) {
+        if let Some(known) = self.room.iter_mut().find(|known| known.waker.will_wake(waker)) {
+            known.deadline = known.deadline.min(deadline);
+            return;
+        }
+        let waiter = RoomWaiter { waker: waker.clone(), deadline };
+        match is_first {
+            true => self.room.push_front(waiter),
+            false => self.room.push_back(waiter),
+        }
+    }
+
+    /// Wakes as many of those who wait for room.
+    pub fn offer_room(&mut self, operations: usize) {
+        let offered = operations.min(self.room.len());
+        self.wakers.extend(self.room.drain(..offered).map(|waiter| waiter.waker));
+    }
+
+    /// Has `waker` woken when the connection is welcomed or fails, or at the deadline.
+    pub fn wait_for_greeting(&mut self, waker: &Waker, deadline: Time) {
+        self.greeting = Some((waker.clone(), deadline));
+    }
+
+    pub fn established(&mut self, now: Time, stream: Stream) {
+        self.is_connecting = false;
+        self.stream = Some(stream);
+        self.session.connected(now);
+    }
+
+    /// The connection is gone, or was not made.
+    pub fn lost(&mut self, now: Time, reason: ConnectionError) {
+        self.is_connecting = false;
+        self.stream = None;
+        self.failure = Some(reason.clone());
+        self.session.disconnected(now, reason);
+        self.wakers.extend(self.greeting.take().map(|(waker, _)| waker));
+    }
+
+    /// Takes what came from the socket.
+    pub fn pull(&mut self, now: Time, buffer: &mut [u8]) {
+        while let Some(stream) = &mut self.stream {
+            match stream.read(buffer) {
+                Ok(0) => self.lost(now, ConnectionError::Closed),
+                Ok(bytes) => {
+                    if let Err(reason) = self.session.receive(now, &buffer[..bytes]) {
+                        self.lost(now, reason);
+                    }
+                    // A short read has emptied the socket.
+                    if bytes < buffer.len() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => self.lost(now, io_error(&error)),
+            }
+        }
+    }
+
+    /// Passes time, sends what can be sent, and hands out what is done. To be called at the end of
+    /// every turn under the lock; the wakers that it returns, to be woken after.
+    pub fn finish(&mut self, now: Time) -> Vec<Waker> {
+        if self.session.deadline().is_some_and(|at| at <= now)
+            && let Err(reason) = self.session.tick(now)
+        {
+            self.lost(now, reason);
+        }
+        self.push(now);
+        let mut completed = 0;
+        while let Some((operation, outcome)) = self.session.next_completion() {
+            completed += 1;
+            let slot = &mut self.slots[operation.index()];
+            if slot.operation == Some(operation) {
+                slot.outcome = Some(outcome);
+                self.wakers.extend(slot.waker.take());
+            }
+        }
+        self.offer_room(completed);
+        if self.room.iter().any(|waiter| waiter.deadline <= now) {
+            let (late, rest) = std::mem::take(&mut self.room).into_iter().partition(|waiter| waiter.deadline <= now);
+            self.room = rest;
+            let late: VecDeque<RoomWaiter> = late;
+            self.wakers.extend(late.into_iter().map(|waiter| waiter.waker));
+        }
+        let is_connected = self.session.is_connected();
+        self.wakers
+            .extend(self.greeting.take_if(|(_, deadline)| is_connected || *deadline <= now).map(|(waker, _)| waker));
+        std::mem::take(&mut self.wakers)
+    }
+
+    /// Writes as much as the socket takes.
+    fn push(&mut self, now: Time) {
+        while let Some(stream) = &mut self.stream {
+            let bytes = self.session.transmit();
+            if bytes.is_empty() {
+                return;
+            }
+            match stream.write(bytes) {
+                Ok(0) => self.lost(now, ConnectionError::Closed),
+                Ok(bytes) => self.session.transmitted(bytes),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => self.lost(now, io_error(&error)),
+            }
+        }
+    }
+
+    /// Whether a connection is to be made now.
+    pub fn is_connection_due(&self, now: Time) -> bool {
+        !self.is_connecting && self.session.connect_at().is_some_and(|at| at <= now)
+    }
+
+    /// When something is to be done here though nothing comes from the socket.
+    pub fn next_time(&self) -> Option<Time> {
+        let connect = if self.is_connecting { None } else { self.session.connect_at() };
+        let room = self.room.iter().map(|waiter| waiter.deadline).min();
+        let greeting = self.greeting.as_ref().map(|(_, deadline)| *deadline);
+        [self.session.deadline(), connect, room, greeting].into_iter().flatten().min()
+    }
+}
