@@ -1,0 +1,259 @@
+//! A simulated client: the client crate's session on a simulated connection, and the history of what
+//! it does.
+
+use std::collections::BTreeMap;
+
+use fastrand::Rng;
+use sealog::session::{Direction, Outcome, Read, Session, SessionConfig};
+use sealog::{AppendError, CheckTailError, OperationId, ReadError};
+use sealog_history::{Fingerprint, Found, History, Line, Range, Timestamp};
+use sealog_protocol::machine::ConnectionId;
+use sealog_protocol::{LogBookId, SeqNum, Tag, Time};
+
+use crate::queue::{Instant, MILLISECOND, SECOND};
+use crate::swarm::{NodeIndex, Plan};
+use crate::violation::Failure;
+use crate::workload::{Book, Intent, Workload};
+
+/// After this long, an operation that waits patiently is taken for stuck.
+pub const PATIENCE: Instant = 3_600 * SECOND;
+
+/// A client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    Down,
+    /// On its way to a node.
+    Dialing,
+    Up {
+        node: NodeIndex,
+        life: u64,
+        connection: ConnectionId,
+    },
+}
+
+/// An operation that has not ended.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    pub recorded: sealog_history::OperationId,
+    logbook: LogBookId,
+    tag: Tag,
+}
+
+/// What clients share.
+pub struct Recorder {
+    pub history: History,
+    events: u64,
+    pub completed: u64,
+    /// A read may say that bytes are damaged: disks fail to read in this seed.
+    pub damage_allowed: bool,
+}
+
+impl Recorder {
+    pub fn new(logspaces: u16) -> Recorder {
+        Recorder { history: History::new(logspaces), events: 0, completed: 0, damage_allowed: false }
+    }
+
+    /// Events are counted, so that none are at the same time.
+    fn next(&mut self) -> Timestamp {
+        self.events += 1;
+        Timestamp(self.events)
+    }
+
+    pub fn hand_over(&mut self, from: Line, to: Line) {
+        let now = self.next();
+        self.history.hand_over(now, from, to);
+    }
+}
+
+pub struct Client {
+    pub line: Line,
+    pub session: Session,
+    pub link: Link,
+    /// Counts its connections: what belongs to an older one is dropped.
+    pub epoch: u64,
+    /// When the last bytes arrive at the node, and at the client: both ways are FIFO.
+    pub last_there: Instant,
+    pub last_back: Instant,
+    /// The only node it connects to, for a scan.
+    pub pinned: Option<NodeIndex>,
+    pub pending: BTreeMap<OperationId, Pending>,
+    pub workload: Workload,
+    pub next_submit: Instant,
+    /// When the world looks at it again.
+    pub wake: Instant,
+    /// What a scan has read, when it is a scanner.
+    pub scanned: Vec<sealog::Record>,
+}
+
+impl Client {
+    pub fn new(plan: &Plan, line: Line, rng: &mut Rng) -> Client {
+        let config = SessionConfig {
+            name: format!("client {}", line.0),
+            seed: rng.u64(..),
+            operations_max: 64,
+            silence_max: std::time::Duration::from_millis(rng.u64(200..3000)),
+            wait_max: std::time::Duration::from_millis(rng.u64(5..100)),
+            backoff_max: std::time::Duration::from_millis(rng.u64(5..100)),
+            ..SessionConfig::default()
+        };
+        Client {
+            line,
+            session: Session::new(config),
+            link: Link::Down,
+            epoch: 0,
+            last_there: 0,
+            last_back: 0,
+            pinned: None,
+            pending: BTreeMap::new(),
+            workload: Workload::new(plan.load, line.0),
+            next_submit: 0,
+            wake: Instant::MAX,
+            scanned: Vec::new(),
+        }
+    }
+
+    /// Submits operations as far as the plan lets it.
+    pub fn submit(&mut self, now: Instant, plan: &Plan, books: &[Book], recorder: &mut Recorder, rng: &mut Rng) {
+        while self.pending.len() < plan.load.in_flight_max && self.next_submit <= now {
+            let intent = self.workload.draw(books, rng);
+            let impatient = rng.u8(0..100) < plan.load.impatient;
+            let patience = if impatient { rng.u64(MILLISECOND..80 * MILLISECOND) } else { PATIENCE };
+            self.begin(now, &intent, now + patience, recorder);
+            self.next_submit = now + plan.load.think.draw(rng);
+        }
+    }
+
+    fn begin(&mut self, now: Instant, intent: &Intent, deadline: Instant, recorder: &mut Recorder) {
+        let submitted = intent
+            .with_operation(now / MILLISECOND, |operation| self.session.submit(Time(now), operation, Time(deadline)));
+        let operation = submitted.expect("drawn within the limits, and few at once");
+        let (at, line) = (recorder.next(), self.line);
+        let history = &mut recorder.history;
+        let pending = match intent {
+            Intent::Append { book, condition, .. } => {
+                let condition = condition.map(|condition| (condition.tag, condition.expected.unwrap_or(SeqNum::MIN)));
+                let recorded = history.append(at, line, book.id, &intent.fingerprints(), condition);
+                Pending { recorded, logbook: book.id, tag: condition.map_or(Tag::ALL, |condition| condition.0) }
+            }
+            Intent::Read(read) => {
+                let recorded = history.read(at, line, range(read), read.linearizable);
+                Pending { recorded, logbook: read.logbook, tag: read.tag }
+            }
+            Intent::CheckTail { logbook, tag, linearizable } => {
+                let recorded = history.check_tail(at, line, *logbook, *tag, *linearizable);
+                Pending { recorded, logbook: *logbook, tag: *tag }
+            }
+        };
+        self.pending.insert(operation, pending);
+    }
+
+    /// Begins one read of a scan; its records come to [`Client::scanned`].
+    pub fn begin_scan(&mut self, now: Instant, read: Read, recorder: &mut Recorder) {
+        self.begin(now, &Intent::Read(read), now + PATIENCE, recorder);
+    }
+
+    /// Takes the session's completions into the history. Returns records that were read.
+    pub fn complete(
+        &mut self,
+        now: Instant,
+        recorder: &mut Recorder,
+        rng: &mut Rng,
+    ) -> Result<Vec<(LogBookId, SeqNum, Fingerprint)>, Failure> {
+        let mut seen = Vec::new();
+        while let Some((operation, outcome)) = self.session.next_completion() {
+            let Some(pending) = self.pending.remove(&operation) else { continue };
+            recorder.completed += 1;
+            match outcome {
+                Outcome::Append(result) => self.append_done(now, pending, result, recorder, rng)?,
+                Outcome::Read(Ok(read)) => {
+                    let found: Vec<Found> = read.records.iter().map(found).collect();
+                    seen.extend(found.iter().map(|found| (pending.logbook, found.seqnum, found.fingerprint)));
+                    if let Some(greatest) = found.iter().map(|found| found.seqnum).max() {
+                        self.workload.knowledge.saw(pending.logbook, pending.tag, greatest);
+                    }
+                    let at = recorder.next();
+                    recorder.history.found(at, pending.recorded, found, read.complete);
+                    if self.pinned.is_some() {
+                        self.scanned = read.records;
+                    }
+                }
+                Outcome::Read(Err(ReadError::Deadline { .. } | ReadError::Unreachable { .. })) => {}
+                Outcome::Read(Err(ReadError::Corrupt { .. })) if recorder.damage_allowed => {}
+                Outcome::Read(Err(error)) => return Err(Failure::ClientError { error: error.to_string() }),
+                Outcome::CheckTail(Ok(tail)) => {
+                    if let Some(tail) = tail {
+                        self.workload.knowledge.saw(pending.logbook, pending.tag, tail);
+                    }
+                    let at = recorder.next();
+                    recorder.history.tail(at, pending.recorded, tail);
+                }
+                Outcome::CheckTail(Err(CheckTailError::Deadline { .. } | CheckTailError::Unreachable { .. })) => {}
+                Outcome::CheckTail(Err(error)) => return Err(Failure::ClientError { error: error.to_string() }),
+                Outcome::Status(_) => {}
+            }
+        }
+        Ok(seen)
+    }
+
+    fn append_done(
+        &mut self,
+        now: Instant,
+        pending: Pending,
+        result: Result<sealog::Appended, AppendError>,
+        recorder: &mut Recorder,
+        rng: &mut Rng,
+    ) -> Result<(), Failure> {
+        match result {
+            Ok(appended) => {
+                self.workload.knowledge.saw(pending.logbook, pending.tag, appended.seqnum);
+                let at = recorder.next();
+                recorder.history.acknowledged(at, pending.recorded, appended.seqnum);
+            }
+            Err(AppendError::ConditionFailed { tail }) => {
+                self.workload.knowledge.saw(pending.logbook, pending.tag, tail);
+                let at = recorder.next();
+                recorder.history.condition_failed(at, pending.recorded, tail);
+            }
+            Err(AppendError::OutcomeUnknown { retry }) => {
+                // Mostly it is taken up again; its outcome is then that of the operation that began.
+                if rng.u8(0..4) > 0
+                    && let Ok(operation) = self.session.retry(Time(now), retry, Time(now + PATIENCE))
+                {
+                    self.pending.insert(operation, pending);
+                }
+            }
+            Err(AppendError::SessionExpired) => {}
+            Err(
+                AppendError::DiskFull { .. }
+                | AppendError::IndexFull { .. }
+                | AppendError::Deadline { .. }
+                | AppendError::Unreachable { .. },
+            ) => recorder.history.refused(pending.recorded),
+            Err(error) => return Err(Failure::ClientError { error: error.to_string() }),
+        }
+        Ok(())
+    }
+
+    /// When the session wants something, at the latest.
+    pub fn deadline(&self) -> Instant {
+        let dial = if self.link == Link::Down { self.session.connect_at() } else { None };
+        [self.session.deadline(), dial].into_iter().flatten().map(|time| time.0).min().unwrap_or(Instant::MAX)
+    }
+}
+
+fn found(record: &sealog::Record) -> Found {
+    let fingerprint = Fingerprint::new(record.logbook, &record.tags, &record.payload);
+    Found { seqnum: record.seqnum, fingerprint }
+}
+
+fn range(read: &Read) -> Range {
+    let (logbook, tag) = (read.logbook, read.tag);
+    match read.direction {
+        Direction::Forward => {
+            Range { logbook, tag, from: read.first, until: read.last, direction: sealog_history::Direction::Forward }
+        }
+        Direction::Backward => {
+            Range { logbook, tag, from: read.last, until: read.first, direction: sealog_history::Direction::Backward }
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! What breaks, and when it heals; the end of all faults; and the watch that stands for failure
+//! detection.
+
+use std::collections::BTreeMap;
+
+use sealog::ConnectionError;
+use sealog_history::Line;
+use sealog_protocol::LogspaceId;
+use sealog_protocol::machine::{Address, Role};
+use sealog_protocol::message::{Message, ViewReason};
+
+use crate::client::Client;
+use crate::disk::Stop;
+use crate::node::NodeInput;
+use crate::queue::{Instant, MILLISECOND};
+use crate::swarm::{FaultKind, NodeIndex, Plan};
+use crate::violation::Failure;
+use crate::world::{Event, World};
+
+/// For so long a primary is gone before a view change is asked for.
+const PRIMARY_GONE: Instant = 150 * MILLISECOND;
+
+/// The end of one fault.
+#[derive(Clone, Copy, Debug)]
+pub enum Heal {
+    Restart(NodeIndex),
+    Unblock { from: NodeIndex, to: NodeIndex },
+    DiskFast(NodeIndex),
+    DiskRoom(NodeIndex),
+    ReadsFine(NodeIndex),
+}
+
+#[derive(Debug)]
+pub struct Faults {
+    /// Faults happen.
+    active: bool,
+    pub counts: BTreeMap<FaultKind, u64>,
+    /// Nodes that stay dead.
+    buried: Vec<NodeIndex>,
+    /// Since when each logspace's primary seems to be gone.
+    gone_since: Vec<Option<Instant>>,
+    pub torn_sectors: u64,
+    /// The next line of a client that takes a vanished one's place.
+    next_line: u32,
+}
+
+impl Faults {
+    pub fn new(plan: &Plan) -> Faults {
+        Faults {
+            active: false,
+            counts: BTreeMap::new(),
+            buried: Vec::new(),
+            gone_since: vec![None; usize::from(plan.settings.logspaces)],
+            torn_sectors: 0,
+            next_line: plan.load.clients as u32,
+        }
+    }
+
+    pub fn total(&self) -> u64 {
+        self.counts.values().sum()
+    }
+
+    /// A line that no client has.
+    pub fn new_line(&mut self) -> Line {
+        self.next_line += 1;
+        Line(self.next_line - 1)
+    }
+}
+
+impl World {
+    /// The faulty phase begins.
+    pub fn begin_faults(&mut self) {
+        self.faults.active = true;
+        self.schedule_fault();
+    }
+
+    fn schedule_fault(&mut self) {
+        let at = self.now + self.plan.fault_interval.draw(&mut self.rng);
+        self.queue.push(at, Event::Fault);
+    }
+
+    /// Something breaks.
+    pub fn fault(&mut self) -> Result<(), Failure> {
+        if !self.faults.active {
+            return Ok(());
+        }
+        let kind = self.plan.faults[self.rng.usize(0..self.plan.faults.len())];
+        self.trace.event(self.now, &[9, kind as u64], || format!("FAULT {kind:?}"));
+        *self.faults.counts.entry(kind).or_default() += 1;
+        self.break_something(kind)?;
+        self.schedule_fault();
+        Ok(())
+    }
+
+    fn break_something(&mut self, kind: FaultKind) -> Result<(), Failure> {
+        let node = NodeIndex(self.rng.usize(0..self.nodes.len()));
+        let lasts = self.now + self.plan.fault_lasts.draw(&mut self.rng);
+        match kind {
+            FaultKind::CrashProcess => self.crash(node, Stop::Process),
+            FaultKind::PowerLossOfOne => self.crash(node, Stop::Power),
+            FaultKind::PowerLossOfAll => {
+                for node in (0..self.nodes.len()).map(NodeIndex) {
+                    self.crash(node, Stop::Power);
+                }
+            }
+            FaultKind::Pause => {
+                let paused = &mut self.nodes[node.0].paused_until;
+                *paused = lasts.max(*paused);
+            }
+            FaultKind::BreakConnection => {
+                let other = self.other_than(node);
+                self.break_connection(node, other);
+            }
+            FaultKind::Partition => self.partition(node, lasts, true),
+            FaultKind::OneWayPartition => {
+                let other = self.other_than(node);
+                self.block(node, other, lasts);
+                if self.rng.bool() {
+                    self.break_connection(node, other);
+                }
+            }
+            FaultKind::Clog => self.partition(node, lasts, false),
+            FaultKind::SlowDisk => {
+                self.nodes[node.0].disk_factor = self.rng.u64(5..60);
+                self.queue.push(lasts, Event::Heal(Heal::DiskFast(node)));
+            }
+            FaultKind::DiskFull => {
+                self.nodes[node.0].disk.segments_max = self.nodes[node.0].disk.segments_count();
+                self.queue.push(lasts, Event::Heal(Heal::DiskRoom(node)));
+            }
+            FaultKind::ReadErrors => {
+                self.recorder.damage_allowed = true;
+                self.nodes[node.0].read_errors = self.rng.u8(5..60);
+                self.queue.push(lasts, Event::Heal(Heal::ReadsFine(node)));
+            }
+            FaultKind::ClockStep => {
+                let (forward, rate) = (self.rng.u64(0..2_000 * MILLISECOND), self.rng.u64(700..1400));
+                self.nodes[node.0].clock.step(self.now, forward, rate);
+                self.schedule_turn(node);
+            }
+            FaultKind::RegisterTrouble => self.register.trouble(lasts),
+            FaultKind::ViewRequested => {
+                let logspace = LogspaceId(self.rng.u16(0..self.plan.settings.logspaces));
+                self.want_view(logspace);
+            }
+            FaultKind::BreakClient => {
+                let client = self.rng.usize(0..self.clients.len());
+                self.drop_client(client, ConnectionError::Closed);
+            }
+            FaultKind::ClientVanishes => {
+                let client = self.rng.usize(0..self.clients.len());
+                self.replace_client(client);
+            }
+        }
+        Ok(())
+    }
+
+    fn other_than(&mut self, node: NodeIndex) -> NodeIndex {
+        let other = self.rng.usize(0..self.nodes.len() - 1);
+        NodeIndex(if other >= node.0 { other + 1 } else { other })
+    }
+
+    /// The node stops; it comes back after a while, unless it is buried.
+    pub fn crash(&mut self, node: NodeIndex, stop: Stop) {
+        if self.nodes[node.0].life.take().is_none() {
+            return;
+        }
+        self.faults.torn_sectors += self.nodes[node.0].disk.crash(stop, &mut self.rng);
+        self.nodes[node.0].paused_until = 0;
+        self.trace.event(self.now, &[10, node.0 as u64], || format!("{} stops: {stop:?}", node.0));
+        for other in (0..self.nodes.len()).map(NodeIndex).filter(|other| *other != node) {
+            self.break_connection(node, other);
+        }
+        let stale: Vec<_> =
+            self.client_connections.iter().filter(|((at, _), _)| *at == node).map(|(key, _)| *key).collect();
+        for key in stale {
+            let (client, epoch) = self.client_connections.remove(&key).expect("listed a moment ago");
+            let at = self.now + self.plan.network.draw(&mut self.rng);
+            self.queue.push(at, Event::ClientLost { client, epoch });
+        }
+        if !self.faults.buried.contains(&node) {
+            let at = self.now + self.plan.restart.draw(&mut self.rng);
+            self.queue.push(at, Event::Heal(Heal::Restart(node)));
+        }
+    }
+
+    fn block(&mut self, from: NodeIndex, to: NodeIndex, until: Instant) {
+        self.network.block(from, to, true);
+        self.queue.push(until, Event::Heal(Heal::Unblock { from, to }));
+    }
+
+    /// Cuts a node off from some others; a partition also breaks its connections to them.
+    fn partition(&mut self, node: NodeIndex, until: Instant, breaks: bool) {
+        let all = self.rng.bool();
+        for other in (0..self.nodes.len()).map(NodeIndex).filter(|other| *other != node) {
+            if all || self.rng.bool() {
+                self.block(node, other, until);
+                self.block(other, node, until);
+                if breaks {
+                    self.break_connection(node, other);
+                }
+            }
+        }
+    }
+
+    fn replace_client(&mut self, client: usize) {
+        self.drop_client(client, ConnectionError::Closed);
+        let line = self.faults.new_line();
+        let mut successor = Client::new(&self.plan, line, &mut self.rng);
+        let vanished = &self.clients[client];
+        successor.epoch = vanished.epoch + 1;
+        if self.rng.bool() {
+            // Its token was handed on before it vanished.
+            successor.session.merge(vanished.session.token());
+            self.recorder.hand_over(vanished.line, line);
+        }
+        self.clients[client] = successor;
+        self.wake_client(client, self.now);
+    }
+
+    /// A token goes from one client to another.
+    pub fn hand_over(&mut self) {
+        let (from, to) = (self.rng.usize(0..self.clients.len()), self.rng.usize(0..self.clients.len()));
+        let token = self.clients[from].session.token().clone();
+        self.clients[to].session.merge(&token);
+        self.recorder.hand_over(self.clients[from].line, self.clients[to].line);
+    }
+
+    pub fn heal(&mut self, heal: Heal) -> Result<(), Failure> {
+        self.trace.event(self.now, &[11], || format!("HEAL {heal:?}"));
+        match heal {
+            Heal::Restart(node) if self.is_alive(node) || self.faults.buried.contains(&node) => {}
+            Heal::Restart(node) => self.start_node(node)?,
+            Heal::Unblock { from, to } => {
+                self.network.block(from, to, false);
+                self.release(from, to);
+                self.schedule_dial(from, to);
+            }
+            Heal::DiskFast(node) => self.nodes[node.0].disk_factor = 1,
+            Heal::DiskRoom(node) => self.nodes[node.0].disk.segments_max = usize::MAX,
+            Heal::ReadsFine(node) => self.nodes[node.0].read_errors = 0,
+        }
+        Ok(())
+    }
+
+    /// The end of all faults: a quorum is healed, the rest stays dead.
+    pub fn calm(&mut self) -> Result<(), Failure> {
+        self.faults.active = false;
+        self.faults.buried = self.draw_buried();
+        self.trace.event(self.now, &[12], || format!("CALM: {:?} stay dead", self.faults.buried));
+        for node in self.faults.buried.clone() {
+            self.crash(node, Stop::Power);
+        }
+        self.register.heal();
+        self.network.unblock_all();
+        for at in 0..self.nodes.len() {
+            let node = NodeIndex(at);
+            self.nodes[at].disk_factor = 1;
+            self.nodes[at].disk.segments_max = usize::MAX;
+            self.nodes[at].read_errors = 0;
+            self.nodes[at].paused_until = 0;
+            if !self.is_alive(node) && !self.faults.buried.contains(&node) {
+                self.start_node(node)?;
+            }
+            for other in (0..self.nodes.len()).map(NodeIndex).filter(|other| *other != node) {
+                self.release(node, other);
+                self.schedule_dial(node, other);
+            }
+            self.schedule_turn(node);
+        }
+        Ok(())
+    }
+
+    /// Nodes that can be missed: a majority of each view's sequencers stays, W storages, one engine, and
+    /// the controller.
+    fn draw_buried(&mut self) -> Vec<NodeIndex> {
+        let mut order: Vec<NodeIndex> = (0..self.nodes.len()).map(NodeIndex).collect();
+        self.rng.shuffle(&mut order);
+        let wanted = self.rng.usize(0..=self.nodes.len());
+        let mut buried: Vec<NodeIndex> = Vec::new();
+        for node in order {
+            let rest = |has: fn(&crate::swarm::Roles) -> bool| {
+                let nodes = self.plan.with_role(has);
+                let left = nodes.iter().filter(|other| **other != node && !buried.contains(other)).count();
+                (left, nodes.len())
+            };
+            let (sequencers, of) = rest(|roles| roles.sequencer);
+            let spared = rest(|roles| roles.engine).0 >= 1
+                && rest(|roles| roles.storage).0 >= usize::from(self.plan.write_quorum)
+                && sequencers > of / 2
+                && rest(|roles| roles.controller).0 >= 1;
+            if spared && buried.len() < wanted {
+                buried.push(node);
+            }
+        }
+        buried
+    }
+
+    /// Asks the controller for a view change where the primary has been gone for long.
+    pub fn watch(&mut self) {
+        if self.submitting && self.rng.u8(0..4) == 0 {
+            self.hand_over();
+        }
+        for logspace in self.plan.logspaces() {
+            let gone = self.primary_is_gone(logspace);
+            let since = &mut self.faults.gone_since[usize::from(logspace.0)];
+            *since = if gone { Some(since.unwrap_or(self.now)) } else { None };
+            if since.is_some_and(|since| self.now - since >= PRIMARY_GONE) {
+                *since = None;
+                self.want_view(logspace);
+            }
+        }
+    }
+
+    fn primary_is_gone(&self, logspace: LogspaceId) -> bool {
+        let chain = self.register.chain(logspace);
+        let view = chain.current();
+        let Some(primary) = self.plan.index(view.primary) else { return false };
+        let node = &self.nodes[primary.0];
+        if node.life.is_none() || node.incarnation != view.primary_incarnation || node.paused_until > self.now {
+            return true;
+        }
+        let others = view.sequencers.iter().filter_map(|id| self.plan.index(id)).filter(|other| *other != primary);
+        let reached = others.filter(|other| self.network.living(primary, *other).is_some()).count() + 1;
+        reached < view.sequencers.majority()
+    }
+
+    fn want_view(&mut self, logspace: LogspaceId) {
+        let node = self.plan.controller();
+        let view = self.register.chain(logspace).current().number;
+        let to = Address { node: self.nodes[node.0].id, logspace, role: Role::Controller };
+        let message = Message::ViewWanted { view, reason: ViewReason::Requested };
+        self.trace.event(self.now, &[13, u64::from(logspace.0)], || format!("view {view} of {logspace} is to end"));
+        let life = self.nodes[node.0].incarnation.0;
+        self.input(node, life, NodeInput::Request { to, message });
+    }
+
+    pub fn is_buried(&self, node: NodeIndex) -> bool {
+        self.faults.buried.contains(&node)
+    }
+}

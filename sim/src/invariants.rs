@@ -1,0 +1,425 @@
+//! The protocol's invariants, checked after every turn against what the node that took it now says,
+//! and at each change of the register. What costs is proportional to what changed.
+//!
+//! `Truth` of a logspace is what can never change again: its committed entries by view, and the ends
+//! that the register holds. Disks are believed by what their machines were told is durable; that a
+//! restart finds all of it again is checked, too.
+
+use std::collections::BTreeMap;
+
+use sealog_protocol::frame::Frame;
+use sealog_protocol::machine::{Address, DurableEntry, Role};
+use sealog_protocol::metalog::{Entry, entries};
+use sealog_protocol::tags::batch_headers;
+use sealog_protocol::view::Chain;
+use sealog_protocol::{LogspaceId, NodeId, NodeSet, Place, SeqNum, ShardId, ViewNumber};
+
+use crate::node::{Node, Owner, RoleMachine};
+use crate::swarm::Plan;
+use crate::violation::Failure;
+
+/// What is known of one view's metalog.
+#[derive(Debug, Default)]
+struct ViewTruth {
+    /// Encodings of the committed entries.
+    committed: Vec<Box<[u8]>>,
+    /// Replicas of the view's shards, by the index of their `OpenShard`.
+    replicas: BTreeMap<u64, NodeSet>,
+    /// Encodings of all entries that any replica was given, committed or not, by index. Kept until the
+    /// view ends.
+    given: BTreeMap<u64, Box<[u8]>>,
+}
+
+/// What is known of one logspace.
+#[derive(Debug)]
+struct Truth {
+    chain: Chain,
+    views: BTreeMap<ViewNumber, ViewTruth>,
+    /// By view and replica: entries durable, and entries compared with the committed ones.
+    journals: BTreeMap<(ViewNumber, NodeId), (u64, u64)>,
+    /// By shard and storage: records durable.
+    disks: BTreeMap<(ShardId, NodeId), u64>,
+    /// By shard and first position of a batch: checksum, and how many records.
+    batches: BTreeMap<(ShardId, u64), (u32, u64)>,
+    /// Seals that a node has answered.
+    seals: BTreeMap<(Role, NodeId), ViewNumber>,
+}
+
+/// All invariants of a world.
+#[derive(Debug)]
+pub struct Invariants {
+    logspaces: Vec<Truth>,
+    /// Committed entries in all.
+    pub commits: u64,
+}
+
+impl Invariants {
+    pub fn new(plan: &Plan) -> Invariants {
+        let logspaces = plan.logspaces().map(|logspace| Truth {
+            chain: plan.first_chain(logspace),
+            views: BTreeMap::new(),
+            journals: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            seals: BTreeMap::new(),
+        });
+        Invariants { logspaces: logspaces.collect(), commits: 0 }
+    }
+
+    fn truth(&mut self, logspace: LogspaceId) -> &mut Truth {
+        &mut self.logspaces[usize::from(logspace.0)]
+    }
+
+    /// Views that were installed, over all logspaces, the first ones not counted.
+    pub fn view_changes(&self) -> u64 {
+        self.logspaces.iter().map(|truth| truth.chain.ends.len() as u64).sum()
+    }
+
+    /// A machine gave its journal an entry: replicas never take different ones.
+    pub fn appended(&mut self, node: NodeId, owner: Owner, entry: &DurableEntry) -> Result<(), Failure> {
+        let truth = self.truth(owner.0);
+        match entry {
+            DurableEntry::Batches { shard, first, batches, .. } => truth.took_records(node, *shard, *first, batches),
+            DurableEntry::Metalog { view, from, entries, .. } => {
+                truth.took_entries(owner.0, node, *view, *from, entries)
+            }
+            DurableEntry::Commit { .. } | DurableEntry::SequencerSeal { .. } | DurableEntry::StorageSeal { .. } => {
+                Ok(())
+            }
+        }
+    }
+
+    /// A node said that it has sealed a view: it never forgets that.
+    pub fn seal_said(&mut self, node: NodeId, owner: Owner, view: ViewNumber) {
+        let said = self.truth(owner.0).seals.entry((owner.1, node)).or_default();
+        *said = view.max(*said);
+    }
+
+    /// Looks at a node after its turn.
+    pub fn after_turn(&mut self, node: &Node) -> Result<(), Failure> {
+        let Some(life) = &node.life else { return Ok(()) };
+        for (address, machine) in &life.machines {
+            match machine {
+                RoleMachine::Storage(storage) => {
+                    let truth = self.truth(address.logspace);
+                    for (shard, _, durable) in storage.shards() {
+                        truth.disk(*address, shard, durable)?;
+                    }
+                }
+                RoleMachine::Sequencer(sequencer) => {
+                    let before = self.committed(address.logspace);
+                    let truth = self.truth(address.logspace);
+                    for (view, durable, _) in sequencer.views() {
+                        truth.journal(*address, view, durable)?;
+                    }
+                    for (view, durable, commit) in sequencer.views() {
+                        let here = |from, end| sequencer.entries(view, from, end).to_vec();
+                        truth.heard_commit(*address, view, durable, commit, here)?;
+                    }
+                    self.commits += self.committed(address.logspace) - before;
+                }
+                RoleMachine::Engine(_) | RoleMachine::Controller(_) => {}
+            }
+        }
+        // A commit and its application may be of one turn.
+        for (address, machine) in &life.machines {
+            if let RoleMachine::Engine(engine) = machine {
+                let applied = engine.status().applied;
+                self.truth(address.logspace).applied(*address, applied)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn committed(&self, logspace: LogspaceId) -> u64 {
+        self.logspaces[usize::from(logspace.0)].views.values().map(|view| view.committed.len() as u64).sum()
+    }
+
+    /// Looks at a node that has just recovered: all that it ever called durable is there.
+    pub fn after_recovery(&mut self, node: &Node) -> Result<(), Failure> {
+        let Some(life) = &node.life else { return Ok(()) };
+        for (address, machine) in &life.machines {
+            let truth = self.truth(address.logspace);
+            let lost = |what: String, before, after| Failure::DurableLost { node: node.id, what, before, after };
+            match machine {
+                RoleMachine::Storage(storage) => {
+                    let found: BTreeMap<ShardId, u64> =
+                        storage.shards().map(|(shard, _, durable)| (shard, durable)).collect();
+                    let known = truth.disks.iter().filter(|((_, id), _)| *id == node.id);
+                    for ((shard, _), before) in known {
+                        let after = found.get(shard).copied().unwrap_or(0);
+                        if after < *before {
+                            return Err(lost(format!("shard {shard}"), *before, after));
+                        }
+                    }
+                    truth.seal_kept(*address, storage.sealed())?;
+                }
+                RoleMachine::Sequencer(sequencer) => {
+                    let found: BTreeMap<ViewNumber, u64> =
+                        sequencer.views().map(|(view, durable, _)| (view, durable)).collect();
+                    let known = truth.journals.iter().filter(|((_, id), _)| *id == node.id);
+                    for ((view, _), (before, _)) in known {
+                        let after = found.get(view).copied().unwrap_or(0);
+                        if after < *before {
+                            return Err(lost(format!("metalog of view {view}"), *before, after));
+                        }
+                    }
+                    truth.seal_kept(*address, sequencer.status().sealed)?;
+                }
+                RoleMachine::Engine(_) | RoleMachine::Controller(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The register holds another chain now.
+    pub fn installed(&mut self, chain: &Chain) -> Result<(), Failure> {
+        let truth = self.truth(chain.logspace);
+        let committed_before: u64 = truth.views.values().map(|view| view.committed.len() as u64).sum();
+        truth.install(chain)?;
+        let committed: u64 = truth.views.values().map(|view| view.committed.len() as u64).sum();
+        self.commits += committed - committed_before;
+        Ok(())
+    }
+
+    /// The last committed place, for the trace.
+    pub fn place(&self, logspace: LogspaceId) -> Place {
+        let truth = &self.logspaces[usize::from(logspace.0)];
+        let view = truth.chain.current().number;
+        Place { view, index: truth.views.get(&view).map_or(0, |view| view.committed.len() as u64) }
+    }
+}
+
+impl Truth {
+    fn took_records(&mut self, node: NodeId, shard: ShardId, first: u64, batches: &[u8]) -> Result<(), Failure> {
+        let mut position = first;
+        for batch in batch_headers(batches) {
+            let Ok((_, header)) = batch else { break };
+            let taken = (header.checksum, u64::from(header.count));
+            let known = self.batches.entry((shard, position)).or_insert(taken);
+            if *known != taken {
+                return Err(Failure::RecordDiffers { shard, position, node });
+            }
+            position += taken.1;
+        }
+        Ok(())
+    }
+
+    fn took_entries(
+        &mut self,
+        logspace: LogspaceId,
+        node: NodeId,
+        view: ViewNumber,
+        from: u64,
+        encoded: &[u8],
+    ) -> Result<(), Failure> {
+        let truth = self.views.entry(view).or_default();
+        for (entry, index) in entries(encoded).zip(from..) {
+            let Ok((_, bytes)) = entry else { break };
+            let known = match truth.committed.get(index as usize) {
+                Some(committed) => committed,
+                None => truth.given.entry(index).or_insert_with(|| bytes.into()),
+            };
+            if **known != *bytes {
+                return Err(Failure::EntryDiffers { logspace, view, index, node });
+            }
+        }
+        Ok(())
+    }
+
+    fn disk(&mut self, address: Address, shard: ShardId, durable: u64) -> Result<(), Failure> {
+        let known = self.disks.entry((shard, address.node)).or_default();
+        if durable < *known {
+            let what = format!("shard {shard}");
+            return Err(Failure::DurableLost { node: address.node, what, before: *known, after: durable });
+        }
+        *known = durable;
+        Ok(())
+    }
+
+    fn journal(&mut self, address: Address, view: ViewNumber, durable: u64) -> Result<(), Failure> {
+        let (known, _) = self.journals.entry((view, address.node)).or_default();
+        if durable < *known {
+            let what = format!("metalog of view {view}");
+            return Err(Failure::DurableLost { node: address.node, what, before: *known, after: durable });
+        }
+        *known = durable;
+        Ok(())
+    }
+
+    fn seal_kept(&self, address: Address, sealed: ViewNumber) -> Result<(), Failure> {
+        let said = self.seals.get(&(address.role, address.node)).copied().unwrap_or_default();
+        if sealed < said {
+            let (before, after) = (u64::from(said.0), u64::from(sealed.0));
+            return Err(Failure::DurableLost { node: address.node, what: "its seal".to_owned(), before, after });
+        }
+        Ok(())
+    }
+
+    /// A replica believes that `commit` entries of a view are committed.
+    fn heard_commit(
+        &mut self,
+        address: Address,
+        view: ViewNumber,
+        durable: u64,
+        commit: u64,
+        here: impl Fn(u64, u64) -> Vec<u8>,
+    ) -> Result<(), Failure> {
+        let (node, logspace) = (address.node, address.logspace);
+        if let Some(end) = self.chain.end(view).filter(|end| *end < commit) {
+            return Err(Failure::CommittedPastEnd { logspace, view, end, commit, node });
+        }
+        let known = self.views.entry(view).or_default().committed.len() as u64;
+        if commit > known {
+            self.extend_committed(logspace, view, commit)?;
+        }
+        // What this replica has of it is the same.
+        let compared = self.journals.get(&(view, node)).map_or(0, |(_, compared)| *compared);
+        let end = commit.min(durable);
+        if compared < end {
+            let encoded = here(compared, end);
+            let committed = &self.views[&view].committed;
+            for (entry, index) in entries(&encoded).zip(compared..) {
+                let same = entry.is_ok_and(|(_, bytes)| *bytes == *committed[index as usize]);
+                if !same {
+                    return Err(Failure::CommittedEntryDiffers { logspace, view, index, node });
+                }
+            }
+            self.journals.entry((view, node)).or_default().1 = end;
+        }
+        Ok(())
+    }
+
+    /// Entries up to `commit` are committed: they must be on a majority, their records on W disks.
+    fn extend_committed(&mut self, logspace: LogspaceId, view: ViewNumber, commit: u64) -> Result<(), Failure> {
+        let Some(installed) = self.chain.view(view) else {
+            return Err(Failure::CommittedWithoutMajority { logspace, view, entries: commit, copies: 0 });
+        };
+        let copies = installed.sequencers.iter().filter(|node| self.has_entries(view, *node, commit)).count();
+        if copies < installed.sequencers.majority() {
+            return Err(Failure::CommittedWithoutMajority { logspace, view, entries: commit, copies });
+        }
+        let quorum = usize::from(installed.write_quorum);
+        self.take_committed(logspace, view, commit, quorum, &[])
+    }
+
+    fn has_entries(&self, view: ViewNumber, node: NodeId, entries: u64) -> bool {
+        self.journals.get(&(view, node)).is_some_and(|(durable, _)| *durable >= entries)
+    }
+
+    /// Moves entries from given to committed, and looks for the records that they order.
+    fn take_committed(
+        &mut self,
+        logspace: LogspaceId,
+        view: ViewNumber,
+        end: u64,
+        quorum: usize,
+        moves: &[(ShardId, NodeSet)],
+    ) -> Result<(), Failure> {
+        let truth = self.views.entry(view).or_default();
+        while (truth.committed.len() as u64) < end {
+            let index = truth.committed.len() as u64;
+            let Some(bytes) = truth.given.remove(&index) else {
+                return Err(Failure::CommittedWithoutMajority { logspace, view, entries: end, copies: 0 });
+            };
+            match Entry::decode(&bytes).map(|(entry, _)| entry) {
+                Ok(Entry::OpenShard { replicas, .. }) => {
+                    truth.replicas.insert(index, replicas);
+                }
+                Ok(Entry::Cut(cut)) => {
+                    for moved in cut.moves() {
+                        let shard = ShardId { view, index: moved.shard_index };
+                        let now = moves.iter().find(|(id, _)| *id == shard).map(|(_, nodes)| *nodes);
+                        let replicas =
+                            now.or_else(|| truth.replicas.get(&moved.shard_index).copied()).unwrap_or_default();
+                        let has = |node: &NodeId| {
+                            self.disks.get(&(shard, *node)).is_some_and(|durable| *durable >= moved.prefix)
+                        };
+                        let copies = replicas.iter().filter(has).count();
+                        if copies < quorum {
+                            let prefix = moved.prefix;
+                            return Err(Failure::CommittedWithoutRecords {
+                                logspace,
+                                view,
+                                index,
+                                shard,
+                                prefix,
+                                copies,
+                            });
+                        }
+                    }
+                }
+                _ => {}
+            }
+            truth.committed.push(bytes);
+        }
+        Ok(())
+    }
+
+    fn applied(&mut self, address: Address, applied: Place) -> Result<(), Failure> {
+        let (node, logspace, view, index) = (address.node, address.logspace, applied.view, applied.index);
+        if index == 0 {
+            return Ok(());
+        }
+        let committed = self.views.get(&view).map_or(0, |view| view.committed.len() as u64);
+        if index > committed {
+            return Err(Failure::AppliedUncommitted { node, logspace, view, index });
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, chain: &Chain) -> Result<(), Failure> {
+        let (logspace, view) = (chain.logspace, self.chain.current().number);
+        let past = self.chain.views.len();
+        let extends = chain.views.len() == past + 1
+            && chain.views[..past] == self.chain.views[..]
+            && chain.ends[..past - 1] == self.chain.ends[..];
+        if !extends {
+            return Err(Failure::TwoEnds { logspace, view });
+        }
+        let end = chain.end(view).expect("the chain goes on after it");
+        let committed = self.views.entry(view).or_default().committed.len() as u64;
+        if end < committed {
+            return Err(Failure::EndBeforeCommit { logspace, view, end, committed });
+        }
+        // What is kept was repaired before: on a majority of this view's replicas and the next one's,
+        // and the records on W disks, where the next view says.
+        for sequencers in [self.chain.current().sequencers, chain.current().sequencers] {
+            let copies = sequencers.iter().filter(|node| self.has_entries(view, *node, end)).count();
+            if end > 0 && copies < sequencers.majority() {
+                return Err(Failure::CommittedWithoutMajority { logspace, view, entries: end, copies });
+            }
+        }
+        let quorum = usize::from(self.chain.current().write_quorum);
+        self.take_committed(logspace, view, end, quorum, &chain.current().moves)?;
+        self.views.entry(view).or_default().given.clear();
+        self.chain = chain.clone();
+        Ok(())
+    }
+}
+
+/// One record for each SeqNum, in whatever any client reads.
+#[derive(Debug, Default)]
+pub struct SeenRecords {
+    records: BTreeMap<(LogspaceId, SeqNum), sealog_history::Fingerprint>,
+}
+
+impl SeenRecords {
+    pub fn saw(
+        &mut self,
+        logspace: LogspaceId,
+        seqnum: SeqNum,
+        fingerprint: sealog_history::Fingerprint,
+    ) -> Result<(), Failure> {
+        let known = self.records.entry((logspace, seqnum)).or_insert(fingerprint);
+        if *known == fingerprint { Ok(()) } else { Err(Failure::ReadsDiffer { logspace, seqnum }) }
+    }
+}
+
+/// The checksum that names a frame in the trace.
+pub fn frame_name(bytes: &[u8]) -> u64 {
+    match Frame::parse_unverified(bytes) {
+        Ok(Some(frame)) => u64::from(frame.header.checksum) << 20 | bytes.len() as u64,
+        _ => bytes.len() as u64,
+    }
+}

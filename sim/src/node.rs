@@ -1,0 +1,643 @@
+//! A node: in each of its lives the machines of its roles and their journal, driven in turns as the
+//! runtime drives them. What leaves the node becomes an [`Effect`].
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use sealog_control::{Controller, ControllerConfig};
+use sealog_engine::{Engine, EngineConfig};
+use sealog_journal::{BlockBuffer, BlockWrite, FooterChunk, Journal, TagsSource};
+use sealog_protocol::batch::Batch;
+use sealog_protocol::client::{Request, Welcome, decode_hello, decode_request, encode_reply, encode_welcome};
+use sealog_protocol::frame::{Frame, FrameError, FrameKind};
+use sealog_protocol::machine::{
+    Address, ConnectionId, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, ReadFailure, Recovered, Role,
+};
+use sealog_protocol::message::{Message, encode};
+use sealog_protocol::view::Chain;
+use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Time, ViewNumber};
+use sealog_sequencer::{Sequencer, SequencerConfig};
+use sealog_storage::{Storage, StorageConfig};
+
+use crate::clock::Clock;
+use crate::disk::Disk;
+use crate::network::ConnectionIndex;
+use crate::queue::Instant;
+use crate::swarm::{NodeIndex, Plan, Roles};
+use crate::violation::Failure;
+
+pub type Owner = (LogspaceId, Role);
+
+/// The machine of one role: dispatch is a match.
+pub enum RoleMachine {
+    Engine(Box<Engine>),
+    Storage(Box<Storage>),
+    Sequencer(Box<Sequencer>),
+    Controller(Box<Controller>),
+}
+
+impl Machine for RoleMachine {
+    fn handle(&mut self, now: Time, input: Input<'_>, outputs: &mut Outputs) {
+        match self {
+            RoleMachine::Engine(machine) => machine.handle(now, input, outputs),
+            RoleMachine::Storage(machine) => machine.handle(now, input, outputs),
+            RoleMachine::Sequencer(machine) => machine.handle(now, input, outputs),
+            RoleMachine::Controller(machine) => machine.handle(now, input, outputs),
+        }
+    }
+
+    fn flush(&mut self, now: Time, outputs: &mut Outputs) {
+        match self {
+            RoleMachine::Engine(machine) => machine.flush(now, outputs),
+            RoleMachine::Storage(machine) => machine.flush(now, outputs),
+            RoleMachine::Sequencer(machine) => machine.flush(now, outputs),
+            RoleMachine::Controller(machine) => machine.flush(now, outputs),
+        }
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        match self {
+            RoleMachine::Engine(machine) => machine.deadline(),
+            RoleMachine::Storage(machine) => machine.deadline(),
+            RoleMachine::Sequencer(machine) => machine.deadline(),
+            RoleMachine::Controller(machine) => machine.deadline(),
+        }
+    }
+}
+
+/// What waits for a node's next turn.
+#[derive(Debug)]
+pub enum NodeInput {
+    Message {
+        connection: ConnectionIndex,
+        from: Address,
+        to: Address,
+        message: Message,
+    },
+    Connected {
+        node: NodeId,
+        incarnation: Incarnation,
+        connection: ConnectionIndex,
+    },
+    Disconnected {
+        node: NodeId,
+        connection: ConnectionIndex,
+    },
+    /// From nobody on the wire: an operator, or what stands for failure detection.
+    Request {
+        to: Address,
+        message: Message,
+    },
+    Written(BlockWrite),
+    Read {
+        owner: Owner,
+        ticket: u64,
+        result: Result<Bytes, ReadFailure>,
+    },
+    TagsRead {
+        owner: Owner,
+        ticket: u64,
+        first: u64,
+        result: Result<Bytes, ReadFailure>,
+    },
+    SegmentPrepared {
+        segment: u32,
+        ready: bool,
+    },
+    Chain {
+        chain: Box<Chain>,
+        swapped: bool,
+    },
+    ClientBytes {
+        connection: ConnectionId,
+        bytes: Vec<u8>,
+    },
+    ClientClosed {
+        connection: ConnectionId,
+    },
+}
+
+/// What a turn asks the world to do.
+#[derive(Debug)]
+pub enum Effect {
+    Frame {
+        connection: ConnectionIndex,
+        frame: Bytes,
+    },
+    Reply {
+        connection: ConnectionId,
+        bytes: Vec<u8>,
+    },
+    CloseClient {
+        connection: ConnectionId,
+    },
+    Write(BlockWrite),
+    Read {
+        owner: Owner,
+        ticket: u64,
+        at: JournalPlace,
+        bytes: u32,
+    },
+    ReadFooter {
+        owner: Owner,
+        ticket: u64,
+        chunk: FooterChunk,
+    },
+    Prepare {
+        segment: u32,
+    },
+    Swap {
+        chain: Box<Chain>,
+    },
+    ReadRegister {
+        logspace: LogspaceId,
+    },
+    /// For the invariants: what the journal was given.
+    Appended {
+        owner: Owner,
+        entry: DurableEntry,
+    },
+    /// For the invariants: this role said that it has sealed a view.
+    SealSaid {
+        owner: Owner,
+        view: ViewNumber,
+    },
+}
+
+/// A client's connection, as its node sees it.
+#[derive(Debug, Default)]
+struct ClientLink {
+    greeted: bool,
+    received: Vec<u8>,
+}
+
+/// What a crash ends.
+pub struct Life {
+    pub machines: Vec<(Address, RoleMachine)>,
+    pub journal: Journal,
+    pub inbox: Vec<NodeInput>,
+    pub turn_scheduled: bool,
+    /// When the world wakes the node for its deadlines.
+    pub timer: Option<Instant>,
+    pub peers: BTreeMap<NodeId, ConnectionIndex>,
+    clients: BTreeMap<ConnectionId, ClientLink>,
+    local: VecDeque<(Address, Address, Message)>,
+    outputs: Outputs,
+    full: bool,
+}
+
+/// A node with what survives its lives.
+pub struct Node {
+    pub id: NodeId,
+    pub index: NodeIndex,
+    pub roles: Roles,
+    pub incarnation: Incarnation,
+    pub disk: Disk,
+    pub clock: Clock,
+    pub life: Option<Box<Life>>,
+    /// While paused it takes no turn, and everything waits.
+    pub paused_until: Instant,
+    /// How much slower its disk is now.
+    pub disk_factor: u64,
+    /// In 100: reads that fail.
+    pub read_errors: u8,
+    pub next_connection: u64,
+}
+
+impl Node {
+    pub fn new(plan: &Plan, index: NodeIndex, clock: Clock) -> Node {
+        let (id, roles) = plan.nodes[index.0];
+        Node {
+            id,
+            index,
+            roles,
+            incarnation: Incarnation(0),
+            disk: Disk::new(),
+            clock,
+            life: None,
+            paused_until: 0,
+            disk_factor: 1,
+            read_errors: 0,
+            next_connection: 0,
+        }
+    }
+
+    /// Begins a life: the incarnation is raised, machines recover from the journal, the register is read.
+    pub fn start(&mut self, plan: &Plan, chains: Vec<Chain>) -> Result<(), Failure> {
+        self.incarnation.0 += 1;
+        let mut machines = self.machines(plan);
+        let mut config = plan.journal;
+        config.journal_id ^= self.id.0;
+        let mut malformed = None;
+        let mut sink = |owner: Owner, entry: Recovered<'_>| {
+            let machine = machines.iter_mut().find(|(address, _)| (address.logspace, address.role) == owner);
+            let recovered = match machine {
+                Some((_, RoleMachine::Storage(storage))) => storage.recover(entry).map_err(|error| error.to_string()),
+                Some((_, RoleMachine::Sequencer(sequencer))) => {
+                    sequencer.recover(entry).map_err(|error| error.to_string())
+                }
+                _ => Err(format!("an entry of {owner:?}, which does not run here")),
+            };
+            if let Err(reason) = recovered {
+                malformed.get_or_insert(reason);
+            }
+        };
+        let recovered = Journal::recover(config, &mut self.disk, &mut sink);
+        let failure = |reason| Failure::Recovery { node: self.id, reason };
+        let journal = recovered.map_err(|error| failure(error.to_string()))?;
+        if let Some(reason) = malformed {
+            return Err(failure(reason));
+        }
+        if journal.report().is_degraded() {
+            return Err(failure(format!("a crash alone damaged the journal: {:?}", journal.report())));
+        }
+        let full = journal.is_full();
+        let mut life = Life {
+            machines,
+            journal,
+            inbox: Vec::new(),
+            turn_scheduled: false,
+            timer: None,
+            peers: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            local: VecDeque::new(),
+            outputs: Outputs::default(),
+            full,
+        };
+        life.inbox.extend(chains.into_iter().map(|chain| NodeInput::Chain { chain: Box::new(chain), swapped: false }));
+        self.life = Some(Box::new(life));
+        Ok(())
+    }
+
+    fn machines(&self, plan: &Plan) -> Vec<(Address, RoleMachine)> {
+        let (node, incarnation, roles) = (self.id, self.incarnation, self.roles);
+        let controller = plan.nodes[plan.controller().0].0;
+        let mut machines = Vec::new();
+        for logspace in plan.logspaces() {
+            let mut add = |role, machine| machines.push((Address { node, logspace, role }, machine));
+            if roles.engine {
+                let mut config = EngineConfig::new(node, incarnation, logspace, plan.seed ^ incarnation.0);
+                config.pending_bytes_max = plan.limits.pending_bytes_max;
+                config.pending_records_max = plan.limits.pending_records_max;
+                config.cache_bytes_max = plan.limits.cache_bytes_max;
+                config.waiting_reads_max = plan.limits.waiting_reads_max;
+                add(Role::Engine, RoleMachine::Engine(Box::new(Engine::new(config))));
+            }
+            if roles.storage {
+                add(Role::Storage, RoleMachine::Storage(Box::new(Storage::new(StorageConfig { node, logspace }))));
+            }
+            if roles.sequencer {
+                let mut config = SequencerConfig::new(node, incarnation, logspace, controller);
+                config.cuts_in_flight_max = plan.limits.cuts_in_flight_max;
+                config.stuck_cut = plan.limits.stuck_cut;
+                add(Role::Sequencer, RoleMachine::Sequencer(Box::new(Sequencer::new(config))));
+            }
+            if roles.controller {
+                let controller = Controller::new(ControllerConfig { logspace });
+                add(Role::Controller, RoleMachine::Controller(Box::new(controller)));
+            }
+        }
+        machines
+    }
+
+    /// One turn: all inputs that wait, then flushes and local messages until nothing moves, then the
+    /// journal's writes.
+    pub fn turn(&mut self, plan: &Plan, instant: Instant, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+        let now = self.clock.now(instant);
+        let life = self.life.as_mut().expect("a turn is taken in a life");
+        life.turn_scheduled = false;
+        let mut turn = Turn { id: self.id, incarnation: self.incarnation, plan, now, life, effects };
+        turn.run()
+    }
+
+    /// When the node wants to be woken at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let life = self.life.as_ref()?;
+        let machines = life.machines.iter().filter_map(|(_, machine)| machine.deadline());
+        let earliest = machines.chain(life.journal.deadline()).min()?;
+        Some(self.clock.instant(earliest))
+    }
+
+    pub fn machine(&self, logspace: LogspaceId, role: Role) -> Option<&RoleMachine> {
+        let machines = &self.life.as_ref()?.machines;
+        let found = machines.iter().find(|(address, _)| address.logspace == logspace && address.role == role)?;
+        Some(&found.1)
+    }
+}
+
+struct Turn<'a> {
+    id: NodeId,
+    incarnation: Incarnation,
+    plan: &'a Plan,
+    now: Time,
+    life: &'a mut Life,
+    effects: &'a mut Vec<Effect>,
+}
+
+impl Turn<'_> {
+    fn run(&mut self) -> Result<(), Failure> {
+        for input in std::mem::take(&mut self.life.inbox) {
+            self.input(input)?;
+        }
+        for at in 0..self.life.machines.len() {
+            if self.life.machines[at].1.deadline().is_some_and(|deadline| deadline <= self.now) {
+                self.handle(at, Input::Tick);
+            }
+        }
+        self.read_clients();
+        self.settle();
+        self.write();
+        Ok(())
+    }
+
+    fn input(&mut self, input: NodeInput) -> Result<(), Failure> {
+        match input {
+            NodeInput::Message { connection, from, to, message } => {
+                // What an older connection still brings is not heard any more.
+                if self.life.peers.get(&from.node) == Some(&connection) {
+                    self.deliver(from, to, message);
+                }
+            }
+            NodeInput::Request { to, message } => self.deliver(to, to, message),
+            NodeInput::Connected { node, incarnation, connection } => {
+                self.life.peers.insert(node, connection);
+                self.handle_all(|| Input::Connected { node, incarnation });
+            }
+            NodeInput::Disconnected { node, connection } => {
+                if self.life.peers.get(&node) == Some(&connection) {
+                    self.life.peers.remove(&node);
+                    self.handle_all(|| Input::Disconnected { node });
+                }
+            }
+            NodeInput::Written(write) => self.written(write.id, write.buffer),
+            NodeInput::Read { owner, ticket, result } => {
+                if let Some(at) = self.find(owner) {
+                    self.handle(at, Input::Read { ticket, result });
+                }
+            }
+            NodeInput::TagsRead { owner, ticket, first, result } => {
+                if let Some(at) = self.find(owner) {
+                    self.handle(at, Input::TagsRead { ticket, first, result });
+                }
+            }
+            NodeInput::SegmentPrepared { segment, ready: true } => self.life.journal.segment_ready(segment),
+            NodeInput::SegmentPrepared { segment, ready: false } => {
+                self.life.journal.segment_failed(segment);
+                self.effects.push(Effect::Prepare { segment });
+            }
+            NodeInput::Chain { chain, swapped } => self.chain(&chain, swapped),
+            NodeInput::ClientBytes { connection, bytes } => {
+                self.life.clients.entry(connection).or_default().received.extend_from_slice(&bytes);
+            }
+            NodeInput::ClientClosed { connection } => self.client_closed(connection),
+        }
+        Ok(())
+    }
+
+    fn chain(&mut self, chain: &Chain, swapped: bool) {
+        // The first chain of a life is read at its start; then the node knows itself, too.
+        let first = !self.life.peers.contains_key(&self.id);
+        for at in 0..self.life.machines.len() {
+            let (address, _) = self.life.machines[at];
+            if address.logspace != chain.logspace {
+                continue;
+            }
+            if swapped && address.role == Role::Controller {
+                self.handle(at, Input::Swapped);
+            }
+            self.handle(at, Input::Chain(chain));
+            if first {
+                let (node, incarnation, full) = (self.id, self.incarnation, self.life.full);
+                self.handle(at, Input::Space { full });
+                self.handle(at, Input::Connected { node, incarnation });
+            }
+        }
+        if first && usize::from(chain.logspace.0) + 1 == usize::from(self.plan.settings.logspaces) {
+            self.life.peers.insert(self.id, ConnectionIndex(usize::MAX));
+        }
+    }
+
+    fn written(&mut self, id: u64, buffer: BlockBuffer) {
+        self.life.journal.write_done(self.now, id, buffer);
+        while let Some((owner, place)) = self.life.journal.next_durable() {
+            let at = self.find(owner).expect("entries belong to machines of this node");
+            self.handle(at, Input::Durable(place));
+        }
+    }
+
+    fn client_closed(&mut self, connection: ConnectionId) {
+        self.life.clients.remove(&connection);
+        for (_, machine) in &mut self.life.machines {
+            if let RoleMachine::Engine(engine) = machine {
+                engine.connection_closed(connection);
+            }
+        }
+    }
+
+    fn find(&self, owner: Owner) -> Option<usize> {
+        self.life.machines.iter().position(|(address, _)| (address.logspace, address.role) == owner)
+    }
+
+    fn deliver(&mut self, from: Address, to: Address, message: Message) {
+        if let Some(at) = self.find((to.logspace, to.role)) {
+            self.handle(at, Input::Message { from, message });
+        }
+    }
+
+    fn handle_all(&mut self, input: impl Fn() -> Input<'static>) {
+        for at in 0..self.life.machines.len() {
+            self.handle(at, input());
+        }
+    }
+
+    fn handle(&mut self, at: usize, input: Input<'_>) {
+        let (address, machine) = &mut self.life.machines[at];
+        let address = *address;
+        machine.handle(self.now, input, &mut self.life.outputs);
+        self.outputs(address);
+    }
+
+    /// Flushes and delivers local messages until nothing moves.
+    fn settle(&mut self) {
+        loop {
+            for at in 0..self.life.machines.len() {
+                let (address, machine) = &mut self.life.machines[at];
+                let address = *address;
+                machine.flush(self.now, &mut self.life.outputs);
+                self.outputs(address);
+            }
+            if self.life.local.is_empty() {
+                return;
+            }
+            while let Some((from, to, message)) = self.life.local.pop_front() {
+                self.deliver(from, to, message);
+            }
+        }
+    }
+
+    fn outputs(&mut self, from: Address) {
+        let mut outputs = std::mem::take(&mut self.life.outputs);
+        for output in outputs.drain() {
+            self.output(from, output);
+        }
+        self.life.outputs = outputs;
+    }
+
+    fn output(&mut self, from: Address, output: Output) {
+        let owner = (from.logspace, from.role);
+        match output {
+            Output::Send { to, message } => self.send(from, to, message),
+            Output::Reply { connection, request, reply } => {
+                let mut bytes = Vec::new();
+                encode_reply(&mut bytes, request, &reply);
+                self.effects.push(Effect::Reply { connection, bytes });
+            }
+            Output::Append(entry) => {
+                self.effects.push(Effect::Appended { owner, entry: entry.clone() });
+                self.life.journal.append(self.now, owner, entry);
+            }
+            Output::Read { ticket, at, bytes } => self.effects.push(Effect::Read { owner, ticket, at, bytes }),
+            Output::ReadTags { ticket, shard, segment, from } => {
+                match self.life.journal.read_tags(owner, shard, segment, from) {
+                    TagsSource::Memory { first, entries } => {
+                        // As the runtime does: an answer of memory is an input of the next turn.
+                        let result = Ok(entries);
+                        self.life.inbox.push(NodeInput::TagsRead { owner, ticket, first, result });
+                    }
+                    TagsSource::Footer(chunk) => self.effects.push(Effect::ReadFooter { owner, ticket, chunk }),
+                }
+            }
+            Output::CompareAndSwap { chain } => self.effects.push(Effect::Swap { chain }),
+            Output::ReadRegister => self.effects.push(Effect::ReadRegister { logspace: from.logspace }),
+        }
+    }
+
+    fn send(&mut self, from: Address, to: Address, message: Message) {
+        if let Message::StorageSealed { view, .. } | Message::SequencerSealed { view, .. } = &message {
+            self.effects.push(Effect::SealSaid { owner: (from.logspace, from.role), view: *view });
+        }
+        if to.node == self.id {
+            self.life.local.push_back((from, to, message));
+        } else if let Some(connection) = self.life.peers.get(&to.node) {
+            let mut frame = Vec::new();
+            encode(&mut frame, from, to, &message);
+            self.effects.push(Effect::Frame { connection: *connection, frame: frame.into() });
+        }
+    }
+
+    /// Takes whole frames of clients, while the engines accept them.
+    fn read_clients(&mut self) {
+        let connections: Vec<ConnectionId> =
+            self.life.clients.iter().filter(|(_, link)| !link.received.is_empty()).map(|(id, _)| *id).collect();
+        for connection in connections {
+            let mut link = self.life.clients.remove(&connection).expect("listed a moment ago");
+            let mut taken = 0;
+            let read = loop {
+                if !self.accepts() {
+                    break Ok(());
+                }
+                match self.client_frame(connection, &mut link.greeted, &link.received[taken..]) {
+                    Ok(0) => break Ok(()),
+                    Ok(bytes) => taken += bytes,
+                    Err(error) => break Err(error),
+                }
+            };
+            match read {
+                Ok(()) => {
+                    link.received.drain(..taken);
+                    self.life.clients.insert(connection, link);
+                }
+                Err(_) => {
+                    self.client_closed(connection);
+                    self.effects.push(Effect::CloseClient { connection });
+                }
+            }
+        }
+    }
+
+    fn accepts(&self) -> bool {
+        self.life.machines.iter().all(|(_, machine)| match machine {
+            RoleMachine::Engine(engine) => engine.accepts(),
+            _ => true,
+        })
+    }
+
+    /// Takes the frame at the start of `bytes`; returns its size, 0 when it is not all there.
+    fn client_frame(
+        &mut self,
+        connection: ConnectionId,
+        greeted: &mut bool,
+        bytes: &[u8],
+    ) -> Result<usize, FrameError> {
+        let Some(frame) = Frame::parse(bytes)? else { return Ok(0) };
+        match frame.header.kind {
+            FrameKind::ClientHello if !*greeted => {
+                decode_hello(&frame)?;
+                *greeted = true;
+                let settings = &self.plan.settings;
+                let welcome = Welcome::new(settings.cluster, self.id, settings.logspaces, settings.session_window);
+                let mut bytes = Vec::new();
+                encode_welcome(&mut bytes, frame.header.place, &welcome);
+                self.effects.push(Effect::Reply { connection, bytes });
+            }
+            FrameKind::Batch if *greeted => {
+                let logbook = Batch::parse_metadata(frame)?.metadata.logbook();
+                self.engine(logbook.logspace(self.plan.settings.logspaces), |engine, now, outputs| {
+                    engine.append(now, connection, frame.bytes, outputs)
+                })?;
+            }
+            FrameKind::Request if *greeted => {
+                let request = decode_request(&frame)?;
+                let logspace = self.logspace_of(&request);
+                self.engine(logspace, |engine, now, outputs| {
+                    engine.request(now, connection, frame.header.place, request, outputs);
+                    Ok(())
+                })?;
+            }
+            kind => return Err(FrameError::Kind(kind as u8)),
+        }
+        Ok(frame.bytes.len())
+    }
+
+    fn logspace_of(&self, request: &Request) -> LogspaceId {
+        let logspaces = self.plan.settings.logspaces;
+        match request {
+            Request::OpenSession { logspace } => LogspaceId(*logspace),
+            Request::NameLogBook { name } => LogBookId::from_name(name).logspace(logspaces),
+            Request::Read(read) => LogBookId(read.logbook).logspace(logspaces),
+            Request::CheckTail(check) => LogBookId(check.logbook).logspace(logspaces),
+            Request::Status => LogspaceId(0),
+        }
+    }
+
+    fn engine(
+        &mut self,
+        logspace: LogspaceId,
+        give: impl FnOnce(&mut Engine, Time, &mut Outputs) -> Result<(), FrameError>,
+    ) -> Result<(), FrameError> {
+        let at = self.find((logspace, Role::Engine)).ok_or(FrameError::Metadata)?;
+        let (address, machine) = &mut self.life.machines[at];
+        let address = *address;
+        let RoleMachine::Engine(engine) = machine else { unreachable!("found by its role") };
+        give(engine, self.now, &mut self.life.outputs)?;
+        self.outputs(address);
+        Ok(())
+    }
+
+    fn write(&mut self) {
+        loop {
+            while let Some(write) = self.life.journal.next_write(self.now) {
+                self.effects.push(Effect::Write(write));
+            }
+            while let Some(segment) = self.life.journal.wanted_segment() {
+                self.effects.push(Effect::Prepare { segment });
+            }
+            let full = self.life.journal.is_full();
+            if std::mem::replace(&mut self.life.full, full) == full {
+                return;
+            }
+            self.handle_all(|| Input::Space { full });
+            self.settle();
+        }
+    }
+}

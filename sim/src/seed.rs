@@ -1,0 +1,197 @@
+//! One seed, from its plan to its verdict: faults under load, then calm, then everything finishes,
+//! then every engine is scanned and the history checked.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use sealog::session::Direction;
+use sealog_history::{FinalLog, Fingerprint, Found, Report, check};
+use sealog_protocol::{LogBookId, Tag};
+
+use crate::client::Client;
+use crate::disk::Stop;
+use crate::node::RoleMachine;
+use crate::queue::{Instant, SECOND};
+use crate::swarm::{FaultKind, NodeIndex, Plan};
+use crate::trace::Trace;
+use crate::violation::Failure;
+use crate::world::World;
+
+/// A seed counts if it completed so many operations under so many faults.
+pub const OPERATIONS_MIN: u64 = 500;
+pub const FAULTS_MIN: u64 = 10;
+/// The faulty phase ends after this long at the latest.
+const FAULTY_MAX: Instant = 30 * SECOND;
+/// Once faults stop, everything pending finishes within this long, and so many events.
+const CALM_MAX: Instant = 20 * SECOND;
+
+/// What a seed did.
+#[derive(Clone, Debug, Default)]
+pub struct SeedReport {
+    pub operations: u64,
+    pub faults: BTreeMap<FaultKind, u64>,
+    pub view_changes: u64,
+    pub commits: u64,
+    pub events: u64,
+    pub simulated: Instant,
+    pub hash: u64,
+    pub torn_sectors: u64,
+    pub history: Report,
+    pub nodes: usize,
+}
+
+impl SeedReport {
+    pub fn counts(&self) -> bool {
+        self.operations >= OPERATIONS_MIN && self.faults.values().sum::<u64>() >= FAULTS_MIN
+    }
+}
+
+/// Runs a seed. Panics of the code under test are failures, too.
+pub fn run(seed: u64, trace: Trace) -> Result<SeedReport, Failure> {
+    let run = catch_unwind(AssertUnwindSafe(|| run_plan(Plan::draw(seed), trace)));
+    run.unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_default();
+        Err(Failure::Panic { message })
+    })
+}
+
+fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
+    trace.remark(0, || format!("{plan:#?}"));
+    let mut world = World::new(plan, trace)?;
+    world.begin_faults();
+    let (operations, faults) = (world.plan.operations_min, world.plan.faults_min);
+    world.run(FAULTY_MAX, |world| world.recorder.completed >= operations && world.faults.total() >= faults)?;
+    world.submitting = false;
+    world.calm()?;
+    finish(&mut world)?;
+    let again = world.rng.u8(0..4) == 0;
+    if again {
+        // The power goes everywhere, once more: what was acknowledged is still there.
+        for node in (0..world.nodes.len()).map(NodeIndex) {
+            world.crash(node, Stop::Power);
+        }
+    }
+    let mut log = scan(&mut world)?;
+    let history = check(&world.recorder.history, &mut log).map_err(|violation| {
+        let operation = violation.operation().map(|id| world.recorder.history.describe(id)).unwrap_or_default();
+        Failure::History { violation, operation }
+    })?;
+    Ok(SeedReport {
+        operations: world.recorder.completed,
+        faults: world.faults.counts.clone(),
+        view_changes: world.invariants.view_changes(),
+        commits: world.invariants.commits,
+        events: world.trace.events(),
+        simulated: world.now,
+        hash: world.trace.hash(),
+        torn_sectors: world.faults.torn_sectors,
+        history,
+        nodes: world.nodes.len(),
+    })
+}
+
+/// Every pending operation finishes.
+fn finish(world: &mut World) -> Result<(), Failure> {
+    let began = world.now;
+    let finished = world.run(began + CALM_MAX, |world| world.clients.iter().all(|client| client.pending.is_empty()))?;
+    if finished {
+        return Ok(());
+    }
+    let pending = world.clients.iter().map(|client| client.pending.len()).sum();
+    let after = format!("{} ms", (world.now - began) / 1_000_000);
+    Err(Failure::Stuck { pending, after, details: describe(world) })
+}
+
+/// How the machines stand, for a failure's report.
+fn describe(world: &World) -> String {
+    let mut text = String::new();
+    for (at, client) in world.clients.iter().enumerate() {
+        for pending in client.pending.values() {
+            let operation = world.recorder.history.describe(pending.recorded);
+            text += &format!("\n  client {at} {:?}: {operation}", client.link);
+        }
+    }
+    for node in &world.nodes {
+        let Some(life) = &node.life else {
+            text += &format!("\n  {}: node {} is dead", node.index.0, node.id);
+            continue;
+        };
+        for (address, machine) in &life.machines {
+            let status = match machine {
+                RoleMachine::Engine(engine) => format!("{:?}", engine.status()),
+                RoleMachine::Storage(storage) => {
+                    format!(
+                        "{:?} sealed {} {:?}",
+                        storage.status(),
+                        storage.sealed(),
+                        storage.shards().collect::<Vec<_>>()
+                    )
+                }
+                RoleMachine::Sequencer(sequencer) => format!("{:?}", sequencer.status()),
+                RoleMachine::Controller(controller) => format!("changing {}", controller.is_changing()),
+            };
+            text += &format!("\n  {}: {address:?} {status}", node.index.0);
+        }
+    }
+    text
+}
+
+/// Scans every living engine: each LogBook whole, and by each tag, forward and backward. All are equal.
+fn scan(world: &mut World) -> Result<FinalLog, Failure> {
+    let logbooks: Vec<LogBookId> = world.recorder.history.logbooks().to_vec();
+    let tags: Vec<Tag> = (0..world.plan.load.tags).map(|nth| Tag(100 + nth)).collect();
+    let engines: Vec<NodeIndex> =
+        world.plan.with_role(|roles| roles.engine).into_iter().filter(|node| !world.is_buried(*node)).collect();
+    let mut log = FinalLog::new();
+    for (nth, node) in engines.into_iter().enumerate() {
+        let line = world.faults.new_line();
+        let mut scanner = Client::new(&world.plan, line, &mut world.rng);
+        scanner.pinned = Some(node);
+        world.clients.push(scanner);
+        for logbook in &logbooks {
+            let records = read_all(world, *logbook, Tag::ALL, Direction::Forward)?;
+            for record in records.iter().filter(|_| nth == 0) {
+                log.push(*logbook, found(record), &record.tags).map_err(history)?;
+            }
+            log.compare_scan(*logbook, Tag::ALL, records.iter().map(found)).map_err(history)?;
+            for tag in &tags {
+                let direction = if world.rng.bool() { Direction::Forward } else { Direction::Backward };
+                let mut records = read_all(world, *logbook, *tag, direction)?;
+                if direction == Direction::Backward {
+                    records.reverse();
+                }
+                log.compare_scan(*logbook, *tag, records.iter().map(found)).map_err(history)?;
+            }
+        }
+        world.clients.pop();
+    }
+    Ok(log)
+}
+
+fn read_all(
+    world: &mut World,
+    logbook: LogBookId,
+    tag: Tag,
+    direction: Direction,
+) -> Result<Vec<sealog::Record>, Failure> {
+    let at = world.clients.len() - 1;
+    let now = world.now;
+    let scanner = &mut world.clients[at];
+    scanner.begin_scan(now, crate::workload::scan(logbook, tag, direction), &mut world.recorder);
+    world.wake_client(at, now);
+    finish(world)?;
+    Ok(std::mem::take(&mut world.clients[at].scanned))
+}
+
+fn found(record: &sealog::Record) -> Found {
+    let fingerprint = Fingerprint::new(record.logbook, &record.tags, &record.payload);
+    Found { seqnum: record.seqnum, fingerprint }
+}
+
+fn history(violation: sealog_history::Violation) -> Failure {
+    Failure::History { violation, operation: String::new() }
+}

@@ -1,0 +1,293 @@
+//! What a seed draws before anything runs: topology, limits, rates. Each seed its own mixture, so
+//! that rare paths become common in some of them ("swarm testing").
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use sealog_journal::JournalConfig;
+use sealog_protocol::view::{Chain, ClusterSettings, View};
+use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, NodeSet, ViewNumber};
+
+use crate::queue::{Instant, MICROSECOND, MILLISECOND};
+
+/// A node, by its place in the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeIndex(pub usize);
+
+/// What runs on a node, for every logspace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    pub engine: bool,
+    pub storage: bool,
+    pub sequencer: bool,
+    pub controller: bool,
+}
+
+/// A fault the swarm may switch on for a seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    CrashProcess,
+    PowerLossOfOne,
+    PowerLossOfAll,
+    Pause,
+    BreakConnection,
+    Partition,
+    OneWayPartition,
+    Clog,
+    SlowDisk,
+    DiskFull,
+    ReadErrors,
+    ClockStep,
+    RegisterTrouble,
+    ViewRequested,
+    BreakClient,
+    ClientVanishes,
+}
+
+impl FaultKind {
+    pub const ALL: [FaultKind; 16] = [
+        FaultKind::CrashProcess,
+        FaultKind::PowerLossOfOne,
+        FaultKind::PowerLossOfAll,
+        FaultKind::Pause,
+        FaultKind::BreakConnection,
+        FaultKind::Partition,
+        FaultKind::OneWayPartition,
+        FaultKind::Clog,
+        FaultKind::SlowDisk,
+        FaultKind::DiskFull,
+        FaultKind::ReadErrors,
+        FaultKind::ClockStep,
+        FaultKind::RegisterTrouble,
+        FaultKind::ViewRequested,
+        FaultKind::BreakClient,
+        FaultKind::ClientVanishes,
+    ];
+}
+
+/// How long things take: a least time, and a spread on top of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    pub least: Instant,
+    pub spread: Instant,
+}
+
+impl Span {
+    pub fn draw(self, rng: &mut Rng) -> Instant {
+        self.least + rng.u64(0..=self.spread)
+    }
+}
+
+/// Limits handed to the machines.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub cuts_in_flight_max: usize,
+    pub stuck_cut: Duration,
+    pub pending_bytes_max: usize,
+    pub pending_records_max: usize,
+    pub cache_bytes_max: usize,
+    pub waiting_reads_max: usize,
+}
+
+/// What clients do.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    pub clients: usize,
+    pub in_flight_max: usize,
+    pub logbooks: usize,
+    pub tags: u64,
+    pub payload_bytes_max: usize,
+    pub batch_records_max: usize,
+    pub think: Span,
+    /// In 100: how many operations are reads or tails; of the appends, have a condition.
+    pub reads: u8,
+    pub conditions: u8,
+    /// In 100: operations whose deadline is soon.
+    pub impatient: u8,
+}
+
+/// All that a seed draws in advance.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub nodes: Vec<(NodeId, Roles)>,
+    pub write_quorum: u8,
+    pub replicas: u8,
+    pub settings: ClusterSettings,
+    pub journal: JournalConfig,
+    pub limits: Limits,
+    pub load: Load,
+    pub network: Span,
+    pub disk_write: Span,
+    pub disk_read: Span,
+    /// From the first input of a turn to the turn: what comes meanwhile is in it.
+    pub turn: Span,
+    pub register: Span,
+    pub restart: Span,
+    pub faults: Vec<FaultKind>,
+    pub fault_interval: Span,
+    pub fault_lasts: Span,
+    /// The faulty phase lasts until so many operations completed and so many faults happened.
+    pub operations_min: u64,
+    pub faults_min: u64,
+}
+
+impl Plan {
+    pub fn draw(seed: u64) -> Plan {
+        let mut rng = Rng::with_seed(seed ^ 0x5ea1_06);
+        let rng = &mut rng;
+        let logspaces = *pick(rng, &[1, 1, 1, 2, 3]);
+        let (nodes, replicas, write_quorum) = topology(rng);
+        let settings = ClusterSettings {
+            cluster: ClusterId(rng.u64(1..)),
+            logspaces,
+            sessions_max: *pick(rng, &[4, 12, 64, 1024]),
+            session_window: *pick(rng, &[4, 16, 256]),
+        };
+        let faults = draw_faults(rng, nodes.len());
+        Plan {
+            seed,
+            nodes,
+            write_quorum,
+            replicas,
+            settings,
+            journal: JournalConfig {
+                segment_bytes: *pick(rng, &[64, 128, 512, 1024]) * 1024,
+                block_bytes_max: *pick(rng, &[4096, 16 << 10, 1 << 20]),
+                writes_in_flight_max: rng.usize(1..=4),
+                idle_mark: Duration::from_millis(*pick(rng, &[2, 20, 200])),
+                journal_id: rng.u64(1..),
+            },
+            limits: Limits {
+                cuts_in_flight_max: *pick(rng, &[1, 2, 4, 16]),
+                stuck_cut: Duration::from_millis(*pick(rng, &[30, 100, 500])),
+                pending_bytes_max: *pick(rng, &[2 << 10, 16 << 10, 32 << 20]),
+                pending_records_max: *pick(rng, &[4, 64, 1 << 16]),
+                cache_bytes_max: *pick(rng, &[0, 1 << 10, 16 << 10, 1 << 20]),
+                waiting_reads_max: *pick(rng, &[2, 1 << 20]),
+            },
+            load: draw_load(rng),
+            network: Span { least: 20 * MICROSECOND, spread: *pick(rng, &[20, 200, 3_000]) * MICROSECOND },
+            disk_write: Span { least: 60 * MICROSECOND, spread: *pick(rng, &[20, 300, 3_000]) * MICROSECOND },
+            disk_read: Span { least: 30 * MICROSECOND, spread: *pick(rng, &[20, 300]) * MICROSECOND },
+            turn: Span { least: MICROSECOND, spread: *pick(rng, &[1, 20, 100]) * MICROSECOND },
+            register: Span { least: 50 * MICROSECOND, spread: *pick(rng, &[100, 5_000]) * MICROSECOND },
+            restart: Span { least: MILLISECOND, spread: *pick(rng, &[5, 60, 300]) * MILLISECOND },
+            faults,
+            fault_interval: Span { least: MILLISECOND, spread: *pick(rng, &[30, 80, 200]) * MILLISECOND },
+            fault_lasts: Span { least: MILLISECOND, spread: *pick(rng, &[20, 100, 400]) * MILLISECOND },
+            operations_min: rng.u64(560..800),
+            faults_min: rng.u64(11..20),
+        }
+    }
+
+    pub fn index(&self, node: NodeId) -> Option<NodeIndex> {
+        self.nodes.iter().position(|(id, _)| *id == node).map(NodeIndex)
+    }
+
+    pub fn with_role(&self, has: impl Fn(&Roles) -> bool) -> Vec<NodeIndex> {
+        let indices = (0..self.nodes.len()).filter(|at| has(&self.nodes[*at].1));
+        indices.map(NodeIndex).collect()
+    }
+
+    /// Where the controllers of all logspaces live.
+    pub fn controller(&self) -> NodeIndex {
+        self.with_role(|roles| roles.controller)[0]
+    }
+
+    /// The logspace's chain when the cluster is created.
+    pub fn first_chain(&self, logspace: LogspaceId) -> Chain {
+        let ids = |has: fn(&Roles) -> bool| {
+            let ids: Vec<NodeId> = self.with_role(has).iter().map(|index| self.nodes[index.0].0).collect();
+            NodeSet::new(&ids).expect("few distinct nodes")
+        };
+        let sequencers = ids(|roles| roles.sequencer);
+        let primary = sequencers.as_slice()[usize::from(logspace.0) % sequencers.len()];
+        let view = View {
+            number: ViewNumber(1),
+            primary,
+            primary_incarnation: Incarnation(1),
+            sequencers,
+            storages: ids(|roles| roles.storage),
+            write_quorum: self.write_quorum,
+            replicas: self.replicas,
+            moves: Vec::new(),
+        };
+        Chain { settings: self.settings, logspace, views: vec![view], ends: Vec::new() }
+    }
+
+    pub fn logspaces(&self) -> impl Iterator<Item = LogspaceId> + use<> {
+        (0..self.settings.logspaces).map(LogspaceId)
+    }
+}
+
+fn pick<'a, T>(rng: &mut Rng, choices: &'a [T]) -> &'a T {
+    &choices[rng.usize(0..choices.len())]
+}
+
+/// Nodes with their roles, R, W.
+fn topology(rng: &mut Rng) -> (Vec<(NodeId, Roles)>, u8, u8) {
+    let mut roles = match rng.u8(0..8) {
+        // One machine, as `sealog dev` runs it.
+        0 => {
+            let all = Roles { engine: true, storage: true, sequencer: true, controller: true };
+            return (vec![(NodeId(1), all)], 1, 1);
+        }
+        // Every role on each of three nodes; the engine perhaps not on all of them.
+        1..=4 => {
+            let engines = rng.usize(1..=3);
+            (0..3)
+                .map(|at| Roles { engine: at < engines, storage: true, sequencer: true, controller: at == 1 })
+                .collect::<Vec<Roles>>()
+        }
+        // Storages and sequencers together, engines apart.
+        5 | 6 => {
+            let mut nodes = vec![Roles { storage: true, sequencer: true, ..Roles::default() }; 3];
+            nodes.extend(vec![Roles { engine: true, ..Roles::default() }; rng.usize(1..=3)]);
+            let controller = rng.usize(0..nodes.len());
+            nodes[controller].controller = true;
+            nodes
+        }
+        // All apart, and the controller on its own.
+        _ => {
+            let mut nodes = vec![Roles { storage: true, ..Roles::default() }; 3];
+            nodes.extend(vec![Roles { sequencer: true, ..Roles::default() }; 3]);
+            nodes.extend(vec![Roles { engine: true, ..Roles::default() }; rng.usize(1..=3)]);
+            nodes.push(Roles { controller: true, ..Roles::default() });
+            nodes
+        }
+    };
+    rng.shuffle(&mut roles);
+    let mut ids: Vec<NodeId> = (1..=roles.len() as u64).map(NodeId).collect();
+    rng.shuffle(&mut ids);
+    (ids.into_iter().zip(roles).collect(), 3, 2)
+}
+
+fn draw_faults(rng: &mut Rng, nodes: usize) -> Vec<FaultKind> {
+    let needs_several = |kind: &FaultKind| {
+        matches!(kind, FaultKind::Partition | FaultKind::OneWayPartition | FaultKind::BreakConnection | FaultKind::Clog)
+    };
+    let possible: Vec<FaultKind> =
+        FaultKind::ALL.into_iter().filter(|kind| nodes > 1 || !needs_several(kind)).collect();
+    // About half of them, so that some seeds have long runs of the same few.
+    let mut drawn: Vec<FaultKind> = possible.iter().copied().filter(|_| rng.bool()).collect();
+    if drawn.len() < 3 {
+        drawn = possible;
+    }
+    drawn
+}
+
+fn draw_load(rng: &mut Rng) -> Load {
+    Load {
+        clients: rng.usize(2..=6),
+        in_flight_max: *pick(rng, &[1, 2, 4, 8]),
+        logbooks: rng.usize(1..=4),
+        tags: rng.u64(1..=5),
+        payload_bytes_max: *pick(rng, &[16, 64, 600]),
+        batch_records_max: *pick(rng, &[1, 2, 4]),
+        think: Span { least: 0, spread: *pick(rng, &[1, 5, 20, 60]) * MILLISECOND },
+        reads: *pick(rng, &[20, 40, 60]),
+        conditions: *pick(rng, &[0, 10, 40]),
+        impatient: *pick(rng, &[0, 3, 15]),
+    }
+}

@@ -1,0 +1,175 @@
+//! What clients ask for: operations drawn at random, records that are all different.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fastrand::Rng;
+use sealog::session::{Append, Condition, Direction, Operation, Read, Target};
+use sealog_history::Fingerprint;
+use sealog_protocol::batch::NewRecord;
+use sealog_protocol::{LogBookId, SeqNum, Tag};
+
+use crate::swarm::Load;
+
+/// A LogBook of the workload: with a name, which is then listed, or with an id alone.
+#[derive(Clone, Debug)]
+pub struct Book {
+    pub id: LogBookId,
+    pub name: Option<String>,
+}
+
+/// The LogBooks that a seed uses.
+pub fn books(load: &Load, rng: &mut Rng) -> Vec<Book> {
+    (0..load.logbooks)
+        .map(|nth| {
+            if rng.bool() {
+                let name = format!("book-{nth}");
+                Book { id: LogBookId::from_name(&name), name: Some(name) }
+            } else {
+                Book { id: LogBookId(rng.u64(1..u64::MAX / 2)), name: None }
+            }
+        })
+        .collect()
+}
+
+/// A record to append.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    pub tags: Vec<Tag>,
+    pub bytes: Vec<u8>,
+}
+
+/// An operation that was drawn.
+#[derive(Clone, Debug)]
+pub enum Intent {
+    Append { book: Book, records: Vec<Payload>, condition: Option<Condition> },
+    Read(Read),
+    CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
+}
+
+impl Intent {
+    /// Gives the operation, in the client crate's words, to `submit`.
+    pub fn with_operation<T>(&self, time_ms: u64, submit: impl FnOnce(Operation<'_>) -> T) -> T {
+        match self {
+            Intent::Append { book, records, condition } => {
+                let records: Vec<NewRecord<'_>> =
+                    records.iter().map(|record| NewRecord { tags: &record.tags, payload: &record.bytes }).collect();
+                let logbook = book.name.as_deref().map_or(Target::Id(book.id), Target::Name);
+                submit(Operation::Append(Append { logbook, condition: *condition, time_ms, records: &records }))
+            }
+            Intent::Read(read) => submit(Operation::Read(*read)),
+            Intent::CheckTail { logbook, tag, linearizable } => {
+                submit(Operation::CheckTail { logbook: *logbook, tag: *tag, linearizable: *linearizable })
+            }
+        }
+    }
+
+    pub fn fingerprints(&self) -> Vec<Fingerprint> {
+        match self {
+            Intent::Append { book, records, .. } => {
+                records.iter().map(|record| Fingerprint::new(book.id, &record.tags, &record.bytes)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// What a client has met, to ask about it again.
+#[derive(Clone, Debug, Default)]
+pub struct Knowledge {
+    tails: BTreeMap<(LogBookId, Tag), SeqNum>,
+}
+
+impl Knowledge {
+    pub fn saw(&mut self, logbook: LogBookId, tag: Tag, seqnum: SeqNum) {
+        self.tails.insert((logbook, tag), seqnum);
+    }
+
+    fn tail(&self, logbook: LogBookId, tag: Tag) -> Option<SeqNum> {
+        self.tails.get(&(logbook, tag)).copied()
+    }
+}
+
+/// Draws operations for one client.
+#[derive(Debug)]
+pub struct Workload {
+    load: Load,
+    /// Which client it is: part of each payload, so that no two are alike.
+    client: u32,
+    records: u64,
+    pub knowledge: Knowledge,
+}
+
+impl Workload {
+    pub fn new(load: Load, client: u32) -> Workload {
+        Workload { load, client, records: 0, knowledge: Knowledge::default() }
+    }
+
+    pub fn draw(&mut self, books: &[Book], rng: &mut Rng) -> Intent {
+        let book = &books[rng.usize(0..books.len())];
+        let tag = self.tag_or_all(rng);
+        if rng.u8(0..100) >= self.load.reads {
+            let records = (0..rng.usize(1..=self.load.batch_records_max)).map(|_| self.record(rng)).collect();
+            let condition = (rng.u8(0..100) < self.load.conditions).then(|| self.condition(book.id, tag, rng));
+            return Intent::Append { book: book.clone(), records, condition };
+        }
+        let linearizable = rng.u8(0..4) == 0;
+        if rng.u8(0..4) == 0 {
+            return Intent::CheckTail { logbook: book.id, tag, linearizable };
+        }
+        Intent::Read(self.read(book.id, tag, linearizable, rng))
+    }
+
+    fn tag_or_all(&self, rng: &mut Rng) -> Tag {
+        if rng.u8(0..3) == 0 { Tag::ALL } else { self.tag(rng) }
+    }
+
+    fn tag(&self, rng: &mut Rng) -> Tag {
+        Tag(100 + rng.u64(0..self.load.tags))
+    }
+
+    fn record(&mut self, rng: &mut Rng) -> Payload {
+        self.records += 1;
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&self.client.to_le_bytes());
+        bytes.extend_from_slice(&self.records.to_le_bytes());
+        bytes.resize(12 + rng.usize(0..self.load.payload_bytes_max), rng.u8(..));
+        let tags = (0..rng.usize(0..3)).map(|_| self.tag(rng)).collect();
+        Payload { tags, bytes }
+    }
+
+    fn condition(&self, logbook: LogBookId, tag: Tag, rng: &mut Rng) -> Condition {
+        let expected = match rng.u8(0..8) {
+            0 => None,
+            1 => Some(SeqNum::MAX),
+            _ => self.knowledge.tail(logbook, tag),
+        };
+        Condition { tag, expected }
+    }
+
+    fn read(&self, logbook: LogBookId, tag: Tag, linearizable: bool, rng: &mut Rng) -> Read {
+        let known = self.knowledge.tail(logbook, tag).unwrap_or(SeqNum::MIN);
+        let around = SeqNum((known.0 + rng.u64(0..20)).saturating_sub(10));
+        let records_max = [1, 1, 3, 40][rng.usize(0..4)];
+        let backward = rng.bool();
+        let far = rng.u8(0..3) == 0;
+        let (first, last) = match (backward, far) {
+            (false, true) => (SeqNum::MIN, SeqNum::MAX),
+            (false, false) => (around, if rng.u8(0..4) == 0 { SeqNum(around.0 + 6) } else { SeqNum::MAX }),
+            (true, true) => (SeqNum::MIN, SeqNum::MAX),
+            (true, false) => (if rng.u8(0..4) == 0 { SeqNum(around.0.saturating_sub(6)) } else { SeqNum::MIN }, around),
+        };
+        let direction = if backward { Direction::Backward } else { Direction::Forward };
+        let wait = match rng.u8(0..6) {
+            0 if !backward => Duration::from_millis(rng.u64(1..40)),
+            _ => Duration::ZERO,
+        };
+        Read { logbook, tag, first, last, direction, records_max, wait, linearizable }
+    }
+}
+
+/// The read of everything with a tag, for a scan.
+pub fn scan(logbook: LogBookId, tag: Tag, direction: Direction) -> Read {
+    let (first, last) = (SeqNum::MIN, SeqNum::MAX);
+    Read { logbook, tag, first, last, direction, records_max: usize::MAX, wait: Duration::ZERO, linearizable: true }
+}
