@@ -15,6 +15,7 @@ pub mod config;
 pub mod entry;
 pub mod footer;
 pub mod header;
+pub mod inspect;
 pub mod journal;
 mod recovery;
 pub mod report;
@@ -29,6 +30,7 @@ mod walk;
 
 pub use buffer::BlockBuffer;
 pub use config::{JournalConfig, Owner};
+pub use inspect::{BlockVerdict, Finding, Inspection, SegmentState, SegmentSummary};
 pub use journal::{BlockWrite, Journal};
 pub use report::{Damage, DamageKind, RecoveryError, RecoveryReport, TornTail};
 pub use source::{SegmentSource, SourceError};

@@ -90,7 +90,7 @@ pub(crate) fn recover(
 }
 
 /// All segments, in order of use; those without a use come last, by number.
-fn survey_all(reader: &mut Reader<'_>, journal_id: u64) -> Result<Vec<Survey>, RecoveryError> {
+pub(crate) fn survey_all(reader: &mut Reader<'_>, journal_id: u64) -> Result<Vec<Survey>, RecoveryError> {
     let mut numbers = reader.source.segments()?;
     numbers.sort_unstable();
     let mut surveys = Vec::with_capacity(numbers.len());
@@ -102,7 +102,7 @@ fn survey_all(reader: &mut Reader<'_>, journal_id: u64) -> Result<Vec<Survey>, R
 }
 
 /// Drops blocks that an earlier recovery cut off.
-fn drop_cut_off(surveys: &mut [Survey]) -> Incarnations {
+pub(crate) fn drop_cut_off(surveys: &mut [Survey]) -> Incarnations {
     let mut incarnations = Incarnations::default();
     for survey in surveys.iter() {
         match &survey.content {
@@ -124,7 +124,7 @@ fn drop_cut_off(surveys: &mut [Survey]) -> Incarnations {
 }
 
 /// The greatest durable prefix that anything on the disk vouches for.
-fn known_durable(surveys: &[Survey]) -> u64 {
+pub(crate) fn known_durable(surveys: &[Survey]) -> u64 {
     let known = surveys.iter().map(|survey| match &survey.content {
         Content::Sealed(trailer) => trailer.end_number,
         Content::Scanned(blocks) => blocks.iter().map(|block| block.header.durable).max().unwrap_or(0),

@@ -105,7 +105,7 @@ impl Survey {
 }
 
 /// The trailer of a segment, if it has one that is its own and can be true.
-pub(crate) fn read_trailer(
+fn read_trailer(
     reader: &mut Reader<'_>,
     segment: u32,
     bytes: u64,

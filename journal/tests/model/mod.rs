@@ -135,11 +135,11 @@ impl Seen {
     }
 }
 
-/// All that a disk gives, and where each run of batches lies.
-pub fn recover(
-    config: JournalConfig,
-    disk: &mut Disk,
-) -> Result<(Journal, Vec<Seen>, Vec<(usize, JournalPlace)>), RecoveryError> {
+/// A journal, the entries that it was opened with, and where the runs of batches among them lie.
+pub type Opened = (Journal, Vec<Seen>, Vec<(usize, JournalPlace)>);
+
+/// All that a disk gives.
+pub fn recover(config: JournalConfig, disk: &mut Disk) -> Result<Opened, RecoveryError> {
     let (mut seen, mut places) = (Vec::new(), Vec::new());
     let journal = Journal::recover(config, disk, &mut |owner, recovered| {
         if let Recovered::Batches { at, .. } = recovered {
@@ -197,6 +197,8 @@ pub struct Driver {
     pub places: Vec<JournalPlace>,
     /// What a new segment file holds.
     pub fresh: Fresh,
+    /// Segments that found no room on the disk.
+    pub failed: Vec<u32>,
     pub random: Random,
 }
 
@@ -224,6 +226,7 @@ impl Driver {
             durable: 0,
             places: Vec::new(),
             fresh: Fresh::Zeros,
+            failed: Vec::new(),
             random: Random(1),
         }
     }
@@ -260,10 +263,19 @@ impl Driver {
                 }
                 Fresh::None => {
                     self.journal.segment_failed(segment);
+                    self.failed.push(segment);
                     continue;
                 }
             };
             self.disk.segments.insert(segment, content);
+            self.journal.segment_ready(segment);
+        }
+    }
+
+    /// The disk has room again.
+    pub fn retry_failed(&mut self) {
+        for segment in std::mem::take(&mut self.failed) {
+            self.disk.segments.insert(segment, vec![0; self.config.segment_bytes as usize]);
             self.journal.segment_ready(segment);
         }
     }
@@ -340,6 +352,7 @@ impl Driver {
     /// Starts again on what the disk holds, and checks it against what was promised.
     pub fn restart(&mut self) {
         self.in_flight.clear();
+        self.failed.clear();
         let (journal, seen, places) = recover(self.config, &mut self.disk).expect("a crash damages nothing");
         assert_eq!(journal.report().damages, [], "a crash is no damage");
         assert!(seen.len() >= self.durable, "{} entries of {} durable ones are back", seen.len(), self.durable);
