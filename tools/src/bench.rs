@@ -1,5 +1,125 @@
-use crate::arguments::BenchArguments;
-use crate::failure::Failure;
-pub fn run(_a: &BenchArguments) -> Result<(), Failure> {
-    Err(Failure::other("not in this build"))
+//! `sealog bench`: appends under load, measured.
+//!
+//! Each thread drives its connections, a session each, from one loop that waits for their sockets:
+//! nothing is handed from thread to thread, so what is measured is the service and not the
+//! generator. Latency counts from the submission of an append to its completion. [`worker`] is the
+//! loop, [`link`] a connection, [`measure`] what is counted, [`verify`] the check at the end.
+
+mod link;
+mod load;
+mod measure;
+mod report;
+mod verify;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealog_history::{History, Line};
+
+use crate::arguments::{BenchArguments, Mode};
+use crate::bench::link::Address;
+use crate::bench::load::Load;
+use crate::bench::measure::{Clock, Phase, Shared, Tally};
+use crate::bench::report::Report;
+use crate::bench::worker::Worker;
+use crate::failure::{Failure, Kind};
+use crate::output::Output;
+
+pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
+    check(arguments)?;
+    let address = Address::parse(&arguments.client.connect)?;
+    let load = Arc::new(Load::new(arguments));
+    let shared = Arc::new(Shared::new(Clock::start(), arguments.verify));
+    if arguments.verify {
+        verify::refuse_old_records(arguments, &load)?;
+    }
+    let workers = connect(arguments, &address, &load, &shared)?;
+    let logspaces = workers[0].logspaces();
+    let threads: Vec<_> = workers
+        .into_iter()
+        .map(|worker| std::thread::Builder::new().name("bench".to_owned()).spawn(move || worker.run()))
+        .collect::<Result<_, _>>()
+        .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
+    let (measured, cpu) = conduct(arguments, &shared);
+
+    let mut tally = Tally::new();
+    let mut history = History::new(logspaces);
+    let mut lines = 0;
+    for thread in threads {
+        let ended = thread.join().map_err(|_| Failure::other("a thread of the load generator panicked"))?;
+        tally.add(&ended.tally);
+        history.absorb(ended.history, Line(lines));
+        lines += ended.connections;
+    }
+    let mut report = Report::new(arguments, &tally, measured, cpu);
+    let mut output = Output::new(arguments.client.format.output);
+    let violation = if arguments.verify { verify::verify(arguments, &load, &history, &mut report)? } else { None };
+    output.line(&report, Report::table)?;
+    output.flush()?;
+    match violation {
+        Some(violation) => Err(violation),
+        None => tally.failure(),
+    }
+}
+
+fn check(arguments: &BenchArguments) -> Result<(), Failure> {
+    if arguments.mode == Mode::Open {
+        return Err(Failure::usage("--mode open is not there yet: use --mode closed, with --inflight for the load"));
+    }
+    if arguments.threads > arguments.connections {
+        return Err(Failure::usage("there are more --threads than --connections: each thread needs one at least"));
+    }
+    if arguments.verify && arguments.size < load::UNIQUE_BYTES {
+        return Err(Failure::usage(format!(
+            "--verify tells records apart by their content: give a --size of at least {}",
+            load::UNIQUE_BYTES
+        )));
+    }
+    Ok(())
+}
+
+/// The threads' workers, connected: a service that is not there is told before anything is measured.
+fn connect(
+    arguments: &BenchArguments,
+    address: &Address,
+    load: &Arc<Load>,
+    shared: &Arc<Shared>,
+) -> Result<Vec<Worker>, Failure> {
+    let (threads, connections) = (arguments.threads, arguments.connections);
+    let share = |thread: u32| connections * thread / threads..connections * (thread + 1) / threads;
+    (0..threads).map(|thread| Worker::connect(address, load, shared, arguments, share(thread))).collect()
+}
+
+/// Takes the workers through the phases, with a line of the live table each second; how long was
+/// measured, and how much CPU time this process took meanwhile.
+fn conduct(arguments: &BenchArguments, shared: &Shared) -> (Duration, Duration) {
+    const SECOND: Duration = Duration::from_secs(1);
+    if !arguments.warmup.is_zero() {
+        std::thread::sleep(arguments.warmup);
+    }
+    let (begun, cpu_begun) = (shared.begin(Phase::Measure), measure::cpu_time());
+    eprintln!("{}", measure::LIVE_HEADING);
+    let mut left = arguments.duration;
+    while !left.is_zero() {
+        let wait = left.min(SECOND);
+        std::thread::sleep(wait);
+        left = left.saturating_sub(wait);
+        eprintln!("{}", shared.live_line(begun, wait));
+    }
+    let ended = shared.begin(Phase::Drain);
+    (ended.since(begun), measure::cpu_time().saturating_sub(cpu_begun))
+}
+
+impl Tally {
+    /// A run in which nothing succeeded has failed, as its first error says.
+    fn failure(&self) -> Result<(), Failure> {
+        match &self.first_error {
+            Some(failure) if self.latency_ns.is_empty() => Err(failure.clone()),
+            None if self.latency_ns.is_empty() => {
+                Err(Failure::new(Kind::Unreachable, "no append was answered while it was measured"))
+            }
+            _ => Ok(()),
+        }
+    }
 }

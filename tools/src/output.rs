@@ -18,10 +18,6 @@ impl Output {
         Output { format, stdout: BufWriter::with_capacity(1 << 16, io::stdout()) }
     }
 
-    pub fn is_json(&self) -> bool {
-        self.format == Format::Json
-    }
-
     /// A line: this object, or what `table` says of it.
     pub fn line<T: Serialize>(&mut self, object: &T, table: impl FnOnce(&T) -> String) -> Result<(), Failure> {
         let written = match self.format {

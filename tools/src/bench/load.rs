@@ -1,0 +1,97 @@
+//! What is appended: sizes, LogBooks, tags.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sealog::session::Target;
+use sealog::{LogBookId, Tag};
+
+use crate::arguments::BenchArguments;
+
+/// The first bytes of a payload tell it from every other one of the run.
+pub const UNIQUE_BYTES: usize = 16;
+
+/// What all connections draw from.
+#[derive(Debug)]
+pub struct Load {
+    pub logbooks: Vec<(LogBookId, String)>,
+    tags: u64,
+    size: usize,
+    seed: u64,
+}
+
+impl Load {
+    pub fn new(arguments: &BenchArguments) -> Load {
+        // A new name for each run: what an earlier one appended has no part in this one.
+        let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let name = arguments.logbook.clone().unwrap_or_else(|| format!("bench-{}", now_ms()));
+        let names = (0..arguments.logbooks).map(|nth| match arguments.logbooks {
+            1 => name.clone(),
+            _ => format!("{name}-{nth}"),
+        });
+        Load {
+            logbooks: names.map(|name| (LogBookId::from_name(&name), name)).collect(),
+            tags: u64::from(arguments.tags),
+            size: arguments.size,
+            seed: arguments.seed,
+        }
+    }
+
+    /// The choices of one connection.
+    pub fn draws(&self, connection: u32) -> Draws {
+        let mut payload = vec![0; self.size];
+        let mut random = Random(self.seed ^ u64::from(connection).wrapping_mul(0xD134_2543_DE82_EF95));
+        payload.iter_mut().for_each(|byte| *byte = b'a' + (random.next() % 26) as u8);
+        Draws { random, connection, number: 0, payload }
+    }
+}
+
+/// The choices of one connection: record after record.
+#[derive(Debug)]
+pub struct Draws {
+    random: Random,
+    connection: u32,
+    number: u64,
+    payload: Vec<u8>,
+}
+
+/// A record to append.
+pub struct Draw<'a> {
+    pub logbook: Target<'a>,
+    pub tag: Option<Tag>,
+    pub payload: &'a [u8],
+}
+
+impl Draws {
+    pub fn next<'a>(&'a mut self, load: &'a Load) -> Draw<'a> {
+        self.number += 1;
+        if let Some(unique) = self.payload.first_chunk_mut::<UNIQUE_BYTES>() {
+            unique[..4].copy_from_slice(&self.connection.to_le_bytes());
+            unique[4..8].copy_from_slice(b"conn");
+            unique[8..].copy_from_slice(&self.number.to_le_bytes());
+        }
+        let (id, name) = match load.logbooks.len() {
+            1 => &load.logbooks[0],
+            count => &load.logbooks[(self.random.next() % count as u64) as usize],
+        };
+        let tag = (load.tags > 0).then(|| tag(self.random.next() % load.tags));
+        Draw { logbook: Target::Named { id: *id, name }, tag, payload: &self.payload }
+    }
+}
+
+/// The id of the nth tag, spread as a hash of a name would be.
+fn tag(nth: u64) -> Tag {
+    Tag(Random(nth).next().max(1))
+}
+
+/// SplitMix64.
+#[derive(Debug)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+}
