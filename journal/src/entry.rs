@@ -48,7 +48,7 @@ pub struct Run {
 impl Run {
     /// The position after its last record.
     pub fn end(&self) -> u64 {
-        self.first + u64::from(self.records)
+        self.first.saturating_add(u64::from(self.records))
     }
 }
 

@@ -46,7 +46,8 @@ pub(crate) fn recover(
     let mut surveys = survey_all(&mut reader, config.journal_id)?;
     let incarnations = drop_cut_off(&mut surveys);
     let mut segments = Segments::new(config);
-    segments.next_segment = surveys.iter().map(|survey| survey.segment + 1).max().unwrap_or(segments.next_segment);
+    segments.next_segment =
+        surveys.iter().map(|survey| survey.segment.saturating_add(1)).max().unwrap_or(segments.next_segment);
     segments.next_use = surveys.iter().map(Survey::use_number).max().unwrap_or(0) + 1;
 
     let mut walk = Walk::new(known_durable(&surveys), sink);

@@ -86,6 +86,48 @@ fn blocks_past_a_torn_one_never_come_back() {
     assert_eq!(driver.durable, 2);
 }
 
+/// As before, but the blocks past the torn one are in the next segment: it is as good as unused, and
+/// what it holds is told from what is written to it later.
+#[test]
+fn a_segment_begun_past_a_torn_block_is_used_again() {
+    for crashes in 0..3 {
+        let mut driver = Driver::new(config());
+        driver.settle();
+        let mut position = 0;
+        // One block in flight at the end of the first segment, two in the second.
+        let straddles = |driver: &Driver| {
+            let segments: Vec<u32> = driver.in_flight.iter().map(|write| write.segment).collect();
+            segments == [1, 2, 2]
+        };
+        while !straddles(&driver) {
+            if driver.in_flight.len() == 3 {
+                driver.complete(0);
+            }
+            driver.append(STORAGE, run(shard(0), position, 1, 3000));
+            driver.submit();
+            position += 1;
+        }
+        for write in driver.in_flight.drain(..).skip(1) {
+            driver.disk.write(write.segment, write.offset, &write.buffer);
+        }
+        driver.restart();
+        let durable = driver.durable;
+        assert_eq!(driver.journal.report().torn_tail.map(|tail| tail.valid_blocks_dropped), Some(2));
+        for _ in 0..crashes {
+            driver.submit();
+            driver.lose_power();
+            driver.restart();
+            driver.settle();
+        }
+        assert_eq!(driver.durable, durable);
+        for position in position..position + 20 {
+            driver.append_durably(STORAGE, run(shard(0), position, 1, 3000));
+            driver.restart();
+        }
+        assert_eq!(driver.durable, durable + 20);
+    }
+}
+
 #[test]
 fn the_recovery_block_is_written_alone() {
     let mut driver = Driver::new(config());
