@@ -62,10 +62,13 @@ pub struct Primary {
 
 impl Primary {
     pub fn new(view: &View, node: NodeId) -> Primary {
+        let others = view.sequencers.iter().filter(|id| *id != node);
         Primary {
             view: view.clone(),
             logspace: Logspace::new(view),
-            backups: view.sequencers.iter().filter(|id| *id != node).map(|id| (id, Backup::default())).collect(),
+            // A backup that read of the view first has said where it stands before anybody listened: in a
+            // new view that is the beginning. One that has not read of it yet says so when it has.
+            backups: others.map(|id| (id, Backup { next: Some(Cursor::default()), ..Backup::default() })).collect(),
             queries: Vec::new(),
             round: 0,
             progress: BTreeMap::new(),
