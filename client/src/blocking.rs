@@ -17,7 +17,7 @@ use sealog_protocol::{LogBookId, SeqNum, Tag, Time};
 use crate::error::{AppendError, CheckTailError, ConnectError, ReadError, StatusError};
 use crate::face::address::{Address, io_error};
 use crate::face::call::{append_outcome, read_outcome, status_outcome, tail_outcome};
-use crate::face::core::{Core, READ_BYTES};
+use crate::face::core::{CallId, Core, READ_BYTES};
 use crate::face::driver::CONNECT_TIMEOUT;
 use crate::face::operation::{Book, append};
 use crate::logbook::{Pages, backward, forward};
@@ -124,9 +124,9 @@ impl Client {
     /// # Errors
     /// As there.
     pub fn retry(&self, retry: OperationId) -> Result<Appended, AppendError> {
-        let operation = self.shared.begin(self.deadline, |core, now, deadline| core.retry(now, retry, deadline));
-        match operation {
-            Ok(operation) => append_outcome(self.shared.wait(operation)),
+        let begun = self.shared.begin(self.deadline, |core, now, deadline| core.retry(now, retry, deadline));
+        match begun {
+            Ok(call) => append_outcome(self.shared.wait(call)),
             Err(Some(error)) => Err(error),
             Err(None) => Err(AppendError::OutcomeUnknown { retry }),
         }
@@ -242,7 +242,7 @@ impl LogBook {
             core.submit(now, append(&self.book, condition, records), deadline)
         });
         match begun {
-            Ok(operation) => Ok(PendingAppend { shared: self.shared.clone(), operation: Some(operation) }),
+            Ok(call) => Ok(PendingAppend { shared: self.shared.clone(), call: Some(call) }),
             Err(Some(error)) => Err(error),
             Err(None) => Err(AppendError::Deadline { refusal: None }),
         }
@@ -334,7 +334,7 @@ impl LogBook {
 #[must_use = "an append that nobody waits for may fail unnoticed"]
 pub struct PendingAppend {
     shared: Arc<Shared>,
-    operation: Option<OperationId>,
+    call: Option<CallId>,
 }
 
 impl PendingAppend {
@@ -343,15 +343,15 @@ impl PendingAppend {
     /// # Errors
     /// As [`crate::LogBook::append`].
     pub fn wait(mut self) -> Result<Appended, AppendError> {
-        let operation = self.operation.take().expect("it is waited for once");
-        append_outcome(self.shared.wait(operation))
+        let call = self.call.take().expect("it is waited for once");
+        append_outcome(self.shared.wait(call))
     }
 }
 
 impl Drop for PendingAppend {
     fn drop(&mut self) {
-        if let Some(operation) = self.operation {
-            self.shared.turn(|core, now| core.abandon(now, operation));
+        if let Some(call) = self.call {
+            self.shared.turn(|core, now| core.abandon(now, call));
         }
     }
 }
@@ -420,14 +420,14 @@ impl Shared {
     fn begin(
         &self,
         within: Duration,
-        mut submit: impl FnMut(&mut Core, Time, Time) -> Result<OperationId, SubmitError>,
-    ) -> Result<OperationId, Option<AppendError>> {
+        mut submit: impl FnMut(&mut Core, Time, Time) -> Result<CallId, SubmitError>,
+    ) -> Result<CallId, Option<AppendError>> {
         let mut deadline = None;
         let mut has_waited = false;
         self.drive(|core, now, waker| {
             let deadline = *deadline.get_or_insert(now + within);
             match submit(core, now, deadline) {
-                Ok(operation) => Some(Ok(operation)),
+                Ok(call) => Some(Ok(call)),
                 Err(SubmitError::Append(error)) => Some(Err(Some(error))),
                 Err(SubmitError::Full) if now >= deadline => Some(Err(None)),
                 Err(SubmitError::Full) => {
@@ -441,11 +441,11 @@ impl Shared {
 
     fn query(&self, within: Duration, operation: Operation<'static>) -> Option<Outcome> {
         let begun = self.begin(within, |core, now, deadline| core.submit(now, operation, deadline));
-        begun.ok().map(|operation| self.wait(operation))
+        begun.ok().map(|call| self.wait(call))
     }
 
-    fn wait(&self, operation: OperationId) -> Outcome {
-        self.drive(|core, _, waker| core.take_outcome(operation, waker))
+    fn wait(&self, call: CallId) -> Outcome {
+        self.drive(|core, _, waker| core.take_outcome(call, waker))
     }
 
     /// One turn under the lock, without waiting.

@@ -192,7 +192,10 @@ impl Builder {
                 let reason = reason.unwrap_or(ConnectionError::NoWelcome);
                 Some(Err(ConnectError::Deadline { address: address(), reason }))
             }
-            _ => None,
+            _ => {
+                core.session.want_connection();
+                None
+            }
         }
     }
 }

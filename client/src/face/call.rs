@@ -9,6 +9,7 @@ use std::time::Duration;
 use sealog_protocol::Time;
 use sealog_protocol::batch::NewRecord;
 
+use super::core::CallId;
 use super::driver::Shared;
 use super::operation::{Book, OwnedOperation, append};
 use crate::error::{AppendError, CheckTailError, ReadError, StatusError};
@@ -27,7 +28,7 @@ enum State {
         deadline: Time,
         has_waited: bool,
     },
-    Submitted(OperationId),
+    Submitted(CallId),
     /// Refused at once.
     Failed(Outcome),
     Done,
@@ -73,9 +74,9 @@ impl Call {
 }
 
 impl State {
-    fn new(submitted: Result<OperationId, SubmitError>, deadline: Time, pending: impl FnOnce() -> Pending) -> State {
+    fn new(submitted: Result<CallId, SubmitError>, deadline: Time, pending: impl FnOnce() -> Pending) -> State {
         match submitted {
-            Ok(operation) => State::Submitted(operation),
+            Ok(call) => State::Submitted(call),
             Err(SubmitError::Full) => State::Full { operation: pending(), deadline, has_waited: false },
             Err(SubmitError::Append(error)) => State::Failed(Outcome::Append(Err(error))),
         }
@@ -123,7 +124,7 @@ impl Future for Call {
                 Some(submitted)
             });
             match submitted {
-                Some(Ok(operation)) => this.state = State::Submitted(operation),
+                Some(Ok(call)) => this.state = State::Submitted(call),
                 Some(Err(SubmitError::Append(error))) => this.state = State::Failed(Outcome::Append(Err(error))),
                 Some(Err(SubmitError::Full)) => {
                     *has_waited = true;
@@ -137,10 +138,10 @@ impl Future for Call {
             }
         }
         match std::mem::replace(&mut this.state, State::Done) {
-            State::Submitted(operation) => match this.shared.take_outcome(operation, context.waker()) {
+            State::Submitted(call) => match this.shared.take_outcome(call, context.waker()) {
                 Some(outcome) => Poll::Ready(outcome),
                 None => {
-                    this.state = State::Submitted(operation);
+                    this.state = State::Submitted(call);
                     Poll::Pending
                 }
             },
@@ -153,7 +154,7 @@ impl Future for Call {
 impl Drop for Call {
     fn drop(&mut self) {
         match self.state {
-            State::Submitted(operation) => self.shared.turn(|core, now| core.abandon(now, operation)),
+            State::Submitted(call) => self.shared.turn(|core, now| core.abandon(now, call)),
             // The room that it may have been offered goes to the next.
             State::Full { has_waited: true, .. } => self.shared.turn(|core, _| core.offer_room(1)),
             State::Full { .. } | State::Failed(_) | State::Done => {}

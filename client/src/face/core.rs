@@ -14,12 +14,15 @@ use crate::session::{Operation, OperationId, Outcome, Session, SessionConfig, Su
 /// Bytes taken from a socket at once.
 pub(crate) const READ_BYTES: usize = 64 << 10;
 
+/// Names a call from its beginning until its outcome is taken: longer than the session knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CallId(usize);
+
 /// Who waits for an operation.
-#[derive(Default)]
-struct Slot {
-    operation: Option<OperationId>,
-    waker: Option<Waker>,
-    outcome: Option<Outcome>,
+enum Slot {
+    Free,
+    Waiting { operation: OperationId, waker: Option<Waker> },
+    Done(Outcome),
 }
 
 /// Who waits for room.
@@ -32,8 +35,11 @@ pub(crate) struct Core {
     pub session: Session,
     origin: Instant,
     stream: Option<Stream>,
-    /// By [`OperationId::index`].
+    /// By [`CallId`].
     slots: Vec<Slot>,
+    free: Vec<CallId>,
+    /// By [`OperationId::index`], while the session knows the operation.
+    calls: Vec<Option<CallId>>,
     room: VecDeque<RoomWaiter>,
     /// Who waits for the first welcome, and until when.
     greeting: Option<(Waker, Time)>,
@@ -54,6 +60,8 @@ impl Core {
             origin: Instant::now(),
             stream: None,
             slots: Vec::new(),
+            free: Vec::new(),
+            calls: Vec::new(),
             room: VecDeque::new(),
             greeting: None,
             failure: None,
@@ -72,49 +80,54 @@ impl Core {
     }
 
     /// Begins an operation, whose outcome comes by [`Core::take_outcome`].
-    pub fn submit(&mut self, now: Time, operation: Operation<'_>, deadline: Time) -> Result<OperationId, SubmitError> {
+    pub fn submit(&mut self, now: Time, operation: Operation<'_>, deadline: Time) -> Result<CallId, SubmitError> {
         let operation = self.session.submit(now, operation, deadline)?;
-        self.occupy(operation);
-        Ok(operation)
+        Ok(self.begin_call(operation))
     }
 
-    pub fn retry(&mut self, now: Time, operation: OperationId, deadline: Time) -> Result<OperationId, SubmitError> {
+    /// Takes up an append of unknown outcome again.
+    pub fn retry(&mut self, now: Time, operation: OperationId, deadline: Time) -> Result<CallId, SubmitError> {
         let operation = self.session.retry(now, operation, deadline)?;
-        self.occupy(operation);
-        Ok(operation)
+        Ok(self.begin_call(operation))
     }
 
-    fn occupy(&mut self, operation: OperationId) {
-        if self.slots.len() <= operation.index() {
-            self.slots.resize_with(operation.index() + 1, Slot::default);
+    fn begin_call(&mut self, operation: OperationId) -> CallId {
+        let call = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::Free);
+            CallId(self.slots.len() - 1)
+        });
+        self.slots[call.0] = Slot::Waiting { operation, waker: None };
+        if self.calls.len() <= operation.index() {
+            self.calls.resize(operation.index() + 1, None);
         }
-        self.slots[operation.index()] = Slot { operation: Some(operation), waker: None, outcome: None };
+        self.calls[operation.index()] = Some(call);
+        call
     }
 
-    /// The outcome if it is there; else `waker` is woken when it comes.
-    pub fn take_outcome(&mut self, operation: OperationId, waker: &Waker) -> Option<Outcome> {
-        let slot = &mut self.slots[operation.index()];
-        assert_eq!(slot.operation, Some(operation), "an outcome is taken once");
-        match slot.outcome.take() {
-            Some(outcome) => {
-                *slot = Slot::default();
-                Some(outcome)
+    /// The outcome if it is there, and the call is over; else `waker` is woken when it comes.
+    pub fn take_outcome(&mut self, call: CallId, waker: &Waker) -> Option<Outcome> {
+        if let Slot::Waiting { waker: known, .. } = &mut self.slots[call.0] {
+            match known {
+                Some(known) => known.clone_from(waker),
+                none => *none = Some(waker.clone()),
             }
-            None => {
-                match &mut slot.waker {
-                    Some(known) => known.clone_from(waker),
-                    none => *none = Some(waker.clone()),
-                }
-                None
-            }
+            return None;
+        }
+        match self.end_call(call) {
+            Slot::Done(outcome) => Some(outcome),
+            Slot::Free | Slot::Waiting { .. } => panic!("an outcome is taken once"),
         }
     }
 
-    /// Nobody waits for the operation any more.
-    pub fn abandon(&mut self, now: Time, operation: OperationId) {
-        let slot = &mut self.slots[operation.index()];
-        if slot.operation == Some(operation) {
-            *slot = Slot::default();
+    fn end_call(&mut self, call: CallId) -> Slot {
+        self.free.push(call);
+        std::mem::replace(&mut self.slots[call.0], Slot::Free)
+    }
+
+    /// Nobody waits for the call any more.
+    pub fn abandon(&mut self, now: Time, call: CallId) {
+        if let Slot::Waiting { operation, .. } = self.end_call(call) {
+            self.calls[operation.index()] = None;
             self.session.cancel(now, operation);
         }
     }
@@ -191,11 +204,7 @@ impl Core {
         let mut completed = 0;
         while let Some((operation, outcome)) = self.session.next_completion() {
             completed += 1;
-            let slot = &mut self.slots[operation.index()];
-            if slot.operation == Some(operation) {
-                slot.outcome = Some(outcome);
-                self.wakers.extend(slot.waker.take());
-            }
+            self.complete(operation, outcome);
         }
         self.offer_room(completed);
         if self.room.iter().any(|waiter| waiter.deadline <= now) {
@@ -208,6 +217,15 @@ impl Core {
         self.wakers
             .extend(self.greeting.take_if(|(_, deadline)| is_connected || *deadline <= now).map(|(waker, _)| waker));
         std::mem::take(&mut self.wakers)
+    }
+
+    fn complete(&mut self, operation: OperationId, outcome: Outcome) {
+        // None: it was abandoned.
+        let Some(call) = self.calls[operation.index()].take() else { return };
+        let slot = std::mem::replace(&mut self.slots[call.0], Slot::Done(outcome));
+        let Slot::Waiting { operation: waiting, waker } = slot else { panic!("a call completes once") };
+        assert_eq!(waiting, operation, "completions come out before their places are used again");
+        self.wakers.extend(waker);
     }
 
     /// Writes as much as the socket takes.

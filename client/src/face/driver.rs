@@ -12,9 +12,9 @@ use mio::{Events, Poll, Registry, Token, Waker};
 use sealog_protocol::Time;
 
 use super::address::Address;
-use super::core::{Core, READ_BYTES};
+use super::core::{CallId, Core, READ_BYTES};
 use crate::error::ConnectionError;
-use crate::session::{OperationId, Outcome, SessionConfig};
+use crate::session::{Outcome, SessionConfig};
 
 /// How long one try of a connection may take.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -158,8 +158,8 @@ impl Shared {
     }
 
     /// As [`Core::take_outcome`]: nothing follows from it, so it is no turn.
-    pub fn take_outcome(&self, operation: OperationId, waker: &std::task::Waker) -> Option<Outcome> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner).take_outcome(operation, waker)
+    pub fn take_outcome(&self, call: CallId, waker: &std::task::Waker) -> Option<Outcome> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner).take_outcome(call, waker)
     }
 
     /// Makes a connection, in a thread of its own: looking up a name blocks.

@@ -7,7 +7,7 @@ use sealog_protocol::client::{
     Answer, ClientHello, ErrorCode, Reply, Welcome, decode_answer, decode_reply, decode_welcome, encode_hello,
     encode_request,
 };
-use sealog_protocol::frame::{Frame, FrameError, FrameKind, HEADER_BYTES, Header};
+use sealog_protocol::frame::{Frame, FrameError, FrameKind, HEADER_BYTES, Header, PlaceScope};
 use sealog_protocol::limits::LOGSPACES_MAX;
 
 use super::appending::LogspaceSession;
@@ -38,7 +38,8 @@ impl Session {
         }
     }
 
-    /// Has [`Session::connect_at`] ask for a connection, also with nothing to do, until one is welcomed.
+    /// Has [`Session::connect_at`] ask for a connection, also with nothing to do, until one is welcomed
+    /// or fails.
     pub fn want_connection(&mut self) {
         self.is_wanted = !matches!(self.link, Link::Up);
     }
@@ -88,6 +89,7 @@ impl Session {
         self.partial.clear();
         let next = if self.failures == 0 { now } else { now + self.backoff(self.failures) };
         self.failures += 1;
+        self.is_wanted = false;
         let is_final = reason.is_final();
         self.link = Link::Down { reason, next };
         if is_final {
@@ -157,7 +159,10 @@ impl Session {
     fn receive_frame(&mut self, now: Time, bytes: &[u8], owned: Option<&Bytes>) -> Result<(), ConnectionError> {
         let frame = Frame::parse(bytes)?.ok_or(FrameError::Truncated)?;
         match (frame.header.kind, &self.link) {
-            (FrameKind::Welcome, Link::Greeting) => self.welcomed(now, decode_welcome(&frame)?),
+            (FrameKind::Welcome, Link::Greeting) => {
+                frame.verify_place(PlaceScope::Connection)?;
+                self.welcomed(now, decode_welcome(&frame)?)
+            }
             (FrameKind::Reply, Link::Greeting) => Err(refused_greeting(&frame)),
             (FrameKind::Reply, Link::Up) => {
                 let (request, reply) = decode_reply(&frame)?;

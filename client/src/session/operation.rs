@@ -18,8 +18,8 @@ impl OperationId {
         OperationId(u64::from(generation) << 32 | u64::from(index))
     }
 
-    /// The place in the session's table: below `operations_max + unknown_max`, free for another
-    /// operation after this one's completion. For drivers that keep a table of their own beside it.
+    /// The place in the session's table: small, and free for another operation after this one's
+    /// completion.
     pub fn index(self) -> usize {
         (self.0 & u64::from(u32::MAX)) as usize
     }
