@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+
+use sealog_journal::JournalConfig;
 
 /// A node: its data directory and its executors.
 #[derive(Clone, Debug)]
@@ -67,15 +68,4 @@ pub enum Spinning {
     Auto,
     On,
     Off,
-}
-
-/// A journal's limits and identity.
-#[derive(Clone, Debug)]
-pub struct JournalConfig {
-    pub segment_bytes: u64,
-    pub block_bytes_max: usize,
-    pub writes_in_flight_max: usize,
-    pub idle_mark: Duration,
-    /// Random per journal, kept by the caller; in every checksum.
-    pub journal_id: u64,
 }

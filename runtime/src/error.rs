@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use sealog_journal::RecoveryError;
 use thiserror::Error;
 
 use crate::config::Listen;
@@ -21,10 +22,10 @@ pub enum StartError {
     )]
     RingRefused { source: io::Error, reason: String },
     #[error(
-        "the limit of locked memory is {limit_bytes} bytes, but {executors} executors need {needed_bytes}: raise it \
+        "the limit of locked memory is {limit_bytes} bytes, but {needed_bytes} are needed: raise it \
          (`ulimit -l {needed_kib}`, LimitMEMLOCK= in a systemd unit, `--ulimit memlock=-1` for docker)"
     )]
-    LockedMemory { limit_bytes: u64, needed_bytes: u64, needed_kib: u64, executors: usize },
+    LockedMemory { limit_bytes: u64, needed_bytes: u64, needed_kib: u64 },
     #[error(
         "the file system of {path} does not support O_DIRECT ({source}), without which Sealog cannot know what is on \
          disk: put the data directory on ext4 or xfs, not on tmpfs or an overlay"
@@ -38,8 +39,8 @@ pub enum StartError {
     Executors { executors: usize },
     #[error("cannot start the thread of executor {executor:?}: {message}")]
     Thread { executor: ExecutorId, message: String },
-    #[error("the journal in {path} cannot be opened: {message}")]
-    Recovery { path: PathBuf, message: String },
+    #[error("the journal in {path} cannot be opened: {source}")]
+    Recovery { path: PathBuf, source: RecoveryError },
     #[error(transparent)]
     Host(#[from] HostError),
 }

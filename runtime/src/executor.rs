@@ -1,12 +1,35 @@
 //! Starting a node's executors, and the handle that steers them.
 
-use std::marker::PhantomData;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
-use crate::config::{Listen, NodeConfig};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder};
+
+use crate::buffers::ReceiveBuffers;
+use crate::checks::check;
+use crate::clock::Clock;
+use crate::config::{ExecutorConfig, Listen, NodeConfig};
+use crate::cores::Cores;
 use crate::counters::Counters;
-use crate::error::{RunError, StartError};
+use crate::directory::Directory;
+use crate::driver::Driver;
+use crate::error::{HostError, RunError, StartError};
 use crate::host::{ExecutorContext, ExecutorId, Host};
+use crate::inbox::{Inbox, Outbox, Shared, connect};
+use crate::journal_io::recover;
+use crate::listener::Listener;
+use crate::park::Parker;
+use crate::ring::Ring;
+use crate::sockets::Sockets;
+use crate::watch::JournalWatch;
+
+/// glommio's own buffers: it does next to nothing here, and the default does not fit common limits.
+const GLOMMIO_MEMORY_BYTES: usize = 64 << 10;
+const GLOMMIO_RING_ENTRIES: usize = 128;
+const PREEMPT_TIMER: Duration = Duration::from_millis(10);
 
 /// Starts a node: makes each executor's host on its own thread with `build`, opens its journal,
 /// and serves. Returns when every executor does, or with the first error.
@@ -16,17 +39,188 @@ use crate::host::{ExecutorContext, ExecutorId, Host};
 pub fn start<H, B>(config: NodeConfig, build: B) -> Result<Handle<H::Event>, StartError>
 where
     H: Host,
-    B: Fn(ExecutorContext<H::Event>) -> Result<H, crate::HostError> + Send + Sync + 'static,
+    B: Fn(ExecutorContext<H::Event>) -> Result<H, HostError> + Send + Sync + 'static,
 {
-    let _ = (config, build);
-    Err(StartError::Executors { executors: 0 })
+    let executors = config.executors.len();
+    if !(1..=NodeConfig::EXECUTORS_MAX).contains(&executors) {
+        return Err(StartError::Executors { executors });
+    }
+    check(&config.data)?;
+    let mut listeners = Vec::new();
+    for executor in &config.executors {
+        listeners.push(executor.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?);
+    }
+    let addresses = listeners.iter().flatten().map(|listener| listener.address().clone()).collect();
+    let unusable = |source| StartError::Directory { path: config.data.clone(), source };
+    let shared = (0..executors).map(|_| Ok(Arc::new(Shared::new()?))).collect::<Result<Vec<_>, _>>();
+    let shared = shared.map_err(unusable)?;
+    let poster = Poster { executors: shared.clone().into() };
+    let context = ExecutorContext {
+        executor: ExecutorId(0),
+        executors: executors as u8,
+        clock: Clock::start(),
+        counters: (0..executors).map(|_| Counters::default()).collect(),
+        journals: (0..executors).map(|_| JournalWatch::default()).collect(),
+        poster: poster.clone(),
+    };
+    let counters = Arc::clone(&context.counters);
+    let journals = Arc::clone(&context.journals);
+    let cores = Cores::choose(executors, config.pinning, config.spinning);
+    let build = Arc::new(build);
+    let mut threads = Vec::new();
+    let parts = config.executors.into_iter().zip(listeners).zip(shared).zip(connect(poster.shared())).enumerate();
+    for (index, (((config_of, listeners), shared), (inbox, outbox))) in parts {
+        let executor = ExecutorId(index as u8);
+        let (go, wait) = channel();
+        let (report, reported) = channel();
+        let plan = Plan {
+            config: config_of,
+            directory: config.data.join(format!("journal-{index}")),
+            context: ExecutorContext { executor, ..context.clone() },
+            listeners,
+            shared,
+            inbox,
+            outbox,
+            spins: cores.spins,
+            report,
+            wait,
+        };
+        let build = Arc::clone(&build);
+        let thread = LocalExecutorBuilder::new(cores.placement(index))
+            .name(&format!("sealog-{index}"))
+            .io_memory(GLOMMIO_MEMORY_BYTES)
+            .ring_depth(GLOMMIO_RING_ENTRIES)
+            .preempt_timer(PREEMPT_TIMER)
+            .spawn(move || plan.run(build));
+        let thread = thread.map_err(|error| StartError::Thread { executor, message: error.to_string() })?;
+        threads.push(Thread { executor, thread, go, reported });
+    }
+    let mut failure = None;
+    for thread in &threads {
+        let ended = || StartError::Thread { executor: thread.executor, message: "it ended early".to_owned() };
+        let result = thread.reported.recv().unwrap_or_else(|_| Err(ended()));
+        failure = failure.or(result.err());
+    }
+    if let Some(failure) = failure {
+        for Thread { thread, go, .. } in threads {
+            drop(go);
+            // It has nothing more to tell than what it reported.
+            let _ = thread.join();
+        }
+        return Err(failure);
+    }
+    for thread in &threads {
+        thread.go.send(Go).expect("a thread that reported success waits for this");
+    }
+    Ok(Handle { addresses, counters, journals, poster, threads })
 }
 
-/// A running node. Dropping it stops the node without waiting for it.
+/// The word that all executors wait for: every one of them can serve.
+struct Go;
+
+struct Thread {
+    executor: ExecutorId,
+    thread: ExecutorJoinHandle<()>,
+    go: Sender<Go>,
+    reported: Receiver<Result<(), StartError>>,
+}
+
+/// What an executor's thread is made with.
+struct Plan<E: Send + 'static> {
+    config: ExecutorConfig,
+    directory: PathBuf,
+    context: ExecutorContext<E>,
+    listeners: Vec<Listener>,
+    shared: Arc<Shared<E>>,
+    inbox: Inbox,
+    outbox: Outbox<E>,
+    spins: bool,
+    report: Sender<Result<(), StartError>>,
+    wait: Receiver<Go>,
+}
+
+impl<E: Send + 'static> Plan<E> {
+    async fn run<H, B>(self, build: Arc<B>)
+    where
+        H: Host<Event = E>,
+        B: Fn(ExecutorContext<E>) -> Result<H, HostError>,
+    {
+        let _guard = AbortOnPanic;
+        let (report, wait) = (self.report.clone(), self);
+        match wait.prepare(build) {
+            Ok((driver, wait)) => {
+                report.send(Ok(())).expect("the starter waits for reports");
+                if wait.recv().is_ok() {
+                    driver.run().await;
+                }
+            }
+            // The starter may have given up already.
+            Err(error) => drop(report.send(Err(error))),
+        }
+    }
+
+    fn prepare<H, B>(self, build: Arc<B>) -> Result<(Driver<H>, Receiver<Go>), StartError>
+    where
+        H: Host<Event = E>,
+        B: Fn(ExecutorContext<E>) -> Result<H, HostError>,
+    {
+        let path = self.directory;
+        let unusable = |source| StartError::Directory { path: path.clone(), source };
+        let executor = self.context.executor;
+        let (clock, counters, watch) =
+            (self.context.clock, Arc::clone(&self.context.counters), Arc::clone(&self.context.journals));
+        let mut host = build(self.context)?;
+        let directory = Directory::open(path.clone()).map_err(unusable)?;
+        let journal = recover(&self.config.journal, directory, &mut host)
+            .map_err(|source| StartError::Recovery { path: path.clone(), source })?;
+        watch[usize::from(executor.0)].set_report(journal.report());
+        watch[usize::from(executor.0)].set(journal.status());
+        host.start(clock.now())?;
+        let ring = Ring::new().map_err(unusable)?;
+        ring.register_eventfd(self.shared.eventfd().as_fd()).map_err(unusable)?;
+        let buffers = ReceiveBuffers::new(&ring).map_err(unusable)?;
+        let parker = Parker::new(self.shared.eventfd()).map_err(unusable)?;
+        let driver = Driver {
+            executor,
+            host,
+            clock,
+            counters,
+            watch,
+            shared: self.shared,
+            inbox: self.inbox,
+            outbox: self.outbox,
+            journal,
+            ring,
+            sockets: Sockets::new(executor, self.listeners, buffers),
+            parker,
+            spins: self.spins,
+            completions: Vec::new(),
+            actions: Vec::new(),
+            stop_at: None,
+        };
+        Ok((driver, self.wait))
+    }
+}
+
+/// A panic on an executor's thread is our bug, and leaves its machines in an unknown state: its
+/// message is printed, and the process ends.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+/// A running node. It stops by [`Handle::stop`].
 pub struct Handle<E> {
     addresses: Vec<Listen>,
     counters: Arc<[Counters]>,
+    journals: Arc<[JournalWatch]>,
     poster: Poster<E>,
+    threads: Vec<Thread>,
 }
 
 impl<E: Send + 'static> Handle<E> {
@@ -38,6 +232,11 @@ impl<E: Send + 'static> Handle<E> {
     /// What the executors have done, by their ids.
     pub fn counters(&self) -> &Arc<[Counters]> {
         &self.counters
+    }
+
+    /// The executors' journals, by their ids.
+    pub fn journals(&self) -> &Arc<[JournalWatch]> {
+        &self.journals
     }
 
     /// Hands events to executors, and may stop them.
@@ -54,29 +253,43 @@ impl<E: Send + 'static> Handle<E> {
     /// Waits until all executors have stopped.
     ///
     /// # Errors
-    /// When one stopped without being asked to.
+    /// When one ended in another way.
     pub fn wait(self) -> Result<(), RunError> {
+        for Thread { executor, thread, .. } in self.threads {
+            thread.join().map_err(|error| RunError::Executor { executor, message: error.to_string() })?;
+        }
         Ok(())
     }
 }
 
 /// Hands events to the hosts of a node from any thread. Cheap to clone.
 pub struct Poster<E> {
-    marker: PhantomData<fn(E)>,
+    executors: Arc<[Arc<Shared<E>>]>,
 }
 
 impl<E> Clone for Poster<E> {
     fn clone(&self) -> Poster<E> {
-        Poster { marker: PhantomData }
+        Poster { executors: Arc::clone(&self.executors) }
     }
 }
 
 impl<E: Send + 'static> Poster<E> {
     /// Hands an event to an executor's host, and wakes it. Dropped when the executor has ended.
+    ///
+    /// # Panics
+    /// When the node has no such executor.
     pub fn post(&self, executor: ExecutorId, event: E) {
-        let _ = (executor, event);
+        self.executors[usize::from(executor.0)].post(event);
     }
 
     /// As [`Handle::stop`]: for the thread that waits for signals.
-    pub fn stop(&self) {}
+    pub fn stop(&self) {
+        for executor in self.executors.iter() {
+            executor.stop();
+        }
+    }
+
+    fn shared(&self) -> &[Arc<Shared<E>>] {
+        &self.executors
+    }
 }

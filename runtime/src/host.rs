@@ -3,27 +3,25 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sealog_journal::Owner;
+use sealog_protocol::Time;
 use sealog_protocol::client::{ClientHello, Reply, Welcome};
 use sealog_protocol::frame::FrameError;
 use sealog_protocol::ids::ShardId;
-use sealog_protocol::machine::{Address, ConnectionId, DurableEntry, JournalPlace, ReadFailure, Recovered, Role};
+use sealog_protocol::machine::{Address, ConnectionId, DurableEntry, JournalPlace, ReadFailure, Recovered};
 use sealog_protocol::message::Message;
-use sealog_protocol::{LogspaceId, Time};
 
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::error::HostError;
 use crate::executor::Poster;
+use crate::watch::JournalWatch;
 
 /// One executor of a node. They count from 0, in the order of [`crate::NodeConfig::executors`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExecutorId(pub u8);
 
-/// Which machine of an executor an entry of its journal belongs to.
-pub type Owner = (LogspaceId, Role);
-
 /// What a host is made with, on its executor's thread.
-#[derive(Clone)]
 pub struct ExecutorContext<E> {
     pub executor: ExecutorId,
     /// How many there are.
@@ -32,8 +30,23 @@ pub struct ExecutorContext<E> {
     pub clock: Clock,
     /// Counters of all executors, by their ids. For `status`.
     pub counters: Arc<[Counters]>,
+    /// The journals of all executors, likewise.
+    pub journals: Arc<[JournalWatch]>,
     /// Hands events to any executor, from any thread.
     pub poster: Poster<E>,
+}
+
+impl<E> Clone for ExecutorContext<E> {
+    fn clone(&self) -> ExecutorContext<E> {
+        ExecutorContext {
+            executor: self.executor,
+            executors: self.executors,
+            clock: self.clock,
+            counters: Arc::clone(&self.counters),
+            journals: Arc::clone(&self.journals),
+            poster: self.poster.clone(),
+        }
+    }
 }
 
 /// The machines of one executor and their routing. Its driver calls it, on one thread:
@@ -115,4 +128,4 @@ pub enum Action {
     ReadTags { owner: Owner, ticket: u64, shard: ShardId, segment: u32, from: u64 },
 }
 
-const _: () = assert!(size_of::<Action>() <= 104, "actions are moved about: they stay small");
+const _: () = assert!(size_of::<Action>() <= 136, "actions are moved about: they stay small");

@@ -11,16 +11,33 @@
 //!        └──── replies ──────────┴──── durable places ◄────┘
 //! ```
 
+mod buffers;
+mod checks;
 mod clock;
 mod config;
+mod connection;
+mod cores;
 mod counters;
+mod directory;
+mod driver;
 mod error;
 mod executor;
 mod host;
+mod inbox;
+mod intake;
+mod journal_io;
+mod listener;
+mod park;
+mod preparer;
+mod ring;
+mod sockets;
+mod watch;
 
 pub use clock::Clock;
-pub use config::{ExecutorConfig, JournalConfig, Listen, NodeConfig, Pinning, Spinning};
+pub use config::{ExecutorConfig, Listen, NodeConfig, Pinning, Spinning};
 pub use counters::Counters;
 pub use error::{HostError, RunError, StartError};
 pub use executor::{Handle, Poster, start};
-pub use host::{Action, ExecutorContext, ExecutorId, Host, Owner};
+pub use host::{Action, ExecutorContext, ExecutorId, Host};
+pub use sealog_journal::{JournalConfig, Owner};
+pub use watch::JournalWatch;

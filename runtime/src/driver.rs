@@ -1,0 +1,310 @@
+//! The one task of an executor: it turns completions into inputs, and what the host wants into
+//! operations. All that has arrived goes into one turn, and all that comes of it into one system
+//! call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealog_protocol::Time;
+
+use crate::clock::Clock;
+use crate::counters::Counters;
+use crate::host::{Action, ExecutorId, Host};
+use crate::inbox::{Forwarded, Inbox, Outbox, Parcel, Shared};
+use crate::journal_io::JournalIo;
+use crate::park::Parker;
+use crate::ring::{Completion, Kind, Ring};
+use crate::sockets::Sockets;
+use crate::watch::JournalWatch;
+
+/// After the last work, how long to look for more before sleeping.
+const SPIN: Duration = Duration::from_micros(50);
+/// The same while the disk works for us: sleeping then costs a third of the throughput.
+const SPIN_WRITING: Duration = Duration::from_micros(400);
+/// The longest sleep: what bounds a wake-up that glommio loses.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
+/// The longest sleep while operations on the journal are in flight.
+const SLEEP_WORKING_MAX: Duration = Duration::from_millis(5);
+/// Looks at the queues between two system calls while spinning.
+const LOOKS: u32 = 64;
+/// How long clients have to take their last replies when the node stops.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Turns between two publications of the journal's state.
+const TURNS_PER_WATCH: u64 = 4096;
+
+/// All that an executor consists of.
+pub(crate) struct Driver<H: Host> {
+    pub executor: ExecutorId,
+    pub host: H,
+    pub clock: Clock,
+    pub counters: Arc<[Counters]>,
+    pub watch: Arc<[JournalWatch]>,
+    pub shared: Arc<Shared<H::Event>>,
+    pub inbox: Inbox,
+    pub outbox: Outbox<H::Event>,
+    pub journal: JournalIo,
+    // The ring goes before the buffers that its operations point at, which are in the sockets.
+    pub ring: Ring,
+    pub sockets: Sockets,
+    pub parker: Parker,
+    /// Whether to spin at all.
+    pub spins: bool,
+    pub completions: Vec<Completion>,
+    pub actions: Vec<Action>,
+    pub stop_at: Option<Time>,
+}
+
+impl<H: Host> Driver<H> {
+    /// Runs until the executor is stopped.
+    pub async fn run(mut self) {
+        self.ring.set_eventfd_enabled(false);
+        let mut last_work = self.clock.now();
+        loop {
+            let now = self.clock.now();
+            if self.turn(now) {
+                last_work = now;
+                continue;
+            }
+            if self.is_finished(now) {
+                break;
+            }
+            if !self.spin(last_work) {
+                self.sleep().await;
+            }
+        }
+        self.close();
+    }
+
+    /// One turn; whether there was anything to do.
+    fn turn(&mut self, now: Time) -> bool {
+        let mut worked = self.take_completions(now);
+        worked |= self.take_messages(now);
+        worked |= self.take_from_clients(now);
+        worked |= self.journal.tell(now, &mut self.host);
+        if self.host.deadline().is_some_and(|deadline| deadline <= now) {
+            self.host.tick(now);
+            worked = true;
+        }
+        if worked {
+            self.host.flush(now, &mut self.actions);
+            self.perform(now);
+            self.count_turn();
+        }
+        if self.stop_at.is_none() && self.shared.is_stopped() {
+            self.begin_stop(now);
+        }
+        self.outbox.flush();
+        let counters = &self.counters[usize::from(self.executor.0)];
+        self.journal.submit(now, &mut self.ring);
+        self.sockets.expire(now, counters);
+        self.sockets.submit(now, &mut self.ring, counters);
+        if self.ring.is_pending() {
+            self.ring.enter().expect("the kernel takes what it took before");
+            self.journal.submitted();
+            worked = true;
+        }
+        worked | self.journal.has_tags_at_hand()
+    }
+
+    fn take_completions(&mut self, now: Time) -> bool {
+        self.ring.reap(&mut self.completions);
+        if self.completions.is_empty() {
+            return false;
+        }
+        let counters = &self.counters[usize::from(self.executor.0)];
+        for completion in self.completions.drain(..) {
+            match completion.token.kind {
+                Kind::Accept => self.sockets.on_accept(now, completion, counters),
+                Kind::Receive => self.sockets.on_receive(now, completion, &mut self.host, counters),
+                Kind::Send => self.sockets.on_send(completion, counters),
+                Kind::JournalWrite => self.journal.on_write(now, completion, counters),
+                Kind::JournalRead => self.journal.on_read(now, completion, &mut self.host, counters),
+                Kind::Prepare => self.journal.on_prepare(now, completion, counters),
+                // How the cancelled operation ended is told by its own completion.
+                Kind::Cancel => {}
+            }
+        }
+        true
+    }
+
+    fn take_messages(&mut self, now: Time) -> bool {
+        let (host, sockets) = (&mut self.host, &mut self.sockets);
+        let counters = &self.counters[usize::from(self.executor.0)];
+        let mut found = self.inbox.parcels(|parcel| match parcel {
+            Parcel::Message { from, to, message } => host.message(now, from, to, message),
+            Parcel::Reply { connection, request, reply } => sockets.reply(connection, request, &reply, counters),
+        });
+        if self.shared.has_posts() {
+            for event in self.shared.take_posts() {
+                self.host.event(now, event);
+                found = true;
+            }
+        }
+        found
+    }
+
+    fn take_from_clients(&mut self, now: Time) -> bool {
+        let counters = &self.counters[usize::from(self.executor.0)];
+        let mut found = false;
+        if self.sockets.has_stalled() && self.accepts() {
+            self.sockets.go_on(now, &mut self.host, counters);
+            found = true;
+        }
+        while self.accepts() {
+            match self.inbox.next_forwarded() {
+                None => break,
+                Some(Forwarded::Closed { connection }) => self.host.client_closed(now, connection),
+                Some(Forwarded::Frame { connection, frame }) => {
+                    // Only its own connection could be closed for it, and that is elsewhere.
+                    if let Err(error) = self.host.client_frame(now, connection, &frame) {
+                        tracing::warn!(connection = connection.0, %error, "dropped a forwarded frame");
+                    }
+                }
+            }
+            found = true;
+        }
+        while let Some(ended) = self.sockets.next_ended() {
+            self.host.client_closed(now, ended.connection);
+            for executor in (0..64).filter(|executor| ended.forwarded & 1 << executor != 0).map(ExecutorId) {
+                self.outbox.forward(executor, Forwarded::Closed { connection: ended.connection });
+            }
+            found = true;
+        }
+        found
+    }
+
+    fn accepts(&self) -> bool {
+        self.host.accepts() && !self.outbox.is_crowded()
+    }
+
+    fn perform(&mut self, now: Time) {
+        let counters = &self.counters[usize::from(self.executor.0)];
+        for action in self.actions.drain(..) {
+            match action {
+                Action::Append { owner, entry } => self.journal.append(now, owner, entry),
+                Action::Reply { connection, request, reply } => {
+                    let executor = Sockets::executor_of(connection);
+                    if executor == self.executor {
+                        self.sockets.reply(connection, request, &reply, counters);
+                    } else {
+                        self.outbox.send(executor, Parcel::Reply { connection, request, reply });
+                    }
+                }
+                Action::Send { executor, from, to, message } => {
+                    counters.messages_sent.add(1);
+                    self.outbox.send(executor, Parcel::Message { from, to, message });
+                }
+                Action::Forward { executor, connection, frame } => {
+                    self.sockets.forwarded(connection, executor);
+                    self.outbox.forward(executor, Forwarded::Frame { connection, frame });
+                }
+                Action::Read { owner, ticket, at, bytes } => {
+                    self.journal.read(&mut self.ring, owner, ticket, at, bytes);
+                }
+                Action::ReadTags { owner, ticket, shard, segment, from } => {
+                    self.journal.read_tags(&mut self.ring, owner, ticket, shard, segment, from);
+                }
+            }
+        }
+    }
+
+    fn count_turn(&mut self) {
+        let turns = &self.counters[usize::from(self.executor.0)].turns;
+        turns.add(1);
+        if turns.get().is_multiple_of(TURNS_PER_WATCH) {
+            self.publish();
+        }
+    }
+
+    fn publish(&self) {
+        self.watch[usize::from(self.executor.0)].set(self.journal.status());
+    }
+
+    /// Whether something came that the next turn finds.
+    fn has_news(&mut self) -> bool {
+        self.ring.is_ready()
+            || self.shared.has_posts()
+            || !self.inbox.is_empty(self.accepts())
+            || (self.sockets.has_stalled() && self.accepts())
+            || (self.shared.is_stopped() && self.stop_at.is_none())
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        let deadlines = [self.host.deadline(), self.journal.deadline(), self.sockets.deadline(), self.stop_at];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Looks for work for a while; whether it is worth another turn.
+    fn spin(&mut self, last_work: Time) -> bool {
+        if !self.spins {
+            return false;
+        }
+        let window = if self.journal.is_waiting_for_disk() { SPIN_WRITING } else { SPIN };
+        let end = last_work + window;
+        let deadline = self.deadline();
+        loop {
+            for _ in 0..LOOKS {
+                if self.has_news() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            let now = self.clock.now();
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return true;
+            }
+            if now >= end {
+                return false;
+            }
+            // The disk's own work may wait for this very core.
+            std::thread::yield_now();
+        }
+    }
+
+    async fn sleep(&mut self) {
+        self.publish();
+        self.ring.set_eventfd_enabled(true);
+        self.parker.drain();
+        self.shared.set_sleeping(true);
+        // What came before the bell was on is only seen by looking.
+        if !self.has_news() {
+            let now = self.clock.now();
+            let longest = if self.journal.is_waiting_for_disk() { SLEEP_WORKING_MAX } else { SLEEP_MAX };
+            let at_most = self.deadline().map_or(longest, |deadline| Clock::until(now, deadline).min(longest));
+            if !at_most.is_zero() {
+                self.counters[usize::from(self.executor.0)].parks.add(1);
+                self.parker.sleep(at_most).await;
+            }
+        }
+        self.shared.set_sleeping(false);
+        self.ring.set_eventfd_enabled(false);
+    }
+
+    fn begin_stop(&mut self, now: Time) {
+        self.stop_at = Some(now + FAREWELL);
+        self.sockets.stop_accepting(&mut self.ring);
+        self.journal.stop(now);
+    }
+
+    /// Stopped: all is on disk that can be, and clients have their replies, or had the time.
+    fn is_finished(&self, now: Time) -> bool {
+        let Some(stop_at) = self.stop_at else { return false };
+        self.journal.is_settled() && (self.sockets.unsent_bytes() == 0 || now >= stop_at)
+    }
+
+    /// Ends every operation, then lets go of the memory that they pointed at.
+    fn close(mut self) {
+        self.publish();
+        let counters = Arc::clone(&self.counters);
+        let counters = &counters[usize::from(self.executor.0)];
+        self.sockets.end_all(counters);
+        self.ring.cancel_all();
+        while self.ring.in_flight() > 0 {
+            self.ring.enter_and_wait().expect("the kernel gives back what it was given");
+            let now = self.clock.now();
+            self.take_completions(now);
+        }
+        drop(self.ring);
+        drop(self.sockets);
+    }
+}

@@ -1,0 +1,277 @@
+//! Making segments ready before they are needed: created, allocated, zeroed, flushed, and only then
+//! named. One at a time, every step on the ring, so that the executor never waits for the disk.
+//!
+//! Zeroing takes bandwidth from commits. So it goes on in proportion to what the journal consumes,
+//! slowly while the journal is idle, and at full speed only when the journal has nothing left.
+//!
+//! ```text
+//!   wanted ─► Opening ─► Allocating ─► Zeroing… ─► Flushing ─► Naming ─► FlushingName ─► ready
+//!                └───────────┴─── failed: removed, tried again after a second ──┘
+//! ```
+
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use io_uring::types::FsyncFlags;
+use io_uring::{opcode, squeue, types};
+use sealog_journal::BlockBuffer;
+use sealog_protocol::Time;
+
+use crate::counters::Counters;
+use crate::directory::Directory;
+use crate::ring::{Completion, Kind, Ring, Token};
+
+/// Zeros of one write.
+const ZERO_BYTES: usize = 512 << 10;
+/// Bytes zeroed for each byte that the journal writes: enough to be done well before the segment in
+/// use is full.
+const PACE: u64 = 2;
+/// Credit that is kept at most, so that no burst of zeroing follows a burst of appends.
+const CREDIT_BYTES_MAX: u64 = 4 * ZERO_BYTES as u64;
+/// Between two writes of zeros while the journal is idle.
+const IDLE_PAUSE: Duration = Duration::from_millis(4);
+/// After a failure, before the next try.
+const RETRY: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Opening,
+    Allocating,
+    Zeroing { at: u64 },
+    Flushing,
+    Naming,
+    FlushingName,
+}
+
+/// A segment on its way.
+struct Preparation {
+    segment: u32,
+    step: Step,
+    file: Option<File>,
+    path: PathBuf,
+    path_bytes: CString,
+    final_path_bytes: CString,
+    in_flight: bool,
+    /// The next zeros are not due before this time, unless there is credit or hurry.
+    not_before: Time,
+}
+
+/// How a step ended the preparation of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Ready(u32),
+    Failed(u32),
+}
+
+/// Prepares segments, one at a time.
+pub(crate) struct Preparer {
+    segment_bytes: u64,
+    wanted: VecDeque<u32>,
+    current: Option<Preparation>,
+    zeros: BlockBuffer,
+    credit: u64,
+    retry_at: Option<Time>,
+    generation: u32,
+    is_stopping: bool,
+}
+
+impl Preparer {
+    pub fn new(segment_bytes: u64) -> Preparer {
+        Preparer {
+            segment_bytes,
+            wanted: VecDeque::new(),
+            current: None,
+            zeros: BlockBuffer::zeroed(ZERO_BYTES),
+            credit: 0,
+            retry_at: None,
+            generation: 0,
+            is_stopping: false,
+        }
+    }
+
+    /// The journal wants this segment.
+    pub fn want(&mut self, segment: u32) {
+        self.wanted.push_back(segment);
+    }
+
+    /// The journal has written so much.
+    pub fn consumed(&mut self, bytes: u64) {
+        self.credit = (self.credit + bytes * PACE).min(CREDIT_BYTES_MAX);
+    }
+
+    /// Whether [`Preparer::submit`] has something to do.
+    pub fn has_step_due(&self) -> bool {
+        match &self.current {
+            Some(current) => !current.in_flight,
+            None => !self.wanted.is_empty(),
+        }
+    }
+
+    /// Goes on if a step is due. With `hurry` the journal waits for the segment.
+    pub fn submit(&mut self, now: Time, hurry: bool, directory: &Directory, ring: &mut Ring) {
+        if self.is_stopping {
+            return;
+        }
+        if self.current.is_none() && self.retry_at.is_none_or(|at| now >= at) {
+            self.retry_at = None;
+            self.current = self.wanted.pop_front().map(|segment| Preparation::new(segment, directory));
+        }
+        let Some(current) = self.current.as_mut().filter(|current| !current.in_flight) else { return };
+        if let Step::Zeroing { .. } = current.step {
+            let is_paid = self.credit >= ZERO_BYTES as u64;
+            if !hurry && !is_paid && now < current.not_before {
+                return;
+            }
+            self.credit = self.credit.saturating_sub(ZERO_BYTES as u64);
+            current.not_before = now + IDLE_PAUSE;
+        }
+        let entry = current.entry(self.segment_bytes, &self.zeros, directory);
+        current.in_flight = true;
+        self.generation = self.generation.wrapping_add(1);
+        // SAFETY: paths, file and zeros live in `self` until the completion clears `in_flight`, and
+        // the driver drops `self` only when nothing is in flight.
+        unsafe { ring.push(Token::new(Kind::Prepare, 0, self.generation), entry) };
+    }
+
+    /// A step has ended.
+    pub fn on_completion(
+        &mut self,
+        now: Time,
+        completion: Completion,
+        directory: &mut Directory,
+        counters: &Counters,
+    ) -> Option<Outcome> {
+        let current = self.current.as_mut().expect("a step in flight belongs to a segment");
+        current.in_flight = false;
+        match current.advance(completion, self.segment_bytes, directory, counters) {
+            Ok(false) => None,
+            Ok(true) => {
+                let segment = current.segment;
+                self.current = None;
+                counters.segments_prepared.add(1);
+                Some(Outcome::Ready(segment))
+            }
+            Err(error) => {
+                let segment = current.segment;
+                let path = std::mem::take(&mut current.path);
+                self.current = None;
+                // What it took is needed more than ever; if it is not there, so much the better.
+                let _ = std::fs::remove_file(&path);
+                counters.segments_failed.add(1);
+                tracing::warn!(path = %path.display(), %error, "cannot prepare a journal segment; trying again");
+                self.wanted.push_front(segment);
+                self.retry_at = Some(now + RETRY);
+                Some(Outcome::Failed(segment))
+            }
+        }
+    }
+
+    /// When [`Preparer::submit`] is due again without a completion.
+    pub fn deadline(&self) -> Option<Time> {
+        match &self.current {
+            _ if self.is_stopping => None,
+            Some(current) => (!current.in_flight).then_some(current.not_before),
+            None if self.wanted.is_empty() => None,
+            None => Some(self.retry_at.unwrap_or(Time::ZERO)),
+        }
+    }
+
+    /// Begins no further step.
+    pub fn stop(&mut self) {
+        self.is_stopping = true;
+    }
+}
+
+impl Drop for Preparer {
+    fn drop(&mut self) {
+        if let Some(current) = &self.current {
+            // If it stays, the next start removes it.
+            let _ = std::fs::remove_file(&current.path);
+        }
+    }
+}
+
+impl Preparation {
+    fn new(segment: u32, directory: &Directory) -> Preparation {
+        let path = directory.preparing_path(segment);
+        let bytes = |path: PathBuf| {
+            CString::new(path.into_os_string().into_vec()).expect("a path that was opened before holds no zero byte")
+        };
+        Preparation {
+            segment,
+            step: Step::Opening,
+            file: None,
+            path_bytes: bytes(path.clone()),
+            final_path_bytes: bytes(directory.segment_path(segment)),
+            path,
+            in_flight: false,
+            not_before: Time::ZERO,
+        }
+    }
+
+    fn entry(&self, segment_bytes: u64, zeros: &BlockBuffer, directory: &Directory) -> squeue::Entry {
+        let here = types::Fd(libc::AT_FDCWD);
+        let file = || types::Fd(self.file.as_ref().expect("it was opened first").as_raw_fd());
+        match self.step {
+            Step::Opening => opcode::OpenAt::new(here, self.path_bytes.as_ptr())
+                .flags(libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY | libc::O_DIRECT | libc::O_CLOEXEC)
+                .mode(0o600)
+                .build(),
+            Step::Allocating => opcode::Fallocate::new(file(), segment_bytes).build(),
+            Step::Zeroing { at } => {
+                let bytes = (zeros.len() as u64).min(segment_bytes - at) as u32;
+                opcode::Write::new(file(), zeros.as_ptr(), bytes).offset(at).build()
+            }
+            Step::Flushing => opcode::Fsync::new(file()).build(),
+            Step::Naming => {
+                opcode::RenameAt::new(here, self.path_bytes.as_ptr(), here, self.final_path_bytes.as_ptr()).build()
+            }
+            Step::FlushingName => {
+                opcode::Fsync::new(types::Fd(directory.descriptor())).flags(FsyncFlags::empty()).build()
+            }
+        }
+    }
+
+    /// Takes a step's result; whether the segment is ready.
+    fn advance(
+        &mut self,
+        completion: Completion,
+        segment_bytes: u64,
+        directory: &mut Directory,
+        counters: &Counters,
+    ) -> io::Result<bool> {
+        let result = completion.bytes()?;
+        self.step = match self.step {
+            Step::Opening => {
+                // SAFETY: the kernel has just opened it for us; nobody else has it.
+                self.file = Some(unsafe { File::from_raw_fd(result as i32) });
+                Step::Allocating
+            }
+            Step::Allocating => Step::Zeroing { at: 0 },
+            Step::Zeroing { at } => {
+                counters.zeroed_bytes.add(result as u64);
+                match at + result as u64 {
+                    _ if result == 0 => return Err(io::ErrorKind::WriteZero.into()),
+                    end if end == segment_bytes => Step::Flushing,
+                    end => Step::Zeroing { at: end },
+                }
+            }
+            Step::Flushing => {
+                // A file of this number that is of no use may be there, and open.
+                directory.close(self.segment);
+                Step::Naming
+            }
+            Step::Naming => Step::FlushingName,
+            Step::FlushingName => return Ok(true),
+        };
+        Ok(false)
+    }
+}
