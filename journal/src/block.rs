@@ -17,6 +17,9 @@ use crate::header::{BlockHeader, BlockKind, HEADER_BYTES, block_bytes};
 /// Commit indices wait for company up to this many bytes of directory.
 const COMMITS_WAITING_BYTES_MAX: usize = ALIGNMENT / 2;
 
+/// Bytes of a Tags entry besides its batch's metadata.
+const TAGS_HEAD_BYTES: usize = 8;
+
 /// A block without a place yet.
 #[derive(Default)]
 pub(crate) struct Gathering {
@@ -84,18 +87,20 @@ impl Gathering {
     /// Takes an entry. Data goes straight to its place in the buffer.
     ///
     /// # Panics
-    /// When the batches are not whole frames: the machine that appends them has parsed them.
+    /// When the batches are not whole frames, or the Tags not theirs: the machine that appends them
+    /// has parsed them.
     pub fn push(&mut self, owner: Owner, entry: DurableEntry, pool: &mut BufferPool) {
         let need = Need::of(&entry);
         let listed = match &entry {
-            DurableEntry::Batches { batches, .. } => {
-                assert!(batches.len().is_multiple_of(8), "frames are padded to 8, so runs of them are");
+            DurableEntry::Batches { batches, tags, .. } => {
+                let (records, tags_bytes) = measure(batches);
+                assert!(records > 0 && tags.len() == tags_bytes, "a run has batches, and the Tags of each");
                 let room = HEADER_BYTES + self.directory.len() + need.data_bytes + need.directory_bytes;
                 let buffer = self.buffer.get_or_insert_with(|| new_buffer(pool, room));
                 let offset = (buffer.len() / 8) as u32;
                 buffer.push(batches);
                 self.data_checksum.update(batches);
-                Entry::of(&entry, offset, records(batches))
+                Entry::of(&entry, offset, records)
             }
             _ => Entry::of(&entry, 0, 0),
         };
@@ -141,9 +146,13 @@ fn new_buffer(pool: &mut BufferPool, bytes: usize) -> BlockBuffer {
     buffer
 }
 
-/// How many records a run of batches has, by its frames' headers.
-fn records(batches: &[u8]) -> u32 {
-    batch_headers(batches).map(|header| u32::from(header.expect("machines append whole frames").1.count)).sum()
+/// How many records a run of batches has, and how many bytes their Tags entries, by its frames'
+/// headers.
+fn measure(batches: &[u8]) -> (u32, usize) {
+    let headers = batch_headers(batches).map(|header| header.expect("machines append whole frames").1);
+    headers.fold((0, 0), |(records, tags_bytes), header| {
+        (records + u32::from(header.count), tags_bytes + TAGS_HEAD_BYTES + header.metadata_bytes as usize)
+    })
 }
 
 /// The header of a block to come; [`Gathering::close`] fills in the rest.

@@ -28,6 +28,9 @@ use crate::source::SegmentSource;
 use crate::status::JournalStatus;
 use crate::tags::{FooterChunk, TagsSource};
 
+/// Blocks without content whose memory is kept for others.
+const SPARE_BLOCKS_MAX: usize = 8;
+
 /// A write that the driver is to make: exactly these bytes, there, durable when it completes
 /// (O_DIRECT with RWF_DSYNC). Writes in flight may complete in any order.
 #[derive(Debug)]
@@ -218,7 +221,9 @@ impl Journal {
             self.recovery_block = RecoveryBlock::InFlight;
         } else {
             block.clear();
-            self.spare.push(block);
+            if self.spare.len() < SPARE_BLOCKS_MAX {
+                self.spare.push(block);
+            }
         }
         Some(BlockWrite { id, segment, offset, buffer })
     }

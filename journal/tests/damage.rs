@@ -114,6 +114,40 @@ fn a_lost_cut_is_refused_with_its_place() {
     assert!(message.contains(&format!("segment {segment}, offset {block}")), "{message}");
 }
 
+/// The last block of a segment is torn, the one behind it is whole: both are cut off. The recovery
+/// block takes the first one's place, and what follows goes to the next segment, so the cut-off
+/// block stays as it was. Then the recovery block is damaged, the only one in front of it that told
+/// of the cut: it must not be taken for the block of that number in the next segment.
+#[test]
+fn a_damaged_recovery_block_brings_nothing_back() {
+    let mut driver = Driver::new(config());
+    let mut position = 0;
+    while driver.journal.status().open_segment_bytes_left == 0
+        || driver.journal.status().open_segment_bytes_left >= 5 * 4096
+    {
+        driver.append_durably(STORAGE, run(shard(0), position, 1, 3000));
+        position += 1;
+    }
+    for position in position..position + 2 {
+        driver.append(STORAGE, run(shard(0), position, 1, 3000));
+        driver.submit();
+    }
+    let writes = std::mem::take(&mut driver.in_flight);
+    let torn = writes[0].offset;
+    driver.disk.write(writes[1].segment, writes[1].offset, &writes[1].buffer);
+    driver.restart();
+    driver.settle();
+    driver.append_durably(STORAGE, run(shard(0), position, 1, 15_000));
+    assert_eq!((writes[1].segment, driver.places.last().map(|place| place.segment)), (1, Some(2)));
+    driver.disk.flip(1, torn + 60, 0);
+    // As if it had crashed before the footer was complete.
+    driver.disk.write(1, config().segment_bytes - 4096, &[0; 4096]);
+    let (journal, seen, _) = recover(config(), &mut driver.disk).expect("a recovery block holds nothing");
+    assert_eq!(journal.report().damages, [Damage { kind: DamageKind::Blocks, segment: 1, offset: torn, bytes: 0 }]);
+    let expected: Vec<Seen> = driver.appended.iter().map(|(seen, _)| seen.clone()).collect();
+    assert_eq!(seen, expected);
+}
+
 /// Fills two segments and opens a third.
 fn three_segments(kind: fn(u64) -> DurableEntry) -> Driver {
     let mut driver = Driver::new(config());
