@@ -296,7 +296,7 @@ struct Segments {
 
 impl Segments {
     fn file(&mut self, segment: u32) -> Result<&File, SourceError> {
-        if !self.open.as_ref().is_some_and(|(open, _)| *open == segment) {
+        if self.open.as_ref().is_none_or(|(open, _)| *open != segment) {
             let path = self.directory.join(format!("segment-{segment:08}.seg"));
             let file = File::open(path).map_err(|error| failed(segment, 0, &error))?;
             self.open = Some((segment, file));
