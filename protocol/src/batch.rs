@@ -37,7 +37,7 @@ pub struct BatchCondition {
 }
 
 /// What a batch says of one of its records.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct RecordMetadata {
     pub payload_bytes: u32,
     pub payload_checksum: u32,
@@ -128,37 +128,80 @@ pub fn write_batch(
     head: &BatchHead,
     records: &[NewRecord<'_>],
 ) -> Result<(), BatchError> {
-    check_records(records)?;
-    let metadata = BatchMetadata {
-        logbook: head.logbook.0,
-        session: head.session.0,
-        request: head.request.0,
-        lowest_unanswered: head.lowest_unanswered.0,
-        time_ms: head.time_ms,
-        condition: head.condition.map(|(tag, expected)| Box::new(BatchCondition { tag: tag.0, expected: expected.0 })),
-        records: records
-            .iter()
-            .map(|record| RecordMetadata {
-                payload_bytes: record.payload.len() as u32,
-                payload_checksum: crc32fast::hash(record.payload),
-                tags: distinct_tags(record.tags),
-            })
-            .collect(),
-    };
-    let bytes = rkyv::to_bytes::<rancor::Error>(&metadata).expect("serialising into memory cannot fail");
-    let payloads: Vec<&[u8]> = records.iter().map(|record| record.payload).collect();
-    write_frame(out, FrameKind::Batch, place, records.len() as u16, &bytes, &payloads);
-    Ok(())
+    BatchWriter::default().write(out, place, head, records)
 }
 
-fn distinct_tags(tags: &[Tag]) -> Vec<u64> {
-    let mut distinct: Vec<u64> = Vec::with_capacity(tags.len());
+/// Writes batches one after the other. It keeps its memory: a client that writes hundreds of thousands
+/// a second, most of one record, does so without an allocation.
+#[derive(Default)]
+pub struct BatchWriter {
+    records: Vec<RecordMetadata>,
+}
+
+impl BatchWriter {
+    /// As [`write_batch`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        place: u64,
+        head: &BatchHead,
+        records: &[NewRecord<'_>],
+    ) -> Result<(), BatchError> {
+        check_records(records)?;
+        self.records.resize_with(records.len(), RecordMetadata::default);
+        for (metadata, record) in self.records.iter_mut().zip(records) {
+            metadata.payload_bytes = record.payload.len() as u32;
+            metadata.payload_checksum = crc32fast::hash(record.payload);
+            take_distinct(&mut metadata.tags, record.tags);
+        }
+        let metadata = BatchMetadata {
+            logbook: head.logbook.0,
+            session: head.session.0,
+            request: head.request.0,
+            lowest_unanswered: head.lowest_unanswered.0,
+            time_ms: head.time_ms,
+            condition: head
+                .condition
+                .map(|(tag, expected)| Box::new(BatchCondition { tag: tag.0, expected: expected.0 })),
+            records: std::mem::take(&mut self.records),
+        };
+        write_metadata(out, place, &metadata, records);
+        self.records = metadata.records;
+        Ok(())
+    }
+}
+
+fn write_metadata(out: &mut Vec<u8>, place: u64, metadata: &BatchMetadata, records: &[NewRecord<'_>]) {
+    let count = records.len() as u16;
+    let mut scratch = [0u8; 256];
+    let short =
+        rkyv::api::high::to_bytes_in::<_, rancor::Failure>(metadata, rkyv::ser::writer::Buffer::from(&mut scratch[..]));
+    match (short, records) {
+        (Ok(bytes), [record]) => write_frame(out, FrameKind::Batch, place, count, &bytes, &[record.payload]),
+        (short, _) => {
+            let payloads: Vec<&[u8]> = records.iter().map(|record| record.payload).collect();
+            match short {
+                Ok(bytes) => write_frame(out, FrameKind::Batch, place, count, &bytes, &payloads),
+                // Longer than the scratch.
+                Err(_) => {
+                    let bytes = rkyv::to_bytes::<rancor::Error>(metadata).expect("serialising into memory cannot fail");
+                    write_frame(out, FrameKind::Batch, place, count, &bytes, &payloads);
+                }
+            }
+        }
+    }
+}
+
+fn take_distinct(distinct: &mut Vec<u64>, tags: &[Tag]) {
+    distinct.clear();
     for tag in tags {
         if !distinct.contains(&tag.0) {
             distinct.push(tag.0);
         }
     }
-    distinct
 }
 
 /// A batch, or a part of one, read in place. Its metadata has been checked.
@@ -270,6 +313,21 @@ mod tests {
         "0000000000c3ffffff01000000",
         "68656c6c6f000000000000"
     );
+
+    #[test]
+    fn a_writer_that_is_used_again_writes_the_same_bytes() {
+        let large = vec![3; 100];
+        let many: Vec<NewRecord<'_>> =
+            (0..50).map(|_| NewRecord { tags: &[Tag(1), Tag(2)], payload: &large }).collect();
+        let one = [NewRecord { tags: &[Tag(7)], payload: b"hello" }];
+        let mut writer = BatchWriter::default();
+        for records in [&many[..], &one, &many[..3], &one] {
+            let (mut used, mut fresh) = (Vec::new(), Vec::new());
+            writer.write(&mut used, 9, &head(), records).expect("small");
+            write_batch(&mut fresh, 9, &head(), records).expect("small");
+            assert_eq!(used, fresh);
+        }
+    }
 
     #[test]
     fn one_kib_with_one_tag_costs_112_bytes_more() {
