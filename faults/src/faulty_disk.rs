@@ -9,7 +9,7 @@ use fuser::{BackgroundSession, Config, MountOption};
 
 use crate::command::{CommandError, fresh_directory, make_ext4, run, unmount_all_below};
 use crate::filesystem::{DiskFilesystem, FILE_NAME, SharedImage, lock};
-use crate::volatile::{Counters, PowerCut, VolatileImage};
+use crate::volatile::{Counters, CutKind, PowerCut, VolatileImage};
 
 /// A disk with an ext4 on it, and switches for its faults.
 ///
@@ -76,7 +76,12 @@ impl FaultyDisk {
     /// Cuts the power at this moment: what was flushed stays, the seed decides what becomes of the
     /// rest; everything else fails until [`FaultyDisk::restart`].
     pub fn cut_power(&self, seed: u64) -> PowerCut {
-        lock(&self.image).cut_power(seed).expect("the durable file is an ordinary one")
+        lock(&self.image).cut_power(None, seed).expect("the durable file is an ordinary one")
+    }
+
+    /// As [`FaultyDisk::cut_power`], in this way.
+    pub fn cut_power_as(&self, kind: CutKind, seed: u64) -> PowerCut {
+        lock(&self.image).cut_power(Some(kind), seed).expect("the durable file is an ordinary one")
     }
 
     /// Gives the power back after a cut: what the kernel knew of the disk is forgotten, and it is

@@ -172,14 +172,15 @@ impl VolatileImage {
         Ok(())
     }
 
-    /// Cuts the power: what was flushed stays; the seed decides what becomes of the rest. Until
-    /// [`VolatileImage::restore_power`] everything fails.
+    /// Cuts the power: what was flushed stays; the seed decides what becomes of the rest, and how
+    /// if no kind is given. Until [`VolatileImage::restore_power`] everything fails.
     ///
     /// # Errors
     /// When the durable file can't be written.
-    pub fn cut_power(&mut self, seed: u64) -> io::Result<PowerCut> {
+    pub fn cut_power(&mut self, kind: Option<CutKind>, seed: u64) -> io::Result<PowerCut> {
         let mut random = fastrand::Rng::with_seed(seed);
-        let kind = *random.choice(&[CutKind::DroppedAll, CutKind::KeptSome, CutKind::Torn]).expect("three kinds");
+        let kinds = [CutKind::DroppedAll, CutKind::KeptSome, CutKind::Torn];
+        let kind = kind.unwrap_or(kinds[random.usize(..kinds.len())]);
         let sectors_kept = match kind {
             CutKind::DroppedAll => 0,
             CutKind::KeptSome => self.keep_some(&mut random)?,
@@ -279,7 +280,7 @@ mod tests {
     }
 
     fn cut(image: &mut VolatileImage, seed: u64) -> PowerCut {
-        let cut = image.cut_power(seed).expect("a cut");
+        let cut = image.cut_power(None, seed).expect("a cut");
         assert!(image.read(0, &mut [0; SECTOR_BYTES]).is_err(), "no power, no answer");
         assert!(image.flush().is_err(), "no power, no flush");
         image.restore_power();

@@ -160,7 +160,8 @@ fn complain_of_words(file: &str, source: &str, words: &[&str]) -> Vec<String> {
         let before = code[..at].chars().next_back();
         let after = code[at + word.len()..].chars().next();
         let inside = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-        !(inside(before) && word.starts_with(char::is_alphanumeric)) && !inside(after)
+        let begins_inside = inside(before) && word.starts_with(char::is_alphanumeric);
+        !begins_inside && !inside(after)
     };
     words
         .iter()

@@ -1,0 +1,191 @@
+//! Bits that rot, and tails that are torn. What is damaged is said to be, never left out.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use sealog::blocking::Client;
+use sealog::{ReadError, SeqNum, Tag};
+
+use crate::node::{Node, fresh_directory};
+
+const RECORDS: usize = 60;
+
+/// Where in the journal these bytes lie: the file, and the offset in it.
+fn find_in_journal(data: &Path, wanted: &[u8]) -> (PathBuf, u64) {
+    let journal = fs::read_dir(data.join("journal-0")).expect("a journal");
+    let mut places = journal.filter_map(|entry| {
+        let path = entry.expect("it can be listed").path();
+        let content = fs::read(&path).expect("it can be read");
+        let at = content.windows(wanted.len()).position(|window| window == wanted)?;
+        Some((path, at as u64))
+    });
+    places.next().expect("what was appended is in the journal")
+}
+
+fn flip_a_bit(place: &(PathBuf, u64)) {
+    let file = fs::File::options().read(true).write(true).open(&place.0).expect("the segment");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, place.1).expect("it is there");
+    file.write_all_at(&[byte[0] ^ 0x10], place.1).expect("it can be written");
+    file.sync_all().expect("it can be synced");
+}
+
+fn payload(number: usize) -> String {
+    format!("this is record {number:04} of those that may rot")
+}
+
+/// A data directory with so many records, and their SeqNums; its node has stopped in order.
+fn written(name: &str) -> (PathBuf, Vec<SeqNum>) {
+    let data = fresh_directory(name);
+    let node = Node::start(&data);
+    let logbook = Client::connect(&node.address).expect("a client").logbook("orders");
+    let append = |number| logbook.append(&[Tag(7)], payload(number)).expect("it is acknowledged").seqnum;
+    let seqnums = (0..RECORDS).map(append).collect();
+    node.stop();
+    (data, seqnums)
+}
+
+/// One record is damaged: it alone cannot be read, by library and command line, and the status
+/// says so.
+fn expect_one_damaged(data: &Path, seqnums: &[SeqNum], damaged: usize) {
+    let node = Node::start(data);
+    let logbook = Client::connect(&node.address).expect("a client").logbook("orders");
+    for (number, seqnum) in seqnums.iter().enumerate() {
+        match logbook.read_next(Tag::ALL, *seqnum) {
+            Ok(record) => {
+                let record = record.unwrap_or_else(|| panic!("record {number} is gone without a word"));
+                assert_eq!((record.seqnum, &record.payload[..]), (*seqnum, payload(number).as_bytes()));
+                assert_ne!(number, damaged, "the damage went unnoticed");
+            }
+            Err(error) => {
+                assert!(matches!(error, ReadError::Corrupt { .. }), "{error:?}");
+                assert_eq!(number, damaged, "others can be read");
+            }
+        }
+    }
+    assert_eq!(logbook.check_tail(Tag(7)).expect("the index is whole"), seqnums.last().copied());
+    let from = seqnums[damaged].0.to_string();
+    node.sealog(&["read", "orders", "--from", &from]).expect_failure(8, &["damaged"]);
+    let status = node.status();
+    assert_eq!(status["state"], "degraded", "{status}");
+    let next = logbook.append(&[Tag(7)], "appends go on").expect("a damaged record stops nothing else");
+    assert!(next.seqnum > *seqnums.last().expect("there are records"));
+    node.stop();
+}
+
+#[test]
+fn a_flipped_bit_in_old_data_is_corrupt_and_nothing_else_is() {
+    let (data, seqnums) = written("rot-old");
+    flip_a_bit(&find_in_journal(&data, payload(10).as_bytes()));
+    expect_one_damaged(&data, &seqnums, 10);
+}
+
+/// A node that stopped in order has said what is durable: a damaged last record is no torn tail.
+#[test]
+fn a_flipped_bit_in_the_last_record_is_corrupt_and_not_cut_off() {
+    let (data, seqnums) = written("rot-last");
+    flip_a_bit(&find_in_journal(&data, payload(RECORDS - 1).as_bytes()));
+    expect_one_damaged(&data, &seqnums, RECORDS - 1);
+}
+
+/// The record survives a restart of a node with damage: damage does not spread.
+#[test]
+fn damage_stays_what_it_is_over_restarts() {
+    let (data, seqnums) = written("rot-restarts");
+    flip_a_bit(&find_in_journal(&data, payload(0).as_bytes()));
+    for _ in 0..3 {
+        expect_one_damaged(&data, &seqnums, 0);
+    }
+}
+
+/// Bits flipped all over the journal, one at a time: the node starts and tells the truth, or says
+/// that it cannot start; it never answers wrongly.
+#[test]
+fn no_flipped_bit_anywhere_makes_a_wrong_answer() {
+    let (data, seqnums) = written("rot-anywhere");
+    let last = find_in_journal(&data, payload(RECORDS - 1).as_bytes());
+    let mut random = fastrand::Rng::with_seed(0x5EA1_0004);
+    println!("seed 0x5EA10004");
+    let (mut refused, mut told) = (0, 0);
+    for _ in 0..12 {
+        let copy = fresh_directory("rot-anywhere-copy");
+        copy_directory(&data, &copy);
+        let place = (copy.join("journal-0").join(last.0.file_name().expect("a file")), random.u64(..last.1 + 4096));
+        flip_a_bit(&place);
+        let Ok(node) = crate::node::NodeCommand::new(&copy).start() else {
+            refused += 1;
+            continue;
+        };
+        let logbook = Client::connect(&node.address).expect("a client").logbook("orders");
+        for (number, seqnum) in seqnums.iter().enumerate() {
+            match logbook.read_next(Tag::ALL, *seqnum) {
+                Ok(Some(record)) if record.seqnum == *seqnum => {
+                    assert_eq!(&record.payload[..], payload(number).as_bytes(), "{place:?}");
+                }
+                Ok(other) => panic!("{place:?}: record {number} is gone without a word; found {other:?}"),
+                Err(ReadError::Corrupt { .. }) => told += 1,
+                Err(error) => panic!("{place:?}: {error:?}"),
+            }
+        }
+        node.stop();
+    }
+    println!("refused to start {refused} times, said corrupt of {told} records");
+}
+
+/// What a crash tears is cut off, and never comes back.
+#[test]
+fn a_torn_tail_is_cut_off_and_never_comes_back() {
+    let mut cut_off = 0;
+    for round in 0..4 {
+        let (data, mut seqnums) = written("torn");
+        let node = Node::start(&data);
+        let logbook = Client::connect(&node.address).expect("a client").logbook("orders");
+        // Killed at once, before a mark says of it that it is durable.
+        let torn = format!("torn in round {round}: {}", "z".repeat(6000));
+        let torn_at = logbook.append(&[Tag(7)], &torn).expect("it is acknowledged").seqnum;
+        node.kill();
+        let (path, offset) = find_in_journal(&data, torn.as_bytes());
+        let file = fs::File::options().write(true).open(path).expect("the segment");
+        // The second half of its block never reached the disk.
+        file.write_all_at(&[0; 4096], (offset + 2048).next_multiple_of(4096)).expect("it can be written");
+        drop(file);
+
+        let mut node = Node::start(&data);
+        let logbook = Client::connect(&node.address).expect("a client").logbook("orders");
+        match logbook.read_next(Tag::ALL, torn_at) {
+            // The machine was slow, and the mark was there: then it is damage, and said to be.
+            Err(ReadError::Corrupt { .. }) => continue,
+            Err(error) => panic!("round {round}: {error:?}"),
+            Ok(found) => assert_eq!(found, None, "round {round}: what was torn is answered"),
+        }
+        cut_off += 1;
+        for next in 0..2 {
+            let logbook = Client::connect(&node.address).expect("a client").logbook("orders");
+            seqnums.push(logbook.append(&[Tag(7)], payload(RECORDS + next)).expect("it is acknowledged").seqnum);
+            node.kill();
+            node = Node::start(&data);
+        }
+        let logbook = Client::connect(&node.address).expect("a client").logbook("orders");
+        let records = logbook.scan(Tag(7), SeqNum::MIN..=SeqNum::MAX).map(|record| record.expect("readable"));
+        for (number, record) in records.enumerate() {
+            assert_eq!((record.seqnum, &record.payload[..]), (seqnums[number], payload(number).as_bytes()));
+        }
+        node.stop();
+    }
+    assert!(cut_off > 0, "every time a mark was there within moments");
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("it can be listed") {
+        let entry = entry.expect("it can be listed");
+        let target = to.join(entry.file_name());
+        let kind = entry.file_type().expect("it has a type");
+        if kind.is_dir() {
+            fs::create_dir(&target).expect("a directory");
+            copy_directory(&entry.path(), &target);
+        } else if kind.is_file() {
+            fs::copy(entry.path(), target).expect("a copy");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The real binary on real sockets and disks: killed, without power, on disks that lie, fill up or
+//! rot, and among peers that send nonsense.
+//!
+//! [`node`] runs it, [`load`] appends from many clients, records what they were told, and reads
+//! everything again at the end. Each random choice comes from a seed that is printed.
+
+mod damage;
+mod disk_faults;
+mod frames;
+mod kill;
+mod load;
+mod node;
+mod power_loss;
+mod start;
