@@ -95,6 +95,13 @@ impl Invariants {
         *said = view.max(*said);
     }
 
+    /// A node said something for a view (progress, an acknowledgement, a commit index, a confirmation):
+    /// not after it has said that it sealed the view, for the end is decided on what it said before.
+    pub fn spoke(&mut self, node: NodeId, owner: Owner, view: ViewNumber) -> Result<(), Failure> {
+        let sealed = self.truth(owner.0).seals.get(&(owner.1, node)).copied().unwrap_or_default();
+        if view <= sealed { Err(Failure::SpokeAfterSeal { node, role: owner.1, view }) } else { Ok(()) }
+    }
+
     /// Looks at a node after its turn.
     pub fn after_turn(&mut self, node: &Node) -> Result<(), Failure> {
         let Some(life) = &node.life else { return Ok(()) };

@@ -15,7 +15,7 @@ use sealog_protocol::machine::{
 };
 use sealog_protocol::message::{Message, encode};
 use sealog_protocol::view::Chain;
-use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Time, ViewNumber};
+use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Place, ShardId, Time, ViewNumber};
 use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
 
@@ -156,6 +156,11 @@ pub enum Effect {
     Appended {
         owner: Owner,
         entry: DurableEntry,
+    },
+    /// For the invariants: this role said something for a view that a seal of it forbids.
+    Spoke {
+        owner: Owner,
+        view: ViewNumber,
     },
     /// For the invariants: this role said that it has sealed a view.
     SealSaid {
@@ -513,8 +518,19 @@ impl Turn<'_> {
     }
 
     fn send(&mut self, from: Address, to: Address, message: Message) {
-        if let Message::StorageSealed { view, .. } | Message::SequencerSealed { view, .. } = &message {
-            self.effects.push(Effect::SealSaid { owner: (from.logspace, from.role), view: *view });
+        let owner = (from.logspace, from.role);
+        match &message {
+            Message::StorageSealed { view, .. } | Message::SequencerSealed { view, .. } => {
+                self.effects.push(Effect::SealSaid { owner, view: *view });
+            }
+            Message::Progress { shard: ShardId { view, .. }, .. }
+            | Message::BackupAck { view, .. }
+            | Message::Confirmed { view, .. }
+            | Message::BackupAppend { view, .. }
+            | Message::CommitAnswer { place: Place { view, .. }, .. } => {
+                self.effects.push(Effect::Spoke { owner, view: *view });
+            }
+            _ => {}
         }
         if to.node == self.id {
             self.life.local.push_back((from, to, message));

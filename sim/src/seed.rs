@@ -24,6 +24,8 @@ pub const FAULTS_MIN: u64 = 10;
 const FAULTY_MAX: Instant = 30 * SECOND;
 /// Once faults stop, everything pending finishes within this long, and so many events.
 const CALM_MAX: Instant = 20 * SECOND;
+/// Long enough for what is on its way to arrive.
+const QUIET: Instant = SECOND / 5;
 
 /// What a seed did.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +70,7 @@ fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
     world.submitting = false;
     world.calm()?;
     finish(&mut world)?;
+    settle(&mut world)?;
     let again = world.rng.u8(0..4) == 0;
     if again {
         // The power goes everywhere, once more: what was acknowledged is still there.
@@ -104,6 +107,24 @@ fn finish(world: &mut World) -> Result<(), Failure> {
     let pending = world.clients.iter().map(|client| client.pending.len()).sum();
     let after = format!("{} ms", (world.now - began) / 1_000_000);
     Err(Failure::Stuck { pending, after, details: describe(world) })
+}
+
+/// What vanished clients had sent finishes, too: after that the log grows no more.
+fn settle(world: &mut World) -> Result<(), Failure> {
+    let (began, quiet) = (world.now, world.now + QUIET);
+    let pending = |world: &World| -> usize {
+        let machines = world.nodes.iter().filter_map(|node| node.life.as_ref()).flat_map(|life| &life.machines);
+        let engines = machines.filter_map(|(_, machine)| match machine {
+            RoleMachine::Engine(engine) => Some(engine.status().pending_records),
+            _ => None,
+        });
+        engines.sum()
+    };
+    if world.run(began + CALM_MAX, |world| world.now >= quiet && pending(world) == 0)? {
+        return Ok(());
+    }
+    let after = format!("{} ms", (world.now - began) / 1_000_000);
+    Err(Failure::Stuck { pending: pending(world), after, details: describe(world) })
 }
 
 /// How the machines stand, for a failure's report.

@@ -172,10 +172,10 @@ impl Plan {
             disk_read: Span { least: 30 * MICROSECOND, spread: *pick(rng, &[20, 300]) * MICROSECOND },
             turn: Span { least: MICROSECOND, spread: *pick(rng, &[1, 20, 100]) * MICROSECOND },
             register: Span { least: 50 * MICROSECOND, spread: *pick(rng, &[100, 5_000]) * MICROSECOND },
-            restart: Span { least: MILLISECOND, spread: *pick(rng, &[5, 60, 300]) * MILLISECOND },
+            restart: Span { least: MILLISECOND, spread: *pick(rng, &[5, 60, 300, 5_000]) * MILLISECOND },
             faults,
             fault_interval: Span { least: MILLISECOND, spread: *pick(rng, &[30, 80, 200]) * MILLISECOND },
-            fault_lasts: Span { least: MILLISECOND, spread: *pick(rng, &[20, 100, 400]) * MILLISECOND },
+            fault_lasts: Span { least: MILLISECOND, spread: *pick(rng, &[20, 100, 400, 3_000]) * MILLISECOND },
             operations_min: rng.u64(560..800),
             faults_min: rng.u64(11..20),
         }

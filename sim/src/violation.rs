@@ -1,5 +1,6 @@
 //! Why a seed failed.
 
+use sealog_protocol::machine::Role;
 use sealog_protocol::{LogspaceId, NodeId, SeqNum, ShardId, ViewNumber};
 use thiserror::Error;
 
@@ -46,6 +47,8 @@ pub enum Failure {
     EndBeforeCommit { logspace: LogspaceId, view: ViewNumber, end: u64, committed: u64 },
     #[error("what was durable is gone after a restart: node {node}, {what}: {before}, now {after}")]
     DurableLost { node: NodeId, what: String, before: u64, after: u64 },
+    #[error("a sealed node still speaks for its view: {role:?} of node {node}, view {view}")]
+    SpokeAfterSeal { node: NodeId, role: Role, view: ViewNumber },
     #[error("an engine applied what is not committed: node {node}, logspace {logspace}, view {view}, index {index}")]
     AppliedUncommitted { node: NodeId, logspace: LogspaceId, view: ViewNumber, index: u64 },
     #[error("two reads saw different records (invariant 1): logspace {logspace}, {seqnum:?}")]

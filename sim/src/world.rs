@@ -374,6 +374,7 @@ impl World {
             Effect::Appended { owner, entry } => {
                 self.invariants.appended(self.nodes[node.0].id, owner, &entry)?;
             }
+            Effect::Spoke { owner, view } => self.invariants.spoke(self.nodes[node.0].id, owner, view)?,
             Effect::SealSaid { owner, view } => self.invariants.seal_said(self.nodes[node.0].id, owner, view),
         }
         Ok(())
