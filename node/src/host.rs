@@ -210,7 +210,7 @@ impl NodeHost {
     }
 
     fn status_told(&mut self, round: u64, part: StatusPart) {
-        let whole = self.status.told(round, part, &self.config.facts, &self.context.counters);
+        let whole = self.status.told(round, part, &self.config.facts, &self.context);
         self.actions.extend(whole);
     }
 

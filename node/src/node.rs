@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
@@ -161,13 +161,7 @@ fn executor_configs(settings: &Settings, directory: &DataDirectory, listen: Vec<
     let mut listen = Some(listen);
     let config = |journal_id: &u64| ExecutorConfig {
         listen: listen.take().unwrap_or_default(),
-        journal: JournalConfig {
-            segment_bytes: settings.segment_bytes,
-            block_bytes_max: 1 << 20,
-            writes_in_flight_max: 3,
-            idle_mark: Duration::from_millis(200),
-            journal_id: *journal_id,
-        },
+        journal: JournalConfig { segment_bytes: settings.segment_bytes, ..JournalConfig::new(*journal_id) },
     };
     directory.identity.journals.iter().map(config).collect()
 }

@@ -6,10 +6,10 @@ use sealog_engine::EngineStatus;
 use sealog_protocol::client::Reply;
 use sealog_protocol::machine::{ConnectionId, Role};
 use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId};
-use sealog_runtime::{Action, Counters};
+use sealog_runtime::{Action, Counters, ExecutorContext, JournalWatch};
 use sealog_sequencer::SequencerStatus;
 use sealog_storage::StorageStatus;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::machines::{Machines, RoleMachine};
 
@@ -82,7 +82,13 @@ impl StatusRounds {
     }
 
     /// An executor told its part; the answer, when it was the last.
-    pub fn told(&mut self, id: u64, part: StatusPart, facts: &NodeFacts, counters: &[Counters]) -> Option<Action> {
+    pub fn told<E>(
+        &mut self,
+        id: u64,
+        part: StatusPart,
+        facts: &NodeFacts,
+        context: &ExecutorContext<E>,
+    ) -> Option<Action> {
         let at = self.rounds.iter().position(|round| round.id == id)?;
         let round = &mut self.rounds[at];
         round.told.absorb(part);
@@ -91,7 +97,7 @@ impl StatusRounds {
             return None;
         }
         let Round { connection, request, told, .. } = self.rounds.swap_remove(at);
-        let json = node_status(facts, &told, counters).to_string();
+        let json = node_status(facts, &told, &context.counters, &context.journals).to_string();
         Some(Action::Reply { connection, request, reply: Reply::Status { json } })
     }
 
@@ -101,9 +107,9 @@ impl StatusRounds {
 }
 
 /// Ids are strings: they outgrow the numbers of many JSON readers.
-fn node_status(facts: &NodeFacts, part: &StatusPart, counters: &[Counters]) -> Value {
+fn node_status(facts: &NodeFacts, part: &StatusPart, counters: &[Counters], journals: &[JournalWatch]) -> Value {
     let ready = part.engines.iter().all(|(_, engine)| engine.ready);
-    let degraded = degraded_reasons(facts, part);
+    let degraded = degraded_reasons(facts, part, journals);
     let state = match (ready, degraded.is_empty()) {
         (false, _) => "starting",
         (true, false) => "degraded",
@@ -111,7 +117,8 @@ fn node_status(facts: &NodeFacts, part: &StatusPart, counters: &[Counters]) -> V
     };
     let index_bytes: usize = part.engines.iter().map(|(_, engine)| engine.index_bytes).sum();
     let records: u64 = part.engines.iter().map(|(_, engine)| engine.records).sum();
-    let executors: Vec<Value> = counters.iter().map(executor_status).collect();
+    let executors: Vec<Value> =
+        counters.iter().zip(journals).map(|(counters, journal)| executor_status(counters, journal)).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "state": state,
@@ -129,8 +136,15 @@ fn node_status(facts: &NodeFacts, part: &StatusPart, counters: &[Counters]) -> V
 }
 
 /// Each with what it means for a user.
-fn degraded_reasons(facts: &NodeFacts, part: &StatusPart) -> Vec<String> {
+fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWatch]) -> Vec<String> {
     let mut reasons = Vec::new();
+    let damages: u64 = journals.iter().map(|journal| journal.status().damages).sum();
+    if damages > 0 {
+        reasons.push(format!(
+            "{damages} damaged ranges were found in the journal at the start: records in them can't be read, all \
+             else is served; `sealog inspect` shows where"
+        ));
+    }
     for (logspace, storage) in &part.storages {
         if storage.corrupt_reads > 0 {
             let reads = storage.corrupt_reads;
@@ -217,6 +231,29 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
     }
 }
 
-fn executor_status(counters: &Counters) -> Value {
-    Value::Object(counters.all().map(|(name, value)| (name.to_owned(), value.into())).collect())
+fn executor_status(counters: &Counters, journal: &JournalWatch) -> Value {
+    let mut status: Map<String, Value> = counters.all().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    status.insert("journal".to_owned(), journal_status(journal));
+    Value::Object(status)
+}
+
+fn journal_status(journal: &JournalWatch) -> Value {
+    let (status, report) = (journal.status(), journal.report());
+    json!({
+        "segments": status.segments,
+        "segments_prepared": status.segments_prepared,
+        "open_segment": status.open_segment,
+        "incarnation": status.incarnation,
+        "durable_blocks": status.durable_blocks,
+        "blocks_written": status.blocks_written,
+        "bytes_written": status.bytes_written,
+        "payload_bytes": status.batch_bytes,
+        "entries": status.entries,
+        "blocks_queued": status.blocks_queued,
+        "footer_bytes_in_memory": status.footer_bytes_in_memory,
+        "full": status.is_full,
+        "damages": status.damages,
+        "recovered_entries": report.entries,
+        "torn_tail": report.torn_tail.map(|torn| json!({ "segment": torn.segment, "offset": torn.offset })),
+    })
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use sealog_journal::RecoveryError;
 use sealog_node::directory::DirectoryError;
 use sealog_node::settings::{LISTEN_DEFAULT, Settings, SettingsError, Source, default_file};
 use sealog_node::{Listen, Node, NodeError, StartError, Stopper};
@@ -141,7 +142,10 @@ fn node_failure(error: NodeError) -> Failure {
         NodeError::Directory(DirectoryError::Io { error, .. }) if error.kind() == io::ErrorKind::StorageFull => {
             Kind::DiskFull
         }
-        NodeError::Start(StartError::Recovery { .. }) => Kind::Corrupt,
+        NodeError::Start(StartError::Recovery { source, .. }) => match source {
+            RecoveryError::MetalogDamaged { .. } | RecoveryError::Malformed { .. } => Kind::Corrupt,
+            _ => Kind::Other,
+        },
         _ => Kind::Other,
     };
     Failure::new(kind, error.to_string())

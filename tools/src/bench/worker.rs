@@ -202,9 +202,11 @@ impl Worker {
         self.connections[at].link.transmit(now);
     }
 
-    /// Counts what is done, and begins as much anew.
+    /// Counts what is done, and then begins as much anew: an operation that begins may get the index
+    /// of one whose completion has not been taken.
     fn complete(&mut self, at: usize, now: Time) {
         let phase = self.shared.phase();
+        let mut acknowledged = 0;
         while let Some((operation, outcome)) = self.connections[at].link.session.next_completion() {
             let connection = &mut self.connections[at];
             let slot = connection.under_way.get_mut(operation.index()).and_then(Option::take);
@@ -219,12 +221,15 @@ impl Worker {
                         self.tally.durability = Some(appended.durability);
                         self.acknowledged(now.since(under_way.submitted));
                     }
-                    if phase != Phase::Drain {
-                        self.submit(at, now);
-                    }
+                    acknowledged += 1;
                 }
                 // The next try waits for the housekeeping: refusals can come as fast as requests.
                 Err(error) => self.failed(error, under_way.recorded),
+            }
+        }
+        if phase != Phase::Drain {
+            for _ in 0..acknowledged {
+                self.submit(at, now);
             }
         }
     }
