@@ -4,7 +4,8 @@ mod model;
 
 use model::*;
 use proptest::prelude::*;
-use sealog_journal::{BlockVerdict, Damage, DamageKind, Finding, Inspection, RecoveryError};
+use sealog_journal::header::BlockKind;
+use sealog_journal::{BlockVerdict, Damage, DamageKind, Finding, Inspection, RecoveryError, SegmentState};
 use sealog_protocol::batch::Batch;
 use sealog_protocol::machine::DurableEntry;
 
@@ -148,6 +149,66 @@ fn a_damaged_recovery_block_brings_nothing_back() {
     assert_eq!(seen, expected);
 }
 
+/// A recycled file holds blocks of its earlier use, at their old offsets, whole. They must not stand
+/// in for damaged ones: the file is about to be overwritten.
+#[test]
+fn remains_of_an_earlier_use_do_not_cover_damage() {
+    let mut driver = small_journal(true);
+    let remains = driver.disk.segments[&1].clone();
+    driver.disk.segments.insert(2, remains);
+    let (segment, offset) = inside(&driver, 0, 0);
+    let block = offset / 4096 * 4096;
+    driver.disk.flip(segment, block + 60, 0);
+    let (journal, seen, _) = recover(config(), &mut driver.disk).expect("records alone are damaged");
+    assert_eq!(seen.len(), 3);
+    assert_eq!(journal.report().damages, [Damage { kind: DamageKind::Blocks, segment, offset: block, bytes: 4096 }]);
+    assert_eq!(journal.status().segments, 1);
+    let inspection = Inspection::open(&mut driver.disk, Some(JOURNAL_ID)).expect("it can be read");
+    let recycled = inspection.segments().iter().find(|summary| summary.segment == 2).expect("it is there");
+    assert_eq!(recycled.state, SegmentState::Unused);
+    let mut verdicts = Vec::new();
+    inspection
+        .visit(&mut driver.disk, recycled, &mut |finding| {
+            if let Finding::Block { verdict, .. } = finding {
+                verdicts.push(verdict);
+            }
+        })
+        .expect("it can be read");
+    assert_eq!(verdicts, [BlockVerdict::Stale; 5]);
+}
+
+/// Each use of a segment has its own number, across restarts too; each life begins with a block that
+/// names itself as its first.
+#[test]
+fn uses_and_incarnations_are_numbered() {
+    let mut driver = Driver::new(config());
+    for position in 0..30 {
+        driver.append_durably(STORAGE, run(shard(0), position * 4, 4, 3000));
+        driver.restart();
+    }
+    driver.settle();
+    let inspection = Inspection::open(&mut driver.disk, None).expect("it can be read");
+    let (mut uses, mut firsts) = (Vec::new(), Vec::new());
+    for summary in inspection.segments() {
+        match summary.state {
+            SegmentState::Sealed(trailer) => uses.push(trailer.use_number),
+            SegmentState::Unsealed { use_number } => uses.push(use_number),
+            SegmentState::Unused => {}
+        }
+        let note = &mut |finding: Finding<'_>| match finding {
+            Finding::Block { header, .. } if header.kind == BlockKind::Recovery => {
+                assert_eq!(header.number, header.incarnation_first);
+                firsts.push(header.incarnation);
+            }
+            _ => {}
+        };
+        inspection.visit(&mut driver.disk, summary, note).expect("it can be read");
+    }
+    assert!(uses.len() >= 2);
+    assert_eq!(uses, (1..=uses.len() as u32).collect::<Vec<_>>());
+    assert_eq!(firsts, (1..=31).collect::<Vec<_>>());
+}
+
 /// Fills two segments and opens a third.
 fn three_segments(kind: fn(u64) -> DurableEntry) -> Driver {
     let mut driver = Driver::new(config());
@@ -165,7 +226,7 @@ fn three_segments(kind: fn(u64) -> DurableEntry) -> Driver {
 fn a_damaged_footer_costs_nothing_and_is_written_again() {
     let mut driver = three_segments(|from| metalog(from, 13));
     let trailer = Inspection::open(&mut driver.disk, None).expect("it can be read").segments()[0];
-    let sealog_journal::SegmentState::Sealed(trailer) = trailer.state else { panic!("the first segment is sealed") };
+    let SegmentState::Sealed(trailer) = trailer.state else { panic!("the first segment is sealed") };
     driver.disk.flip(trailer.segment, trailer.footer_offset + 100, 5);
     let expected: Vec<Seen> = driver.appended.iter().map(|(seen, _)| seen.clone()).collect();
     let (journal, seen, _) = recover(config(), &mut driver.disk).expect("blocks tell the same");
