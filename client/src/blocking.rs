@@ -26,6 +26,9 @@ use crate::token::Token;
 
 const SOCKET: mio::Token = mio::Token(0);
 const WAKER: mio::Token = mio::Token(1);
+/// Bounds of how long a thread waits for another that drives before it looks itself.
+const FOLLOW_MIN: Duration = Duration::from_millis(1);
+const FOLLOW_MAX: Duration = Duration::from_secs(1);
 
 /// A client of one node. Cheap to clone: clones share the connection and the session.
 ///
@@ -482,10 +485,14 @@ impl Shared {
                 },
                 None => {
                     let follower = self.follow(&waker);
-                    let result = self.turn(|core, now| check(core, now, &waker));
-                    // Whoever lets go of the wheel after this sees this thread among the followers.
+                    let (result, until) = self.turn(|core, now| {
+                        let until = core.next_time().map_or(FOLLOW_MAX, |next| next.since(now));
+                        (check(core, now, &waker), until.clamp(FOLLOW_MIN, FOLLOW_MAX))
+                    });
+                    // Whoever lets go of the wheel after this sees this thread among the followers. The
+                    // one that drives may be busy connecting: deadlines do not wait for it.
                     if result.is_none() && self.try_wheel().is_none() {
-                        std::thread::park();
+                        std::thread::park_timeout(until);
                     }
                     self.lock_followers().parked.remove(&follower);
                     if let Some(result) = result {
@@ -513,8 +520,9 @@ impl Shared {
             let now = core.now();
             if core.is_connection_due(now) {
                 core.is_connecting = true;
+                let left = core.next_time().map_or(CONNECT_TIMEOUT, |next| next.since(now));
                 drop(core);
-                return self.connect();
+                return self.connect(left.clamp(FOLLOW_MIN, CONNECT_TIMEOUT));
             }
             let next = core.next_time();
             core.armed = Some(next.unwrap_or(Time(u64::MAX)));
@@ -531,8 +539,8 @@ impl Shared {
         });
     }
 
-    fn connect(&self) {
-        let connected = self.address.connect(CONNECT_TIMEOUT).and_then(|mut stream| {
+    fn connect(&self, timeout: Duration) {
+        let connected = self.address.connect(timeout).and_then(|mut stream| {
             stream.register(&self.registry, SOCKET).map_err(|error| io_error(&error))?;
             Ok(stream)
         });

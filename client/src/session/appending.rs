@@ -102,7 +102,7 @@ impl Session {
             Some((logspace, session, number)) => {
                 let lowest_unanswered = self.logspaces[usize::from(logspace.0)].numbers.lowest_unanswered();
                 let head = BatchHead { session, request: number, lowest_unanswered, ..head };
-                let frame = self.sends.write(bytes, |out| write_batch(out, 0, &head, append.records));
+                let frame = self.sends.write(bytes, |out| self.writer.write(out, 0, &head, append.records));
                 let frame = frame.map_err(|error| SubmitError::Append(error.into()))?;
                 self.sends.pin(frame);
                 let work = AppendWork::new(logbook, session, number, AppendFrame::Kept(frame));

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use foldhash::fast::FixedState;
+use sealog_protocol::batch::BatchWriter;
 use sealog_protocol::client::Welcome;
 use sealog_protocol::{LogBookId, LogspaceId, Place, Time};
 use thiserror::Error;
@@ -122,6 +123,7 @@ pub struct Session {
     /// The beginning of a frame whose end has not come.
     partial: BytesMut,
     sends: SendBuffer,
+    writer: BatchWriter,
     table: Table,
     /// Entries of status `Asked`.
     asked: usize,
@@ -161,6 +163,7 @@ impl Session {
             heard_at: Time::ZERO,
             partial: BytesMut::new(),
             sends: SendBuffer::default(),
+            writer: BatchWriter::default(),
             table: Table::new(),
             asked: 0,
             requests: 0,
