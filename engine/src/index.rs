@@ -29,11 +29,28 @@ pub enum Named {
     ByAnother,
 }
 
+/// A tag of a LogBook: twelve bytes, for there are millions of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    tag: [u32; 2],
+    /// Its LogBook's place in [`Index::books`].
+    book: u32,
+}
+
+impl Key {
+    fn new(book: u32, tag: Tag) -> Key {
+        Key { tag: [tag.0 as u32, (tag.0 >> 32) as u32], book }
+    }
+}
+
 /// The index.
 #[derive(Debug)]
 pub struct Index {
     lists: Lists,
-    by_tag: HashMap<(LogBookId, Tag), List, FixedState>,
+    by_id: HashMap<LogBookId, u32, FixedState>,
+    /// Of each LogBook that has a record, all its records.
+    books: Vec<List>,
+    by_tag: HashMap<Key, List, FixedState>,
     sessions: Sessions,
     /// Of each named LogBook the second hash of its name, as its first `Name` record has it.
     names: HashMap<LogBookId, Tag, FixedState>,
@@ -48,6 +65,8 @@ impl Index {
     pub fn new(settings: &ClusterSettings, hash_seed: u64) -> Index {
         Index {
             lists: Lists::default(),
+            by_id: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
+            books: Vec::new(),
             by_tag: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             sessions: Sessions::new(settings, hash_seed),
             names: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
@@ -71,7 +90,12 @@ impl Index {
         &self.sessions
     }
 
-    /// LogBooks and their tags, "every record" among them.
+    /// LogBooks that have a record.
+    pub fn logbooks(&self) -> usize {
+        self.books.len()
+    }
+
+    /// Tags that a record has, of each LogBook its own.
     pub fn tags(&self) -> usize {
         self.by_tag.len()
     }
@@ -82,8 +106,10 @@ impl Index {
 
     /// Bytes of memory held, about.
     pub fn bytes(&self) -> usize {
-        let entry = size_of::<(LogBookId, Tag)>() + size_of::<List>() + 1;
-        self.lists.bytes() + self.by_tag.capacity() * entry + self.sessions.bytes() + self.names.capacity() * 17
+        // Of each table a control byte and the entry, and an eighth of it stays free.
+        let by_tag = self.by_tag.capacity() * (size_of::<(Key, List)>() + 1) * 8 / 7;
+        let books = self.books.capacity() * size_of::<List>() + self.by_id.capacity() * 17 * 8 / 7;
+        self.lists.bytes() + by_tag + books + self.sessions.bytes() + self.names.capacity() * 17 * 8 / 7
     }
 
     /// Applies the next batch in log order, whose first record has this SeqNum. `visible` is told
@@ -151,7 +177,12 @@ impl Index {
 
     /// The last visible record.
     pub fn tail(&self, logbook: LogBookId, tag: Tag) -> Option<SeqNum> {
-        self.lists.last(self.by_tag.get(&(logbook, tag))?)
+        self.lists.last(self.list(logbook, tag)?)
+    }
+
+    fn list(&self, logbook: LogBookId, tag: Tag) -> Option<&List> {
+        let book = *self.by_id.get(&logbook)?;
+        if tag == Tag::ALL { self.books.get(book as usize) } else { self.by_tag.get(&Key::new(book, tag)) }
     }
 
     /// Appends to `found` up to `records_max` visible records with SeqNums from `from` on, at most
@@ -163,7 +194,7 @@ impl Index {
         records_max: usize,
         found: &mut Vec<SeqNum>,
     ) -> bool {
-        let Some(list) = self.by_tag.get(&(logbook, tag)) else { return true };
+        let Some(list) = self.list(logbook, tag) else { return true };
         let start = self.lists.lower_bound(list, from);
         for at in start..list.len() {
             let seqnum = self.lists.get(list, at).expect("below its length");
@@ -186,7 +217,7 @@ impl Index {
         records_max: usize,
         found: &mut Vec<SeqNum>,
     ) -> bool {
-        let Some(list) = self.by_tag.get(&(logbook, tag)) else { return true };
+        let Some(list) = self.list(logbook, tag) else { return true };
         let end = if from == SeqNum::MAX { list.len() } else { self.lists.lower_bound(list, from.next()) };
         for at in (0..end).rev() {
             let seqnum = self.lists.get(list, at).expect("below its length");
@@ -223,10 +254,15 @@ impl Index {
 
     fn insert(&mut self, first: SeqNum, batch: &ArchivedBatchMetadata, visible: &mut impl FnMut(LogBookId, Tag)) {
         let logbook = batch.logbook();
+        let book = *self.by_id.entry(logbook).or_insert_with(|| {
+            self.books.push(List::default());
+            (self.books.len() - 1) as u32
+        });
         for (record, seqnum) in batch.records.iter().zip(first.0..) {
-            for tag in std::iter::once(Tag::ALL).chain(record.tags()) {
-                let list = self.by_tag.entry((logbook, tag)).or_default();
-                self.lists.push(list, SeqNum(seqnum));
+            self.lists.push(&mut self.books[book as usize], SeqNum(seqnum));
+            visible(logbook, Tag::ALL);
+            for tag in record.tags() {
+                self.lists.push(self.by_tag.entry(Key::new(book, tag)).or_default(), SeqNum(seqnum));
                 visible(logbook, tag);
             }
             self.records += 1;

@@ -1,9 +1,9 @@
 //! Sorted lists of SeqNums, hundreds of thousands of them, in one arena.
 //!
-//! A list lives in one slot of 4, 8, 16 … 512 entries and moves to the next size as it grows; what
-//! it leaves is reused by another. Beyond 512 it is a directory of full slots of the largest size.
-//! So a short list wastes little, a long one never moves as a whole, and growth allocates a page
-//! now and then, not a block a list.
+//! A single SeqNum is kept in the list itself. From the second on a list lives in one slot of 4, 8,
+//! 16 … 512 entries and moves to the next size as it grows; what it leaves is reused by another.
+//! Beyond 512 it is a directory of full slots of the largest size. So a short list wastes little, a
+//! long one never moves as a whole, and growth allocates a page now and then, not a block a list.
 
 use sealog_protocol::SeqNum;
 
@@ -14,21 +14,20 @@ const LARGEST: usize = SMALLEST << (CLASSES - 1);
 /// Entries of a page: all slots of a page are of one size.
 const PAGE_ENTRIES: usize = 8 << 10;
 
-/// One list. All of its entries are in the [`Lists`] that made it.
+/// One list: twelve bytes, the entries are in the [`Lists`] that made it.
 #[derive(Debug, Default)]
 pub struct List {
     len: u32,
-    /// The slot of a list of at most [`LARGEST`] entries.
-    slot: u32,
-    /// The slots of a longer one; all but the last are full.
-    #[expect(clippy::box_collection, reason = "one word in the many short lists, not three")]
-    directory: Option<Box<Vec<u32>>>,
+    /// Of one entry: its halves. Of up to [`LARGEST`]: its slot. Of more: its directory.
+    place: [u32; 2],
 }
 
 /// The arena.
 #[derive(Debug, Default)]
 pub struct Lists {
     classes: [Class; CLASSES],
+    /// The slots of each long list; all but the last are full.
+    directories: Vec<Vec<u32>>,
 }
 
 #[derive(Debug, Default)]
@@ -48,36 +47,59 @@ impl List {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    /// The entry of a list that has one.
+    fn single(&self) -> SeqNum {
+        SeqNum(u64::from(self.place[0]) | u64::from(self.place[1]) << 32)
+    }
 }
 
 impl Lists {
     /// Bytes of memory that the arena holds.
     pub fn bytes(&self) -> usize {
-        self.classes.iter().map(|class| class.pages.len() * PAGE_ENTRIES * 8 + class.free.capacity() * 4).sum()
+        let classes = self.classes.iter().map(|class| class.pages.len() * PAGE_ENTRIES * 8 + class.free.capacity() * 4);
+        let directories = self.directories.iter().map(|directory| directory.capacity() * 4 + size_of::<Vec<u32>>());
+        classes.sum::<usize>() + directories.sum::<usize>()
     }
 
     /// Appends a SeqNum greater than all in the list.
     pub fn push(&mut self, list: &mut List, seqnum: SeqNum) {
         let len = list.len();
         assert!(len < u32::MAX as usize, "a list holds at most 2^32 - 1 records");
-        if len == 0 {
-            list.slot = self.classes[0].take(SMALLEST);
-        } else if (SMALLEST..LARGEST).contains(&len) && len.is_power_of_two() {
-            self.grow(list);
-        } else if len >= LARGEST && len.is_multiple_of(LARGEST) {
-            let slot = self.classes[CLASSES - 1].take(LARGEST);
-            list.directory.get_or_insert_with(|| Box::new(vec![list.slot])).push(slot);
-        }
-        let at = len % LARGEST;
-        let (class, slot) = self.slot_of(list, len);
-        self.classes[class].slot_mut(slot, SMALLEST << class)[at] = seqnum.0;
         list.len += 1;
+        match len {
+            0 => {
+                list.place = [seqnum.0 as u32, (seqnum.0 >> 32) as u32];
+                return;
+            }
+            1 => {
+                let first = list.single();
+                list.place = [self.classes[0].take(SMALLEST), 0];
+                self.classes[0].slot_mut(list.place[0], SMALLEST)[0] = first.0;
+            }
+            _ if len == LARGEST => {
+                let slot = self.classes[CLASSES - 1].take(LARGEST);
+                self.directories.push(vec![list.place[0], slot]);
+                list.place = [(self.directories.len() - 1) as u32, 0];
+            }
+            _ if len > LARGEST && len.is_multiple_of(LARGEST) => {
+                let slot = self.classes[CLASSES - 1].take(LARGEST);
+                self.directories[list.place[0] as usize].push(slot);
+            }
+            _ if (SMALLEST..LARGEST).contains(&len) && len.is_power_of_two() => self.grow(list, len),
+            _ => {}
+        }
+        let (class, slot) = self.slot_of(list, len);
+        self.classes[class].slot_mut(slot, SMALLEST << class)[len % LARGEST] = seqnum.0;
     }
 
     /// The entry at this place of the list, from 0.
     pub fn get(&self, list: &List, at: usize) -> Option<SeqNum> {
         if at >= list.len() {
             return None;
+        }
+        if list.len() == 1 {
+            return Some(list.single());
         }
         let (class, slot) = self.slot_of(list, at);
         Some(SeqNum(self.classes[class].slot(slot, SMALLEST << class)[at % LARGEST]))
@@ -97,23 +119,23 @@ impl Lists {
         low
     }
 
-    fn grow(&mut self, list: &mut List) {
-        let len = list.len();
+    /// Moves a list whose slot of `len` entries is full to one of twice the size.
+    fn grow(&mut self, list: &mut List, len: usize) {
         let class = (len / SMALLEST).trailing_zeros() as usize;
         let to = self.classes[class + 1].take(len * 2);
         let (before, after) = self.classes.split_at_mut(class + 1);
-        after[0].slot_mut(to, len * 2)[..len].copy_from_slice(before[class].slot(list.slot, len));
-        self.classes[class].free.push(list.slot);
-        list.slot = to;
+        after[0].slot_mut(to, len * 2)[..len].copy_from_slice(before[class].slot(list.place[0], len));
+        self.classes[class].free.push(list.place[0]);
+        list.place[0] = to;
     }
 
-    /// The class and slot that hold the entry at this place, which may be the next one.
+    /// The class and slot that hold the entry at this place of a list of two or more.
     fn slot_of(&self, list: &List, at: usize) -> (usize, u32) {
-        if let Some(directory) = &list.directory {
-            return (CLASSES - 1, directory[at / LARGEST]);
+        if list.len() > LARGEST {
+            return (CLASSES - 1, self.directories[list.place[0] as usize][at / LARGEST]);
         }
-        let entries = (list.len().max(at + 1)).next_power_of_two().clamp(SMALLEST, LARGEST);
-        ((entries / SMALLEST).trailing_zeros() as usize, list.slot)
+        let entries = list.len().next_power_of_two().clamp(SMALLEST, LARGEST);
+        ((entries / SMALLEST).trailing_zeros() as usize, list.place[0])
     }
 }
 
