@@ -33,6 +33,7 @@ pub use config::{JournalConfig, Owner};
 pub use inspect::{BlockVerdict, Finding, Inspection, SegmentState, SegmentSummary};
 pub use journal::{BlockWrite, Journal};
 pub use report::{Damage, DamageKind, RecoveryError, RecoveryReport, TornTail};
+pub use segments::blocks_bytes;
 pub use source::{SegmentSource, SourceError};
 pub use status::JournalStatus;
 pub use tags::{FooterChunk, TagsSource};

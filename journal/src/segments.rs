@@ -20,6 +20,9 @@ pub const PREPARED_SEGMENTS: usize = 2;
 /// Tags of segments take before they are on disk, beside the open segment's.
 pub const FOOTERS_PENDING_MAX: usize = 2;
 
+/// A segment keeps this part of itself for its footer alone: what the Tags of records of 1 KiB take.
+const FOOTER_SHARE: u64 = 14;
+
 /// A segment that blocks go to.
 pub(crate) struct OpenSegment {
     pub place: SegmentPlace,
@@ -28,14 +31,26 @@ pub(crate) struct OpenSegment {
     pub footer: FooterBuilder,
 }
 
+/// How much of a segment blocks may take, and a driver has to zero: the rest is kept for the footer.
+/// Nobody waits for a footer, so its part need not be written twice to be written fast.
+pub fn blocks_bytes(segment_bytes: u64) -> u64 {
+    let footer = segment_bytes / FOOTER_SHARE / ALIGNMENT as u64 * ALIGNMENT as u64;
+    segment_bytes - footer
+}
+
 impl OpenSegment {
     pub fn fits(&self, need: Need) -> bool {
         let footer = self.footer.footer_bytes(need.footer_bytes);
-        self.used_bytes + need.block_bytes() as u64 + footer <= self.place.bytes
+        self.used_bytes + need.block_bytes() as u64 <= self.room(footer)
     }
 
     pub fn bytes_left(&self) -> u64 {
-        self.place.bytes.saturating_sub(self.used_bytes + self.footer.footer_bytes(0))
+        self.room(self.footer.footer_bytes(0)).saturating_sub(self.used_bytes)
+    }
+
+    /// Where blocks have to end, with a footer of this size.
+    fn room(&self, footer_bytes: u64) -> u64 {
+        self.place.bytes.saturating_sub(footer_bytes).min(blocks_bytes(self.place.bytes))
     }
 }
 

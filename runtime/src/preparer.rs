@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use io_uring::types::FsyncFlags;
 use io_uring::{opcode, squeue, types};
-use sealog_journal::BlockBuffer;
+use sealog_journal::{BlockBuffer, blocks_bytes};
 use sealog_protocol::Time;
 
 use crate::counters::Counters;
@@ -227,7 +227,7 @@ impl Preparation {
                 .build(),
             Step::Allocating => opcode::Fallocate::new(file(), segment_bytes).build(),
             Step::Zeroing { at } => {
-                let bytes = (zeros.len() as u64).min(segment_bytes - at) as u32;
+                let bytes = (zeros.len() as u64).min(blocks_bytes(segment_bytes) - at) as u32;
                 opcode::Write::new(file(), zeros.as_ptr(), bytes).offset(at).build()
             }
             Step::Flushing => opcode::Fsync::new(file()).build(),
@@ -260,7 +260,7 @@ impl Preparation {
                 counters.zeroed_bytes.add(result as u64);
                 match at + result as u64 {
                     _ if result == 0 => return Err(io::ErrorKind::WriteZero.into()),
-                    end if end == segment_bytes => Step::Flushing,
+                    end if end == blocks_bytes(segment_bytes) => Step::Flushing,
                     end => Step::Zeroing { at: end },
                 }
             }
