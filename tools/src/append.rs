@@ -15,7 +15,7 @@ use sealog_protocol::limits::{RECORD_BYTES_MAX, TAGS_PER_RECORD_MAX};
 use serde::Serialize;
 
 use crate::arguments::AppendArguments;
-use crate::connection::{IN_FLIGHT_MAX, connect_logbook, tags};
+use crate::connection::{IN_FLIGHT_MAX, Purpose, connect_logbook, tags};
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
 
@@ -29,7 +29,7 @@ struct Acknowledgement {
 pub fn run(arguments: &AppendArguments) -> Result<(), Failure> {
     let tags = tags(&arguments.tags, &arguments.tag_ids);
     check(arguments, &tags)?;
-    let logbook = connect_logbook(&arguments.client, &arguments.logbook)?;
+    let logbook = connect_logbook(&arguments.client, &arguments.logbook, Purpose::Append)?;
     let mut output = Output::new(arguments.client.format.output);
     match &arguments.data {
         None => append_lines(logbook, tags, &mut output),

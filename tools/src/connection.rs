@@ -1,6 +1,6 @@
 //! From arguments to a connected client and a LogBook of it.
 
-use sealog::blocking::{Client, LogBook};
+use sealog::blocking::{Builder, Client, LogBook};
 use sealog::{LogBookId, Tag};
 
 use crate::arguments::{ClientArguments, LogBookArguments, logbook_id};
@@ -27,17 +27,34 @@ impl LogBookArguments {
 pub const IN_FLIGHT_MAX: usize = 1024;
 
 pub fn connect(arguments: &ClientArguments) -> Result<Client, Failure> {
-    let builder = Client::builder().name("sealog-cli").deadline(arguments.deadline).in_flight_max(IN_FLIGHT_MAX);
-    Ok(builder.connect(&arguments.connect)?)
+    Ok(builder(arguments).connect(&arguments.connect)?)
+}
+
+fn builder(arguments: &ClientArguments) -> Builder {
+    Client::builder().name("sealog-cli").deadline(arguments.deadline).in_flight_max(IN_FLIGHT_MAX)
+}
+
+/// What the verb does to the LogBook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Read,
+    Append,
 }
 
 /// Connects and finds the LogBook. A wrong LOGBOOK is told before a connection is tried.
-pub fn connect_logbook(client: &ClientArguments, logbook: &LogBookArguments) -> Result<LogBook, Failure> {
+pub fn connect_logbook(
+    client: &ClientArguments,
+    logbook: &LogBookArguments,
+    purpose: Purpose,
+) -> Result<LogBook, Failure> {
     let name = logbook.parse()?;
-    let client = connect(client)?;
+    let connected = builder(client).connect(&client.connect).map_err(|error| match purpose {
+        Purpose::Read => Failure::from(error),
+        Purpose::Append => Failure::of_append(error),
+    })?;
     Ok(match name {
-        LogBookName::Name(name) => client.logbook(name),
-        LogBookName::Id(id) => client.logbook_by_id(id),
+        LogBookName::Name(name) => connected.logbook(name),
+        LogBookName::Id(id) => connected.logbook_by_id(id),
     })
 }
 

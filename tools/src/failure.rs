@@ -15,7 +15,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use sealog::{AppendError, CheckTailError, ConnectError, ReadError, StatusError};
+use sealog::{AppendError, CheckTailError, ConnectError, ConnectionError, ReadError, StatusError};
 use sealog_protocol::client::ErrorCode;
 
 /// Why a command failed, as its exit code says it.
@@ -60,6 +60,14 @@ impl Failure {
         Failure::other(format!("cannot use {name}: {error}"))
     }
 
+    /// A connection that was not made, for an append: a deadline that passed is told as one that
+    /// passed while appending, although nothing was sent.
+    pub fn of_append(error: ConnectError) -> Failure {
+        let is_late = matches!(error, ConnectError::Deadline { .. });
+        let failure = Failure::from(error);
+        if is_late { Failure::new(Kind::OutcomeUnknown, format!("{failure}; nothing was appended")) } else { failure }
+    }
+
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.kind as u8)
     }
@@ -75,8 +83,12 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Failure {
         let kind = match error {
             ConnectError::Unreachable { .. } | ConnectError::Deadline { .. } => Kind::Unreachable,
-            ConnectError::Refused { reason: sealog::ConnectionError::Address { .. }, .. } => Kind::Usage,
-            ConnectError::Refused { .. } | ConnectError::Start { .. } => Kind::Other,
+            ConnectError::Refused { ref reason, .. } => match reason {
+                ConnectionError::Address { .. } => Kind::Usage,
+                ConnectionError::Resolve { .. } => Kind::Unreachable,
+                _ => Kind::Other,
+            },
+            ConnectError::Start { .. } => Kind::Other,
         };
         Failure::new(kind, format!("{error}. Start a node with `sealog dev`, or say where one is with --connect"))
     }

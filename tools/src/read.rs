@@ -7,7 +7,7 @@ use sealog::{LogBookId, Record, SeqNum, Tag};
 use serde::Serialize;
 
 use crate::arguments::{CheckTailArguments, ReadArguments, StatusArguments, TailArguments};
-use crate::connection::{connect, connect_logbook};
+use crate::connection::{Purpose, connect, connect_logbook};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::record::{HEADING, RecordLine};
@@ -16,7 +16,7 @@ use crate::record::{HEADING, RecordLine};
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 pub fn read(arguments: &ReadArguments) -> Result<(), Failure> {
-    let logbook = connect_logbook(&arguments.client, &arguments.logbook)?;
+    let logbook = connect_logbook(&arguments.client, &arguments.logbook, Purpose::Read)?;
     let mut output = Output::new(arguments.client.format.output);
     let tag = arguments.tag.tag();
     let limit = arguments.limit.unwrap_or(u64::MAX);
@@ -50,7 +50,7 @@ fn print(output: &mut Output, record: &Record) -> Result<(), Failure> {
 }
 
 pub fn tail(arguments: &TailArguments) -> Result<(), Failure> {
-    let logbook = connect_logbook(&arguments.client, &arguments.logbook)?;
+    let logbook = connect_logbook(&arguments.client, &arguments.logbook, Purpose::Read)?;
     let mut output = Output::new(arguments.client.format.output);
     let tag = arguments.tag.tag();
     let mut left = arguments.limit.unwrap_or(u64::MAX);
@@ -88,7 +88,7 @@ struct TailLine {
 }
 
 pub fn check_tail(arguments: &CheckTailArguments) -> Result<(), Failure> {
-    let logbook = connect_logbook(&arguments.client, &arguments.logbook)?;
+    let logbook = connect_logbook(&arguments.client, &arguments.logbook, Purpose::Read)?;
     let mut output = Output::new(arguments.client.format.output);
     let tag = arguments.tag.tag();
     let tail = match arguments.linearizable {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use sealog_journal::RecoveryError;
 use sealog_node::directory::DirectoryError;
@@ -43,11 +44,10 @@ pub fn check(path: &Path) -> Result<(), Failure> {
 fn start(config: Option<&Path>, arguments: &NodeArguments) -> Result<Node, Failure> {
     let settings = settings(config, arguments).map_err(settings_failure)?;
     log_to_stderr(settings.log);
-    // Before the executors' threads, which inherit that these signals are not theirs.
-    let signals = Signals::new([SIGINT, SIGTERM])
-        .map_err(|error| Failure::other(format!("cannot listen for signals: {error}")))?;
+    let stopper = stop_on_signal()?;
     let node = Node::start(&settings).map_err(node_failure)?;
-    stop_on_signal(signals, node.stopper())?;
+    // Set once: here.
+    let _ = stopper.set(node.stopper());
     Ok(node)
 }
 
@@ -85,18 +85,24 @@ fn log_to_stderr(level: tracing::Level) {
     let _ = subscriber.try_init();
 }
 
-/// The first signal stops the node in order, the second at once.
-fn stop_on_signal(mut signals: Signals, stopper: Stopper) -> Result<(), Failure> {
+/// The first signal stops the node in order, the second at once. While it starts there is nothing to
+/// stop in order: its journal is as a crash would leave it, which is what it was made for.
+fn stop_on_signal() -> Result<Arc<OnceLock<Stopper>>, Failure> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])
+        .map_err(|error| Failure::other(format!("cannot listen for signals: {error}")))?;
+    let stopper = Arc::new(OnceLock::<Stopper>::new());
+    let waited = stopper.clone();
     let wait = move || {
         for (count, _) in signals.forever().enumerate() {
-            if count > 0 {
-                std::process::exit(INTERRUPTED);
+            match waited.get() {
+                None => std::process::exit(0),
+                Some(_) if count > 0 => std::process::exit(INTERRUPTED),
+                Some(stopper) => stopper.stop(),
             }
-            stopper.stop();
         }
     };
     let spawned = std::thread::Builder::new().name("sealog-signals".to_owned()).spawn(wait);
-    spawned.map(drop).map_err(|error| Failure::other(format!("cannot start a thread: {error}")))
+    spawned.map(|_| stopper).map_err(|error| Failure::other(format!("cannot start a thread: {error}")))
 }
 
 /// Says where the node listens, once everything is back that was ever acknowledged.
@@ -110,14 +116,23 @@ fn announce(node: &Node, with_examples: bool) {
     if with_examples {
         let address = &addresses[0];
         let connect = if address == LISTEN_DEFAULT { String::new() } else { format!(" --connect {address}") };
+        let sealog = program();
         text.push_str(&format!(
-            "\n  sealog append orders{connect} --tag alice 'a first record'\n  \
-             sealog read orders{connect}\n  \
-             sealog tail orders{connect}\n  \
-             sealog bench{connect}\n\nCtrl-C stops it; started again it has everything.\n"
+            "\n  {sealog} append orders{connect} --tag alice 'a first record'\n  \
+             {sealog} read orders{connect}\n  \
+             {sealog} tail orders{connect}\n  \
+             {sealog} bench{connect}\n\nCtrl-C stops it; started again it has everything.\n"
         ));
     }
     print(&text);
+}
+
+/// This program as it was called, so that what we print can be pasted: `cargo run` calls it by a path
+/// that is not in PATH.
+fn program() -> String {
+    let called = std::env::args().next().unwrap_or_else(|| "sealog".to_owned());
+    let is_plain = called.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+    if is_plain { called } else { format!("'{}'", called.replace('\'', "'\\''")) }
 }
 
 /// Whoever reads our stdout may have gone: a service goes on without.

@@ -132,8 +132,12 @@ fn nobody_there_is_exit_code_3_and_says_what_to_do() {
 fn a_silent_server_is_given_up_at_the_deadline() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
-    for verb in [&["append", "orders", "x"][..], &["read", "orders"], &["status"], &["bench", "--warmup", "0s"]] {
-        fails(&[verb, &["--connect", &address, "--deadline", "200ms"]].concat(), 3, &[&address]);
+    let with_deadline = |verb: &[&'static str]| [verb, &["--deadline", "200ms"]].concat();
+    for verb in [&["read", "orders"][..], &["check-tail", "orders"], &["status"], &["bench", "--warmup", "0s"]] {
+        fails(&[&with_deadline(verb)[..], &["--connect", &address]].concat(), 3, &[&address]);
+    }
+    for verb in [&["append", "orders", "x"][..], &["append", "orders"]] {
+        fails(&[&with_deadline(verb)[..], &["--connect", &address]].concat(), 4, &[&address, "nothing was appended"]);
     }
 }
 

@@ -81,7 +81,7 @@ impl Report {
             logbooks: arguments.logbooks,
             tags: arguments.tags,
             client_cpu_s: rounded(cpu.as_secs_f64()),
-            client_cpu_us_per_op: (cpu.as_secs_f64() * 1e8 / ops.max(1) as f64).round() / 100.0,
+            client_cpu_us_per_op: if ops == 0 { 0.0 } else { (cpu.as_secs_f64() * 1e8 / ops as f64).round() / 100.0 },
             version: env!("CARGO_PKG_VERSION"),
             verified: None,
         }
