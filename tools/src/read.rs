@@ -106,7 +106,7 @@ struct LogBookLine {
     name: String,
 }
 
-/// `Name` records are in LogBook 0: each holds a name, and the first of an id counts.
+/// `Name` records are in LogBook 0: each holds a name, and is tagged with the id that it names.
 pub fn list_logbooks(arguments: &StatusArguments) -> Result<(), Failure> {
     let client = connect(&arguments.client)?;
     let mut output = Output::new(arguments.client.format.output);
@@ -117,5 +117,12 @@ pub fn list_logbooks(arguments: &StatusArguments) -> Result<(), Failure> {
         let line = LogBookLine { logbook: LogBookId::from_name(&name).to_string(), name };
         output.line(&line, |line| format!("{:<20}  {}", line.logbook, line.name.escape_debug()))?;
     }
-    output.flush()
+    output.flush()?;
+    // Each logspace has a LogBook 0 of its own, and requests reach one of them.
+    let status: serde_json::Value = serde_json::from_str(&client.status()?).unwrap_or_default();
+    let logspaces = status["logspaces"].as_array().map_or(1, Vec::len);
+    if logspaces > 1 {
+        eprintln!("sealog: only the LogBooks of one of {logspaces} logspaces are listed");
+    }
+    Ok(())
 }

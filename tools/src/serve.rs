@@ -130,7 +130,8 @@ fn announce(node: &Node, with_examples: bool) {
 /// This program as it was called, so that what we print can be pasted: `cargo run` calls it by a path
 /// that is not in PATH.
 fn program() -> String {
-    let called = std::env::args().next().unwrap_or_else(|| "sealog".to_owned());
+    let called = std::env::args_os().next().and_then(|called| called.into_string().ok());
+    let called = called.unwrap_or_else(|| "sealog".to_owned());
     let is_plain = called.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
     if is_plain { called } else { format!("'{}'", called.replace('\'', "'\\''")) }
 }
