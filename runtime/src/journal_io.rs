@@ -21,6 +21,13 @@ use crate::host::Host;
 use crate::preparer::{Outcome, Preparer};
 use crate::ring::{Completion, Kind, Ring, Token};
 
+#[cfg(all(feature = "skip-flush", not(debug_assertions)))]
+compile_error!("skip-flush loses what was acknowledged: it is for tests alone, never for a release");
+
+/// Every write is durable when it completes. Without that, which no shipped build has, power-loss
+/// tests must fail: the feature makes the build that shows it.
+const WRITE_FLAGS: i32 = if cfg!(feature = "skip-flush") { 0 } else { libc::RWF_DSYNC };
+
 /// Journal and files of an executor.
 pub(crate) struct JournalIo {
     journal: Journal,
@@ -256,7 +263,7 @@ impl JournalIo {
             self.writes.push(None);
         }
         let entry = opcode::Write::new(types::Fd(descriptor), address, bytes);
-        let entry = entry.offset(flight.offset).rw_flags(libc::RWF_DSYNC).build();
+        let entry = entry.offset(flight.offset).rw_flags(WRITE_FLAGS).build();
         self.writes[slot] = Some(flight);
         self.writes_in_flight += 1;
         // SAFETY: the buffer's memory does not move with it, and stays in `writes` until completion.
