@@ -240,6 +240,8 @@ fn every_member_of_the_workspace_has_a_place_in_the_plan() {
         let manifest = manifest(room.folder);
         assert_eq!(manifest["package"]["name"].as_str(), Some(&*room.package()));
         assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "{}/ keeps the house's lints", room.folder);
+        let defaults = manifest.get("features").and_then(|features| features.get("default"));
+        assert!(defaults.is_none(), "{}/: features are for tests, and none is on by itself", room.folder);
     }
 }
 

@@ -69,7 +69,7 @@ fn expect_one_damaged(data: &Path, seqnums: &[SeqNum], damaged: usize) {
     node.sealog(&["read", "orders", "--from", &from]).expect_failure(8, &["damaged"]);
     let status = node.status();
     assert_eq!(status["state"], "degraded", "{status}");
-    let next = logbook.append(&[Tag(7)], "appends go on").expect("a damaged record stops nothing else");
+    let next = logbook.append(&[Tag(8)], "appends go on").expect("a damaged record stops nothing else");
     assert!(next.seqnum > *seqnums.last().expect("there are records"));
     node.stop();
 }
