@@ -396,6 +396,45 @@ fn a_stopped_node_has_everything_when_it_is_back() {
 }
 
 #[test]
+fn more_executors_serve_the_same() {
+    for executors in ["2", "3"] {
+        let data = fresh_directory(&format!("cli-executors-{executors}"));
+        let setting = format!("SEALOG_EXECUTORS={executors}");
+        let command = NodeCommand { wrapper: vec!["env".to_owned(), setting], ..NodeCommand::new(&data) };
+        let node = command.start().unwrap_or_else(|ended| panic!("{ended:?}"));
+        let verified = ["bench", "--duration", "300ms", "--warmup", "50ms", "--tags", "3", "--verify"];
+        assert_eq!(lines(&node, &verified)[0]["verified"]["ok"], true);
+        let last = append(&node, &["kept", "still here"]);
+        node.kill();
+        // As it was made, without being told again.
+        let node = NodeCommand::new(&data).start().unwrap_or_else(|ended| panic!("{ended:?}"));
+        assert_eq!(lines(&node, &["check-tail", "kept", "--linearizable"]), [json!({ "tail": last })]);
+        let count: usize = executors.parse().expect("a number");
+        assert_eq!(node.status()["executors"].as_array().map(Vec::len), Some(count));
+        node.stop();
+    }
+}
+
+#[test]
+fn a_node_is_served_as_its_configuration_says() {
+    let directory = fresh_directory("cli-serve");
+    let (file, data) = (directory.join("sealog.toml"), directory.join("data"));
+    let text = format!("data = {:?}\nlisten = \"127.0.0.1:0\"\nsegment_size = \"8MiB\"\n", data);
+    std::fs::write(&file, text).expect("a file");
+    let mut command = sealog();
+    command.args(["serve", "--unix-socket"]).arg(directory.join("s")).arg("--config").arg(&file);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary runs");
+    let ready = BufReader::new(child.stdout.take().expect("piped")).lines().next().expect("a line").expect("text");
+    assert!(ready.contains("ready") && ready.contains("unix:"), "{ready}");
+    let socket = format!("unix:{}", directory.join("s").display());
+    let output = sealog().args(["append", "orders", "x"]).env("SEALOG_CONNECT", socket).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+        .expect("it lives");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
 fn a_unix_socket_serves_as_well() {
     let data = fresh_directory("cli-unix");
     let node = Node::start(&data);
