@@ -3,13 +3,20 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fuser::{BackgroundSession, Config, MountOption};
 
 use crate::command::{CommandError, fresh_directory, make_ext4, run, unmount_all_below};
-use crate::filesystem::{DiskFilesystem, FILE_NAME, SharedImage, lock};
+use crate::filesystem::{DiskFilesystem, FILE_NAME, SharedImage};
 use crate::volatile::{Counters, CutKind, PowerCut, VolatileImage};
+
+/// How long an armed power cut waits for a write.
+const ARMED_CUT_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a file system may be in use before that is an error.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A disk with an ext4 on it, and switches for its faults.
 ///
@@ -19,7 +26,7 @@ use crate::volatile::{Counters, CutKind, PowerCut, VolatileImage};
 #[derive(Debug)]
 pub struct FaultyDisk {
     directory: PathBuf,
-    image: SharedImage,
+    image: Arc<SharedImage>,
     /// Dropped after the ext4 on it is unmounted. `None` only while being dropped.
     session: Option<BackgroundSession>,
 }
@@ -37,7 +44,7 @@ impl FaultyDisk {
         let durable = durable.map_err(CommandError::file(&durable_path))?;
         durable.set_len(bytes).map_err(CommandError::file(&durable_path))?;
         let image = VolatileImage::new(durable).map_err(CommandError::file(&durable_path))?;
-        let image = Arc::new(Mutex::new(image));
+        let image = SharedImage::new(image);
         for name in ["fuse", "mount"] {
             let path = directory.join(name);
             fs::create_dir(&path).map_err(CommandError::file(&path))?;
@@ -70,18 +77,40 @@ impl FaultyDisk {
     /// # Errors
     /// When a program still uses it.
     pub fn unmount(&self) -> Result<(), CommandError> {
-        run("umount", &[self.directory.join("mount").as_os_str()]).map(drop)
+        let path = self.directory.join("mount");
+        let began = Instant::now();
+        loop {
+            match run("umount", &[path.as_os_str()]) {
+                // A child that another thread of this process is starting holds our files open from
+                // its fork to its exec. Nothing tells when that is over; it takes a moment.
+                Err(CommandError::Failed { message, .. })
+                    if message.contains("busy") && began.elapsed() < UNMOUNT_PATIENCE =>
+                {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                result => return result.map(drop),
+            }
+        }
     }
 
     /// Cuts the power at this moment: what was flushed stays, the seed decides what becomes of the
     /// rest; everything else fails until [`FaultyDisk::restart`].
     pub fn cut_power(&self, seed: u64) -> PowerCut {
-        lock(&self.image).cut_power(None, seed).expect("the durable file is an ordinary one")
+        self.image.lock().cut_power(None, seed).expect("the durable file is an ordinary one")
     }
 
     /// As [`FaultyDisk::cut_power`], in this way.
     pub fn cut_power_as(&self, kind: CutKind, seed: u64) -> PowerCut {
-        lock(&self.image).cut_power(Some(kind), seed).expect("the durable file is an ordinary one")
+        self.image.lock().cut_power(Some(kind), seed).expect("the durable file is an ordinary one")
+    }
+
+    /// As [`FaultyDisk::cut_power`], in the middle of one of the next writes. Waits for it.
+    ///
+    /// # Panics
+    /// When nothing is written.
+    pub fn cut_power_in_a_write(&self, seed: u64) -> PowerCut {
+        self.image.lock().arm_power_cut(seed);
+        self.image.wait_for_cut(ARMED_CUT_WAIT).expect("something must be writing for the power to be cut in it")
     }
 
     /// Gives the power back after a cut: what the kernel knew of the disk is forgotten, and it is
@@ -91,27 +120,27 @@ impl FaultyDisk {
     /// When a program still uses it, or what is left cannot be mounted.
     pub fn restart(&self) -> Result<PathBuf, CommandError> {
         self.unmount()?;
-        lock(&self.image).restore_power();
+        self.image.lock().restore_power();
         self.mount()
     }
 
     /// The disk answers flushes and does nothing (`true`), or does what it says.
     pub fn lie(&self, lie: bool) {
-        lock(&self.image).lie_about_flushes(lie);
+        self.image.lock().lie_about_flushes(lie);
     }
 
     /// The next flush fails with EIO, and what was not flushed is gone.
     pub fn fail_flush(&self) {
-        lock(&self.image).fail_next_flush();
+        self.image.lock().fail_next_flush();
     }
 
     /// Writes fail with EIO (`true`), or succeed.
     pub fn fail_writes(&self, fail: bool) {
-        lock(&self.image).fail_writes(fail);
+        self.image.lock().fail_writes(fail);
     }
 
     pub fn counters(&self) -> Counters {
-        lock(&self.image).counters()
+        self.image.lock().counters()
     }
 
     /// A loop device on the FUSE file, with direct I/O.
@@ -133,7 +162,7 @@ impl FaultyDisk {
 impl Drop for FaultyDisk {
     fn drop(&mut self) {
         // Unmounting wants to write; a disk without power would fail each of those writes slowly.
-        lock(&self.image).restore_power();
+        self.image.lock().restore_power();
         unmount_all_below(&self.directory.join("mount"));
         unmount_all_below(&self.directory.join("fuse"));
         drop(self.session.take());
@@ -142,7 +171,7 @@ impl Drop for FaultyDisk {
     }
 }
 
-fn serve(image: &SharedImage, mount_point: &Path) -> Result<BackgroundSession, CommandError> {
+fn serve(image: &Arc<SharedImage>, mount_point: &Path) -> Result<BackgroundSession, CommandError> {
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("sealog-faulty-disk".to_owned())];
     config.n_threads = Some(2);

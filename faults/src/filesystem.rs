@@ -1,7 +1,7 @@
 //! The FUSE file system that shows a [`VolatileImage`] as its one file, `disk`.
 
 use std::ffi::OsStr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
@@ -9,7 +9,7 @@ use fuser::{
     LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, WriteFlags,
 };
 
-use crate::volatile::VolatileImage;
+use crate::volatile::{PowerCut, VolatileImage};
 
 /// The name of the file.
 pub(crate) const FILE_NAME: &str = "disk";
@@ -19,28 +19,46 @@ const FILE: INodeNo = INodeNo(2);
 const ATTRIBUTES_VALID: Duration = Duration::from_secs(3600);
 
 /// The image, shared with the test that plays tricks on it.
-pub(crate) type SharedImage = Arc<Mutex<VolatileImage>>;
+#[derive(Debug)]
+pub(crate) struct SharedImage {
+    image: Mutex<VolatileImage>,
+    /// An armed power cut has happened.
+    cut: Condvar,
+}
 
-/// The image, also when a thread has panicked with it in its hands: clean-up needs it.
-pub(crate) fn lock(image: &SharedImage) -> MutexGuard<'_, VolatileImage> {
-    image.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+impl SharedImage {
+    pub(crate) fn new(image: VolatileImage) -> Arc<SharedImage> {
+        Arc::new(SharedImage { image: Mutex::new(image), cut: Condvar::new() })
+    }
+
+    /// The image, also when a thread has panicked with it in its hands: clean-up needs it.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, VolatileImage> {
+        self.image.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for an armed power cut; `None` when it takes too long.
+    pub(crate) fn wait_for_cut(&self, patience: Duration) -> Option<PowerCut> {
+        let waits = |image: &mut VolatileImage| image.last_cut().is_none();
+        let waited = self.cut.wait_timeout_while(self.lock(), patience, waits);
+        waited.unwrap_or_else(PoisonError::into_inner).0.last_cut()
+    }
 }
 
 /// One directory with one file. All its answers come from memory or from the durable file, never
 /// from the file system on top, so the process that serves it may also use it.
 pub(crate) struct DiskFilesystem {
-    image: SharedImage,
+    image: Arc<SharedImage>,
 }
 
 impl DiskFilesystem {
-    pub(crate) fn new(image: SharedImage) -> DiskFilesystem {
+    pub(crate) fn new(image: Arc<SharedImage>) -> DiskFilesystem {
         DiskFilesystem { image }
     }
 
     fn attributes(&self, inode: INodeNo) -> Option<FileAttr> {
         let (kind, size) = match inode {
             INodeNo::ROOT => (FileType::Directory, 0),
-            FILE => (FileType::RegularFile, lock(&self.image).bytes()),
+            FILE => (FileType::RegularFile, self.image.lock().bytes()),
             _ => return None,
         };
         Some(FileAttr {
@@ -104,7 +122,7 @@ impl Filesystem for DiskFilesystem {
         reply: ReplyData,
     ) {
         let mut buffer = vec![0; size as usize];
-        let result = lock(&self.image).read(offset, &mut buffer);
+        let result = self.image.lock().read(offset, &mut buffer);
         match result {
             Ok(()) => reply.data(&buffer),
             Err(_) => reply.error(Errno::EIO),
@@ -123,15 +141,18 @@ impl Filesystem for DiskFilesystem {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let result = lock(&self.image).write(offset, data);
+        let result = self.image.lock().write(offset, data);
         match result {
             Ok(()) => reply.written(data.len() as u32),
-            Err(_) => reply.error(Errno::EIO),
+            Err(_) => {
+                self.image.cut.notify_all();
+                reply.error(Errno::EIO);
+            }
         }
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        let result = lock(&self.image).flush();
+        let result = self.image.lock().flush();
         match result {
             Ok(()) => reply.ok(),
             Err(_) => reply.error(Errno::EIO),

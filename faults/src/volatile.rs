@@ -49,6 +49,7 @@ pub struct VolatileImage {
     newest: BTreeMap<u64, usize>,
     faults: Faults,
     counters: Counters,
+    last_cut: Option<PowerCut>,
 }
 
 #[derive(Debug)]
@@ -74,7 +75,12 @@ struct Faults {
     lies_about_flushes: bool,
     next_flush_fails: bool,
     writes_fail: bool,
+    /// The power is cut after so many further writes, in the last of them, with this seed.
+    cut_armed: Option<(u32, u64)>,
 }
+
+/// An armed cut comes within so many writes.
+const ARMED_WRITES_MAX: u32 = 8;
 
 impl VolatileImage {
     /// An image that is durable in this file, as large as the file is now.
@@ -93,6 +99,7 @@ impl VolatileImage {
             newest: BTreeMap::new(),
             faults: Faults::default(),
             counters: Counters::default(),
+            last_cut: None,
         })
     }
 
@@ -147,7 +154,17 @@ impl VolatileImage {
         self.counters.bytes_written += data.len() as u64;
         self.newest.extend(sectors.clone().map(|sector| (sector, self.cached.len())));
         self.cached.push(CachedWrite { first_sector: sectors.start, data: data.to_vec() });
-        Ok(())
+        match self.faults.cut_armed {
+            Some((0, seed)) => {
+                self.cut_power(None, seed)?;
+                self.check(0, 0).map(drop)
+            }
+            Some((writes_left, seed)) => {
+                self.faults.cut_armed = Some((writes_left - 1, seed));
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Makes what was written durable, unless the disk lies.
@@ -189,7 +206,23 @@ impl VolatileImage {
         let sectors_lost = self.newest.len() - sectors_kept;
         self.forget();
         self.faults.power_is_off = true;
-        Ok(PowerCut { kind, sectors_kept, sectors_lost })
+        self.faults.cut_armed = None;
+        let cut = PowerCut { kind, sectors_kept, sectors_lost };
+        self.last_cut = Some(cut);
+        Ok(cut)
+    }
+
+    /// Cuts the power in the middle of one of the next writes, so that something is always lost or
+    /// torn; [`VolatileImage::last_cut`] says when that has happened.
+    pub fn arm_power_cut(&mut self, seed: u64) {
+        let writes = fastrand::Rng::with_seed(seed).u32(..ARMED_WRITES_MAX);
+        self.last_cut = None;
+        self.faults.cut_armed = Some((writes, seed));
+    }
+
+    /// The outcome of the last power cut.
+    pub fn last_cut(&self) -> Option<PowerCut> {
+        self.last_cut
     }
 
     /// The disk answers again.
@@ -326,6 +359,24 @@ mod tests {
             }
         }
         assert!(seen.iter().all(|count| *count > 30), "{seen:?}");
+    }
+
+    #[test]
+    fn an_armed_cut_comes_in_the_middle_of_a_write() {
+        for seed in 0..50 {
+            let mut image = image("armed");
+            image.arm_power_cut(seed);
+            let data = [1; 4 * SECTOR_BYTES];
+            let mut written = 0;
+            while image.write(0, &data).is_ok() {
+                assert_eq!(image.last_cut(), None);
+                image.flush().expect("a flush");
+                written += 1;
+            }
+            assert!(written < ARMED_WRITES_MAX);
+            let cut = image.last_cut().expect("it has happened");
+            assert_eq!(cut.sectors_kept + cut.sectors_lost, 4, "of the last write alone");
+        }
     }
 
     #[test]
