@@ -14,11 +14,11 @@
 use std::collections::VecDeque;
 
 use sealog_protocol::batch::{Batch, BatchHead, NewRecord, check_records, write_batch};
-use sealog_protocol::client::{ErrorCode, Reply, Request};
+use sealog_protocol::client::{ErrorCode, Reply};
 use sealog_protocol::limits::NAME_BYTES_MAX;
 use sealog_protocol::{LogBookId, LogspaceId, RequestNumber, SeqNum, SessionId, Tag, Time};
 
-use super::numbers::Numbers;
+use super::opening::{NameState, SessionState};
 use super::operation::{Append, Appended, OperationId, Outcome, Target};
 use super::send_buffer::FrameRef;
 use super::table::{NEVER, Status, Work};
@@ -47,35 +47,6 @@ pub(super) enum AppendFrame {
     Kept(FrameRef),
     /// A frame of its own: with another head before it was numbered, final when parked.
     Own(Vec<u8>),
-}
-
-/// A client's side of a session in one logspace.
-pub(super) struct LogspaceSession {
-    state: SessionState,
-    numbers: Numbers,
-    /// Appends that lack the session or a number.
-    waiting: VecDeque<OperationId>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SessionState {
-    Closed,
-    Opening,
-    Open(SessionId),
-}
-
-impl LogspaceSession {
-    pub fn new() -> LogspaceSession {
-        LogspaceSession { state: SessionState::Closed, numbers: Numbers::new(), waiting: VecDeque::new() }
-    }
-}
-
-/// A LogBook that is appended to by name.
-pub(super) struct NameState {
-    name: Box<str>,
-    is_named: bool,
-    /// Appends that wait for it to be.
-    waiting: VecDeque<OperationId>,
 }
 
 impl Session {
@@ -206,31 +177,8 @@ impl Session {
         }
     }
 
-    fn ensure_session(&mut self, now: Time, logspace: LogspaceId) {
-        let state = &mut self.logspaces[usize::from(logspace.0)];
-        if state.state == SessionState::Closed {
-            state.state = SessionState::Opening;
-            let opening = self.table.insert(Status::Ready, NEVER, Work::OpenSession { logspace });
-            self.ask_when_welcomed(now, opening);
-        }
-    }
-
-    /// The number of logspaces is known: appends go where they belong.
-    pub(super) fn place_appends(&mut self, now: Time) {
-        for operation in std::mem::take(&mut self.unplaced) {
-            if let Some(index) = self.table.find(operation) {
-                let logspace = self.logspace(self.table.append(index).logbook).expect("the welcome told their number");
-                self.logspaces[usize::from(logspace.0)].waiting.push_back(operation);
-            }
-        }
-        for index in self.table.with_status(Status::Waiting) {
-            let logspace = self.logspace(self.table.append(index).logbook).expect("the welcome told their number");
-            self.ensure_session(now, logspace);
-        }
-    }
-
     /// Numbers and sends appends that waited, as far as the window lets them.
-    fn launch(&mut self, now: Time, logspace: LogspaceId) {
+    pub(super) fn launch(&mut self, now: Time, logspace: LogspaceId) {
         let at = usize::from(logspace.0);
         let SessionState::Open(session) = self.logspaces[at].state else { return };
         while let Some(operation) = self.logspaces[at].waiting.front().copied() {
@@ -244,7 +192,7 @@ impl Session {
         }
     }
 
-    fn is_waiting(&self, index: u32) -> bool {
+    pub(super) fn is_waiting(&self, index: u32) -> bool {
         self.table.entry(index).status == Status::Waiting
     }
 
@@ -374,7 +322,7 @@ impl Session {
     }
 
     /// Whether an append may take effect, or have taken it, though no answer said so.
-    fn may_take_effect(&self, index: u32) -> bool {
+    pub(super) fn may_take_effect(&self, index: u32) -> bool {
         let entry = self.table.entry(index);
         let is_begun = entry.status == Status::Asked && self.sends.is_begun(entry.position);
         is_begun || self.table.append(index).is_ambiguous
@@ -471,43 +419,8 @@ impl Session {
         }
     }
 
-    pub(super) fn session_opened(&mut self, now: Time, logspace: LogspaceId, session: SessionId) {
-        let Some(state) = self.logspaces.get_mut(usize::from(logspace.0)) else { return };
-        state.state = SessionState::Open(session);
-        state.numbers = Numbers::new();
-        self.launch(now, logspace);
-    }
-
-    /// The server has forgotten a session: what was never sent under it goes under a new one.
-    fn session_expired(&mut self, now: Time, logbook: LogBookId, session: SessionId) {
-        let logspace = self.logspace(logbook).expect("a session was open in it");
-        let state = &mut self.logspaces[usize::from(logspace.0)];
-        if state.state != SessionState::Open(session) {
-            return;
-        }
-        state.state = SessionState::Closed;
-        self.counters.sessions_expired += 1;
-        let mut moved = VecDeque::new();
-        for status in [Status::Asked, Status::Resting, Status::Ready] {
-            for index in self.table.with_status(status) {
-                let is_of_it =
-                    matches!(&self.table.entry(index).work, Some(Work::Append(append)) if append.session == session);
-                if is_of_it && !self.may_take_effect(index) {
-                    self.withdraw(index);
-                    moved.push_back(self.table.id(index));
-                }
-            }
-        }
-        let waiting = &mut self.logspaces[usize::from(logspace.0)].waiting;
-        moved.append(waiting);
-        *waiting = moved;
-        if !waiting.is_empty() {
-            self.ensure_session(now, logspace);
-        }
-    }
-
     /// Takes a numbered append that had no effect back to waiting.
-    fn withdraw(&mut self, index: u32) {
+    pub(super) fn withdraw(&mut self, index: u32) {
         self.take_back(index);
         self.set_status(index, Status::Waiting);
         let deadline = self.table.entry(index).deadline;
@@ -521,97 +434,6 @@ impl Session {
         }
         let append = self.table.append_mut(index);
         (append.session, append.number) = (SessionId::NONE, RequestNumber(0));
-    }
-
-    pub(super) fn open_answered(&mut self, now: Time, index: u32, reply: Reply) -> Result<(), &'static str> {
-        let Some(Work::OpenSession { logspace }) = self.table.entry(index).work else { panic!("not an opening") };
-        match reply {
-            Reply::SessionOpened { session, logspace: opened, place } => {
-                if opened != logspace || session == SessionId::NONE {
-                    return Err("a session was opened in another logspace");
-                }
-                self.finish_internal(index);
-                self.token.raise(logspace, place);
-                self.session_opened(now, logspace, session);
-            }
-            Reply::Error { code, message } if is_temporary(code) => self.refused(now, index, code, message),
-            Reply::Error { code, message } => {
-                self.finish_internal(index);
-                self.logspaces[usize::from(logspace.0)].state = SessionState::Closed;
-                let waiting = std::mem::take(&mut self.logspaces[usize::from(logspace.0)].waiting);
-                self.fail_all(now, waiting, &append_error(code, message));
-            }
-            _ => return Err("the opening of a session was answered with something else"),
-        }
-        Ok(())
-    }
-
-    pub(super) fn name_answered(&mut self, now: Time, index: u32, reply: Reply) -> Result<(), &'static str> {
-        let Some(Work::NameLogBook { logbook }) = self.table.entry(index).work else { panic!("not a naming") };
-        match reply {
-            Reply::Named { place } => {
-                self.finish_internal(index);
-                self.saw(logbook, place);
-                let state = self.names.get_mut(&logbook.0).expect("it is being named");
-                state.is_named = true;
-                let mut waiting = std::mem::take(&mut state.waiting);
-                let logspace = self.logspace(logbook).expect("the welcome told their number");
-                self.logspaces[usize::from(logspace.0)].waiting.append(&mut waiting);
-                self.ensure_session(now, logspace);
-                self.launch(now, logspace);
-            }
-            Reply::Error { code, message } if is_temporary(code) => self.refused(now, index, code, message),
-            Reply::Error { code, message } => {
-                self.finish_internal(index);
-                let state = self.names.remove(&logbook.0).expect("it is being named");
-                self.fail_all(now, state.waiting, &append_error(code, message));
-            }
-            _ => return Err("the naming of a LogBook was answered with something else"),
-        }
-        Ok(())
-    }
-
-    fn fail_all(&mut self, now: Time, waiting: VecDeque<OperationId>, error: &AppendError) {
-        for operation in waiting {
-            if let Some(index) = self.table.find(operation).filter(|index| self.is_waiting(*index)) {
-                self.complete_append(now, index, Err(error.clone()));
-            }
-        }
-    }
-
-    /// Whether any append still waits for what this internal request is for; if not, it is dropped.
-    pub(super) fn drop_if_unwanted(&mut self, index: u32) -> bool {
-        let is_wanted = |wanted: &dyn Fn(LogBookId) -> bool| {
-            let waiting = self.table.with_status(Status::Waiting);
-            waiting.into_iter().any(|index| wanted(self.table.append(index).logbook))
-        };
-        match self.table.entry(index).work {
-            Some(Work::OpenSession { logspace }) if !is_wanted(&|logbook| self.logspace(logbook) == Some(logspace)) => {
-                self.logspaces[usize::from(logspace.0)].state = SessionState::Closed;
-            }
-            Some(Work::NameLogBook { logbook }) if !is_wanted(&|other| other == logbook) => {
-                self.names.remove(&logbook.0);
-            }
-            _ => return false,
-        }
-        self.finish_internal(index);
-        true
-    }
-
-    fn finish_internal(&mut self, index: u32) {
-        self.take_back(index);
-        self.table.remove(index);
-    }
-
-    /// The request of an internal entry.
-    pub(super) fn internal_request(&self, work: &Work) -> Request {
-        match work {
-            Work::OpenSession { logspace } => Request::OpenSession { logspace: logspace.0 },
-            Work::NameLogBook { logbook } => {
-                Request::NameLogBook { name: self.names[&logbook.0].name.clone().into_string() }
-            }
-            _ => panic!("not an internal request"),
-        }
     }
 }
 
@@ -631,7 +453,7 @@ pub(super) fn is_temporary(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::Busy | ErrorCode::Unavailable)
 }
 
-fn append_error(code: ErrorCode, message: String) -> AppendError {
+pub(super) fn append_error(code: ErrorCode, message: String) -> AppendError {
     match code {
         ErrorCode::NameTaken => AppendError::NameTaken { message },
         ErrorCode::DiskFull => AppendError::DiskFull { message },

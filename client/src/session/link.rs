@@ -10,7 +10,7 @@ use sealog_protocol::client::{
 use sealog_protocol::frame::{Frame, FrameError, FrameKind, HEADER_BYTES, Header, PlaceScope};
 use sealog_protocol::limits::LOGSPACES_MAX;
 
-use super::appending::LogspaceSession;
+use super::opening::LogspaceSession;
 use super::table::{Status, Work};
 use super::{REQUEST_INDEX_BITS, Session};
 use crate::error::{ConnectionError, Refusal};

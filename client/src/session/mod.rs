@@ -17,6 +17,7 @@
 mod appending;
 mod link;
 mod numbers;
+mod opening;
 mod operation;
 mod querying;
 mod send_buffer;
@@ -36,8 +37,8 @@ pub use operation::{
     Append, Appended, Condition, Direction, Operation, OperationId, Outcome, Read, ReadRecords, Target,
 };
 
-use self::appending::{LogspaceSession, NameState};
 use self::link::Link;
+use self::opening::{LogspaceSession, NameState};
 use self::send_buffer::SendBuffer;
 use self::table::{NEVER, Status, Table, Work};
 use crate::error::{AppendError, ConnectionError, Refusal};
