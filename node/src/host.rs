@@ -222,6 +222,13 @@ impl NodeHost {
     }
 }
 
+impl Drop for NodeHost {
+    /// An executor has ended: whoever waits for the node to be ready waits in vain.
+    fn drop(&mut self) {
+        self.config.readiness.give_up();
+    }
+}
+
 impl Host for NodeHost {
     type Event = Event;
 

@@ -17,4 +17,5 @@ pub mod settings;
 mod status;
 
 pub use node::{Node, NodeError, Stopper};
+pub use readiness::Start;
 pub use sealog_runtime::{Listen, RunError, StartError};

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
@@ -20,7 +20,7 @@ use thiserror::Error;
 use crate::directory::{DataDirectory, DirectoryError, random_id};
 use crate::host::{Event, HostConfig, NodeHost};
 use crate::machines::{Machines, Placement, RoleMachine};
-use crate::readiness::Readiness;
+use crate::readiness::{Readiness, Start};
 use crate::register_thread;
 use crate::settings::{Settings, SettingsError};
 use crate::status::NodeFacts;
@@ -109,10 +109,9 @@ impl Node {
         Ok(Node { handle, readiness, executors, directory })
     }
 
-    /// Waits until every append that was ever acknowledged is readable; `false` when the node
-    /// stopped before that.
-    pub fn wait_ready(&self) -> bool {
-        self.readiness.wait(self.executors)
+    /// Waits until every append that was ever acknowledged is readable; at most so long.
+    pub fn wait_ready(&self, patience: Duration) -> Start {
+        self.readiness.wait(self.executors, patience)
     }
 
     /// Where clients can connect.

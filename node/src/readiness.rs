@@ -1,6 +1,7 @@
 //! When a node has everything back that it had acknowledged.
 
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Counts the executors whose engines have applied all that was committed before the start.
 #[derive(Debug, Default)]
@@ -27,11 +28,27 @@ impl Readiness {
         self.changed.notify_all();
     }
 
-    /// Waits until so many executors are ready; `false` when the node stopped before that.
-    pub fn wait(&self, executors: usize) -> bool {
+    /// Waits until so many executors are ready, or the node has stopped; at most so long.
+    pub fn wait(&self, executors: usize, patience: Duration) -> Start {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = |state: &mut State| state.ready < executors && !state.over;
-        let state = self.changed.wait_while(state, waiting).unwrap_or_else(PoisonError::into_inner);
-        state.ready >= executors
+        let waited = self.changed.wait_timeout_while(state, patience, waiting);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match (state.ready >= executors, state.over) {
+            (_, true) => Start::Over,
+            (true, false) => Start::Ready,
+            (false, false) => Start::UnderWay,
+        }
     }
+}
+
+/// How far a node's start is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Some of what was acknowledged is not readable yet.
+    UnderWay,
+    /// Every append that was ever acknowledged is readable.
+    Ready,
+    /// The node has stopped.
+    Over,
 }

@@ -1,11 +1,12 @@
 //! A node in this process, as tests and programs that want one inside start it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sealog::blocking::Client;
 use sealog::{SeqNum, Tag};
 use sealog_node::settings::Settings;
-use sealog_node::{Node, NodeError};
+use sealog_node::{Node, NodeError, Start};
 
 /// An empty directory on the disk of the build: not every file system of temporary files can be
 /// written past its cache.
@@ -19,7 +20,7 @@ fn settings(name: &str) -> Settings {
 
 fn start(settings: &Settings) -> (Node, Client) {
     let node = Node::start(settings).expect("it starts");
-    assert!(node.wait_ready());
+    assert_eq!(node.wait_ready(Duration::from_secs(60)), Start::Ready);
     let client = Client::connect(&node.addresses()[0].to_string()).expect("it answers");
     (node, client)
 }
@@ -73,6 +74,8 @@ fn a_node_that_cannot_start_leaves_its_directory_to_the_next() {
     let (first, _) = start(&settings);
     assert!(matches!(Node::start(&settings), Err(NodeError::Directory(_))), "the directory is in use");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    first.stopper().stop();
+    assert_eq!(first.wait_ready(Duration::from_secs(60)), Start::Over);
     stop(first);
     let listen = std::mem::replace(&mut settings.listen, taken.local_addr().expect("bound").to_string());
     assert!(matches!(Node::start(&settings), Err(NodeError::Start(_))), "the port is taken");

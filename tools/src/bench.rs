@@ -9,6 +9,7 @@ mod link;
 mod load;
 mod measure;
 mod report;
+mod server;
 mod verify;
 mod worker;
 
@@ -22,6 +23,7 @@ use crate::bench::link::Address;
 use crate::bench::load::Load;
 use crate::bench::measure::{Clock, Phase, Shared, Tally};
 use crate::bench::report::Report;
+use crate::bench::server::ServerProcess;
 use crate::bench::worker::Worker;
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
@@ -41,7 +43,7 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
         .map(|worker| std::thread::Builder::new().name("bench".to_owned()).spawn(move || worker.run()))
         .collect::<Result<_, _>>()
         .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
-    let (measured, cpu) = conduct(arguments, &shared);
+    let (measured, cpu) = conduct(arguments, &shared, ServerProcess::find(arguments));
 
     let mut tally = Tally::new();
     let mut history = History::new(logspaces);
@@ -91,14 +93,35 @@ fn connect(
     (0..threads).map(|thread| Worker::connect(address, load, shared, arguments, share(thread))).collect()
 }
 
+/// CPU time that a measurement took.
+#[derive(Clone, Copy, Debug)]
+struct CpuTimes {
+    client: Duration,
+    /// Of a node on this machine.
+    server: Option<Duration>,
+}
+
+impl CpuTimes {
+    fn now(server: Option<ServerProcess>) -> CpuTimes {
+        CpuTimes { client: measure::cpu_time(), server: server.and_then(ServerProcess::cpu_time) }
+    }
+
+    fn since(self, earlier: CpuTimes) -> CpuTimes {
+        CpuTimes {
+            client: self.client.saturating_sub(earlier.client),
+            server: self.server.zip(earlier.server).map(|(now, earlier)| now.saturating_sub(earlier)),
+        }
+    }
+}
+
 /// Takes the workers through the phases, with a line of the live table each second; how long was
-/// measured, and how much CPU time this process took meanwhile.
-fn conduct(arguments: &BenchArguments, shared: &Shared) -> (Duration, Duration) {
+/// measured, and the CPU time it took.
+fn conduct(arguments: &BenchArguments, shared: &Shared, server: Option<ServerProcess>) -> (Duration, CpuTimes) {
     const SECOND: Duration = Duration::from_secs(1);
     if !arguments.warmup.is_zero() {
         std::thread::sleep(arguments.warmup);
     }
-    let (begun, cpu_begun) = (shared.begin(Phase::Measure), measure::cpu_time());
+    let (begun, cpu_begun) = (shared.begin(Phase::Measure), CpuTimes::now(server));
     eprintln!("{}", measure::LIVE_HEADING);
     let mut left = arguments.duration;
     while !left.is_zero() {
@@ -108,7 +131,7 @@ fn conduct(arguments: &BenchArguments, shared: &Shared) -> (Duration, Duration) 
         eprintln!("{}", shared.live_line(begun, wait));
     }
     let ended = shared.begin(Phase::Drain);
-    (ended.since(begun), measure::cpu_time().saturating_sub(cpu_begun))
+    (ended.since(begun), CpuTimes::now(server).since(cpu_begun))
 }
 
 impl Tally {

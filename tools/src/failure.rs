@@ -107,7 +107,12 @@ impl From<AppendError> for Failure {
                 _ => Kind::OutcomeUnknown,
             },
             AppendError::Unreachable { .. } => Kind::Unreachable,
-            AppendError::OutcomeUnknown { .. } | AppendError::SessionExpired => Kind::OutcomeUnknown,
+            AppendError::OutcomeUnknown { .. } => {
+                let message = "no answer before the deadline: the append may have taken effect; read the LogBook to \
+                               find out";
+                return Failure::new(Kind::OutcomeUnknown, message);
+            }
+            AppendError::SessionExpired => Kind::OutcomeUnknown,
         };
         Failure::new(kind, error.to_string())
     }

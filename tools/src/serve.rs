@@ -3,11 +3,12 @@
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use sealog_journal::RecoveryError;
 use sealog_node::directory::DirectoryError;
 use sealog_node::settings::{LISTEN_DEFAULT, Settings, SettingsError, Source, default_file};
-use sealog_node::{Listen, Node, NodeError, StartError, Stopper};
+use sealog_node::{Listen, Node, NodeError, Start, StartError, Stopper};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -16,6 +17,9 @@ use crate::failure::{Failure, Kind};
 
 /// The exit code of a program that SIGINT ended.
 const INTERRUPTED: i32 = 130;
+
+/// A start that takes longer is said to.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub fn dev(arguments: &NodeArguments) -> Result<(), Failure> {
     let node = start(None, arguments)?;
@@ -107,10 +111,14 @@ fn stop_on_signal() -> Result<Arc<OnceLock<Stopper>>, Failure> {
 
 /// Says where the node listens, once everything is back that was ever acknowledged.
 fn announce(node: &Node, with_examples: bool) {
-    if !node.wait_ready() {
-        return;
-    }
     let addresses: Vec<String> = node.addresses().iter().map(Listen::to_string).collect();
+    while let start @ (Start::UnderWay | Start::Over) = node.wait_ready(PATIENCE) {
+        if start == Start::Over {
+            return;
+        }
+        let address = &addresses[0];
+        eprintln!("sealog: still starting; `{} status --connect {address}` says what it waits for", program());
+    }
     let data = node.directory().path.display();
     let mut text = format!("sealog is ready: listening on {}, data in {data}\n", addresses.join(" and "));
     if with_examples {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::arguments::BenchArguments;
+use crate::bench::CpuTimes;
 use crate::bench::measure::{Tally, max_us, quantile_us};
 
 /// One object of JSON, or a table for people.
@@ -36,6 +37,11 @@ pub struct Report {
     /// CPU time of the generator, all threads, and what of it an append took.
     client_cpu_s: f64,
     client_cpu_us_per_op: f64,
+    /// The same of the node, when it runs on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_cpu_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_cpu_us_per_op: Option<f64>,
     version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
@@ -53,7 +59,7 @@ pub struct Verified {
 }
 
 impl Report {
-    pub fn new(arguments: &BenchArguments, tally: &Tally, measured: Duration, cpu: Duration) -> Report {
+    pub fn new(arguments: &BenchArguments, tally: &Tally, measured: Duration, cpu: CpuTimes) -> Report {
         let (seconds, latency_ns) = (measured.as_secs_f64(), &tally.latency_ns);
         let ops = latency_ns.len();
         Report {
@@ -80,8 +86,10 @@ impl Report {
             threads: arguments.threads,
             logbooks: arguments.logbooks,
             tags: arguments.tags,
-            client_cpu_s: rounded(cpu.as_secs_f64()),
-            client_cpu_us_per_op: if ops == 0 { 0.0 } else { (cpu.as_secs_f64() * 1e8 / ops as f64).round() / 100.0 },
+            client_cpu_s: rounded(cpu.client.as_secs_f64()),
+            client_cpu_us_per_op: us_per_op(cpu.client, ops),
+            server_cpu_s: cpu.server.map(|server| rounded(server.as_secs_f64())),
+            server_cpu_us_per_op: cpu.server.map(|server| us_per_op(server, ops)),
             version: env!("CARGO_PKG_VERSION"),
             verified: None,
         }
@@ -92,7 +100,7 @@ impl Report {
             "\n{} appends of {} bytes in {} s: {} a second, {:.1} MB/s, durability {}\n\
              {} connections × {} in flight; errors {}, unknown {}, retries {}\n\
              latency µs   p50 {}   p90 {}   p99 {}   p99.9 {}   p99.99 {}   max {}\n\
-             client CPU   {} s, {} µs an append",
+             CPU          client {} s, {} µs an append",
             self.ops,
             self.size,
             self.duration_s,
@@ -113,6 +121,9 @@ impl Report {
             self.client_cpu_s,
             self.client_cpu_us_per_op,
         );
+        if let (Some(seconds), Some(us_per_op)) = (self.server_cpu_s, self.server_cpu_us_per_op) {
+            text.push_str(&format!("; node {seconds} s, {us_per_op} µs an append"));
+        }
         if let Some(verified) = &self.verified {
             let verdict = if verified.ok { "nothing lost, repeated or out of order" } else { "FAILED" };
             text.push_str(&format!(
@@ -122,6 +133,10 @@ impl Report {
         }
         text
     }
+}
+
+fn us_per_op(cpu: Duration, ops: u64) -> f64 {
+    if ops == 0 { 0.0 } else { (cpu.as_secs_f64() * 1e8 / ops as f64).round() / 100.0 }
 }
 
 fn rounded(value: f64) -> f64 {

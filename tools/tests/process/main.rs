@@ -11,4 +11,5 @@ mod kill;
 mod load;
 mod node;
 mod power_loss;
+mod readme;
 mod start;
