@@ -239,6 +239,8 @@ pub enum ViewReason {
     StuckCut,
     /// Somebody asked.
     Requested,
+    /// It was sealed and nothing came after it: the controller that sealed it may have forgotten.
+    Sealed,
 }
 
 /// The form of a message's metadata in a frame.

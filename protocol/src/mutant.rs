@@ -86,6 +86,7 @@ named! {
         CommitWaitsForStorage,
         CommitWaitsForBackup,
         StuckCutAsksForView,
+        SealedAsksForView,
         ShardClosedByPrimary,
         ShardRolledByEngine,
         ReplicateResumed,

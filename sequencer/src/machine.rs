@@ -677,6 +677,12 @@ impl Sequencer {
         self.primary = Some(primary);
     }
 
+    /// Whether the newest view that this replica knows is sealed here: it needs a successor, and a
+    /// controller that died after its Seal does not know that.
+    fn is_sealed(&self) -> bool {
+        self.chain.as_ref().is_some_and(|chain| chain.current().number <= self.sealed)
+    }
+
     fn ask_for_view(&mut self, now: Time, reason: ViewReason, outputs: &mut Outputs) {
         let Some(view) = self.chain.as_ref().map(|chain| chain.current().number) else { return };
         let controller = self.address(self.config.controller, Role::Controller);
@@ -730,7 +736,12 @@ impl Sequencer {
             }
         }
         if self.ask_again.is_some_and(|at| at <= now) {
-            self.ask_for_view(now, ViewReason::PrimaryRestarted, outputs);
+            let sealed = self.is_sealed();
+            let reason = if sealed { ViewReason::Sealed } else { ViewReason::PrimaryRestarted };
+            if sealed {
+                mark(Mark::SealedAsksForView);
+            }
+            self.ask_for_view(now, reason, outputs);
         }
     }
 }
@@ -753,6 +764,9 @@ impl Machine for Sequencer {
         self.acknowledge(outputs);
         self.teach_all(outputs);
         self.keep_commit(outputs);
+        if self.ask_again.is_none() && self.is_sealed() {
+            self.ask_again = Some(now + REQUEST_RETRY);
+        }
     }
 
     fn deadline(&self) -> Option<Time> {
