@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use sealog::session::{Direction, Outcome, Read, Session, SessionConfig};
+use sealog::session::{Direction, Outcome, Read, Session, SessionConfig, SubmitError};
 use sealog::{AppendError, CheckTailError, OperationId, ReadError};
 use sealog_history::{Fingerprint, Found, History, Line, Range, Timestamp};
 use sealog_protocol::machine::ConnectionId;
@@ -126,7 +126,12 @@ impl Client {
     fn begin(&mut self, now: Instant, intent: &Intent, deadline: Instant, recorder: &mut Recorder) {
         let submitted = intent
             .with_operation(now / MILLISECOND, |operation| self.session.submit(Time(now), operation, Time(deadline)));
-        let operation = submitted.expect("drawn within the limits, and few at once");
+        let operation = match submitted {
+            Ok(operation) => operation,
+            // Known from an earlier answer: nothing is begun.
+            Err(SubmitError::Append(AppendError::NameTaken { .. })) => return,
+            Err(error) => panic!("drawn within the limits, and few at once: {error}"),
+        };
         let (at, line) = (recorder.next(), self.line);
         let history = &mut recorder.history;
         let pending = match intent {
@@ -224,7 +229,8 @@ impl Client {
             }
             Err(AppendError::SessionExpired) => {}
             Err(
-                AppendError::DiskFull { .. }
+                AppendError::NameTaken { .. }
+                | AppendError::DiskFull { .. }
                 | AppendError::IndexFull { .. }
                 | AppendError::Deadline { .. }
                 | AppendError::Unreachable { .. },

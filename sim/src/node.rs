@@ -130,6 +130,7 @@ pub enum Effect {
     },
     CloseClient {
         connection: ConnectionId,
+        error: FrameError,
     },
     Write(BlockWrite),
     Read {
@@ -563,9 +564,9 @@ impl Turn<'_> {
                     link.received.drain(..taken);
                     self.life.clients.insert(connection, link);
                 }
-                Err(_) => {
+                Err(error) => {
                     self.client_closed(connection);
-                    self.effects.push(Effect::CloseClient { connection });
+                    self.effects.push(Effect::CloseClient { connection, error });
                 }
             }
         }

@@ -39,6 +39,11 @@ impl<E> Queue<E> {
         self.scheduled += 1;
     }
 
+    /// When the next event happens.
+    pub fn next_at(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse((at, _, _))| *at)
+    }
+
     pub fn pop(&mut self) -> Option<(Instant, E)> {
         let Reverse((at, _, slot)) = self.heap.pop()?;
         let event = self.events[slot as usize].take().expect("a slot in the heap is filled");

@@ -21,7 +21,7 @@ use crate::world::World;
 pub const OPERATIONS_MIN: u64 = 500;
 pub const FAULTS_MIN: u64 = 10;
 /// The faulty phase ends after this long at the latest.
-const FAULTY_MAX: Instant = 30 * SECOND;
+const FAULTY_MAX: Instant = 60 * SECOND;
 /// Once faults stop, everything pending finishes within this long, and so many events.
 const CALM_MAX: Instant = 20 * SECOND;
 /// Long enough for what is on its way to arrive.

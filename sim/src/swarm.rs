@@ -145,6 +145,14 @@ impl Plan {
             session_window: *pick(rng, &[4, 16, 256]),
         };
         let faults = draw_faults(rng, nodes.len());
+        let restart = *pick(rng, &[5, 60, 300, 5_000]) * MILLISECOND;
+        let fault_lasts = *pick(rng, &[20, 100, 400, 3_000]) * MILLISECOND;
+        // Where faults last long, they are rare: else nothing gets done.
+        let fault_interval = (*pick(rng, &[30, 80, 200]) * MILLISECOND).max(restart / 4).max(fault_lasts / 4);
+        let load = draw_load(rng, fault_interval);
+        // All that can be pending at once may come in one message, and an entry must fit a segment.
+        let entry_bytes = load.clients * load.in_flight_max * load.batch_records_max * (load.payload_bytes_max + 200);
+        let segment_bytes = (*pick(rng, &[64, 128, 512]) * 1024).max((8 * entry_bytes as u64).next_multiple_of(4096));
         Plan {
             seed,
             nodes,
@@ -152,7 +160,7 @@ impl Plan {
             replicas,
             settings,
             journal: JournalConfig {
-                segment_bytes: *pick(rng, &[64, 128, 512, 1024]) * 1024,
+                segment_bytes,
                 block_bytes_max: *pick(rng, &[4096, 16 << 10, 1 << 20]),
                 writes_in_flight_max: rng.usize(1..=4),
                 idle_mark: Duration::from_millis(*pick(rng, &[2, 20, 200])),
@@ -166,16 +174,16 @@ impl Plan {
                 cache_bytes_max: *pick(rng, &[0, 1 << 10, 16 << 10, 1 << 20]),
                 waiting_reads_max: *pick(rng, &[2, 1 << 20]),
             },
-            load: draw_load(rng),
+            load,
             network: Span { least: 20 * MICROSECOND, spread: *pick(rng, &[20, 200, 3_000]) * MICROSECOND },
             disk_write: Span { least: 60 * MICROSECOND, spread: *pick(rng, &[20, 300, 3_000]) * MICROSECOND },
             disk_read: Span { least: 30 * MICROSECOND, spread: *pick(rng, &[20, 300]) * MICROSECOND },
             turn: Span { least: MICROSECOND, spread: *pick(rng, &[1, 20, 100]) * MICROSECOND },
             register: Span { least: 50 * MICROSECOND, spread: *pick(rng, &[100, 5_000]) * MICROSECOND },
-            restart: Span { least: MILLISECOND, spread: *pick(rng, &[5, 60, 300, 5_000]) * MILLISECOND },
+            restart: Span { least: MILLISECOND, spread: restart },
             faults,
-            fault_interval: Span { least: MILLISECOND, spread: *pick(rng, &[30, 80, 200]) * MILLISECOND },
-            fault_lasts: Span { least: MILLISECOND, spread: *pick(rng, &[20, 100, 400, 3_000]) * MILLISECOND },
+            fault_interval: Span { least: MILLISECOND, spread: fault_interval },
+            fault_lasts: Span { least: MILLISECOND, spread: fault_lasts },
             operations_min: rng.u64(560..800),
             faults_min: rng.u64(11..20),
         }
@@ -277,15 +285,18 @@ fn draw_faults(rng: &mut Rng, nodes: usize) -> Vec<FaultKind> {
     drawn
 }
 
-fn draw_load(rng: &mut Rng) -> Load {
+fn draw_load(rng: &mut Rng, fault_interval: Instant) -> Load {
+    let clients = rng.usize(2..=6);
+    // Some forty operations from one fault to the next, or more.
+    let slow_enough = fault_interval * clients as u64 / 40;
     Load {
-        clients: rng.usize(2..=6),
+        clients,
         in_flight_max: *pick(rng, &[1, 2, 4, 8]),
         logbooks: rng.usize(1..=4),
         tags: rng.u64(1..=5),
         payload_bytes_max: *pick(rng, &[16, 64, 600]),
         batch_records_max: *pick(rng, &[1, 2, 4]),
-        think: Span { least: 0, spread: *pick(rng, &[1, 5, 20, 60]) * MILLISECOND },
+        think: Span { least: 0, spread: (*pick(rng, &[1, 5, 20]) * MILLISECOND).max(slow_enough) },
         reads: *pick(rng, &[20, 40, 60]),
         conditions: *pick(rng, &[0, 10, 40]),
         impatient: *pick(rng, &[0, 3, 15]),

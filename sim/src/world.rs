@@ -113,12 +113,12 @@ impl World {
     /// Takes events until `done` says so; false when there are none or it takes longer than `until`.
     pub fn run(&mut self, until: Instant, mut done: impl FnMut(&World) -> bool) -> Result<bool, Failure> {
         while !done(self) {
-            let Some((at, event)) = self.queue.pop() else { return Ok(false) };
-            self.now = self.now.max(at);
-            if self.now > until {
-                self.queue.push(at, event);
+            if self.queue.next_at().is_none_or(|at| at > until) {
+                self.now = self.now.max(until);
                 return Ok(false);
             }
+            let (at, event) = self.queue.pop().expect("looked at above");
+            self.now = self.now.max(at);
             self.event(event)?;
         }
         Ok(true)
@@ -203,6 +203,9 @@ impl World {
                 if let Link::Up { node, life, connection } = self.clients[client].link
                     && self.clients[client].epoch == epoch
                 {
+                    self.trace.event(self.now, &[14, client as u64, bytes.len() as u64], || {
+                        format!("{} gets {} bytes from client {client} on {connection:?}", node.0, bytes.len())
+                    });
                     self.input(node, life, NodeInput::ClientBytes { connection, bytes });
                 }
                 Ok(())
@@ -338,8 +341,8 @@ impl World {
                 }
             }
             Effect::Reply { connection, bytes } => self.reply(node, connection, bytes),
-            Effect::CloseClient { connection } => {
-                return Err(Failure::BadFrame { reason: format!("node {} closed {connection:?}", node.0) });
+            Effect::CloseClient { connection, error } => {
+                return Err(Failure::BadFrame { reason: format!("node {} closed {connection:?}: {error}", node.0) });
             }
             Effect::Write(write) => {
                 let factor = self.nodes[node.0].disk_factor;
