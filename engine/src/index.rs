@@ -171,8 +171,8 @@ impl Index {
     }
 
     /// Ends what a view change must not end: a mutant's mistake.
-    pub fn forget_sessions(&mut self) {
-        self.sessions.clear();
+    pub fn forget_verdicts(&mut self) {
+        self.sessions.forget_verdicts();
     }
 
     /// The last visible record.

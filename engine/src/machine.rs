@@ -528,10 +528,10 @@ impl Engine {
         self.producer.close_all();
         self.opening = None;
         self.leaving = None;
-        if active(Mutant::SessionsDroppedAtViewChange)
+        if active(Mutant::WindowDroppedAtViewChange)
             && let Some(index) = &mut self.index
         {
-            index.forget_sessions();
+            index.forget_verdicts();
         }
         true
     }

@@ -158,10 +158,11 @@ impl Sessions {
         slot.verdicts[nth] = Some(verdict);
     }
 
-    /// Forgets all: a mutant's mistake.
-    pub fn clear(&mut self) {
-        while self.oldest != NONE {
-            self.evict(self.oldest);
+    /// Forgets every verdict: a mutant's mistake.
+    pub fn forget_verdicts(&mut self) {
+        for slot in &mut self.slots {
+            self.verdicts -= slot.verdicts.len();
+            slot.verdicts.clear();
         }
     }
 

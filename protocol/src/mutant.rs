@@ -61,8 +61,8 @@ named! {
         RecordsNotRepaired,
         /// A view is installed whatever the register holds.
         InstallWithoutCompare,
-        /// Sessions are forgotten at a view change.
-        SessionsDroppedAtViewChange,
+        /// The verdicts that tell a repeat are forgotten at a view change.
+        WindowDroppedAtViewChange,
         /// A stuck cut asks nobody for a view change.
         StuckCutIgnored,
         /// Sealed nodes refuse repair.

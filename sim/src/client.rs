@@ -18,6 +18,9 @@ use crate::workload::{Book, Intent, Workload};
 /// After this long, an operation that waits patiently is taken for stuck.
 pub const PATIENCE: Instant = 3_600 * SECOND;
 
+/// More sessions than a seed opens.
+pub const SESSIONS_MANY: u32 = 100_000;
+
 /// A client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -44,13 +47,21 @@ pub struct Recorder {
     pub history: History,
     events: u64,
     pub completed: u64,
+    /// So few sessions are kept that some are evicted.
+    pub sessions_expire: bool,
     /// A read may say that bytes are damaged: disks fail to read in this seed.
     pub damage_allowed: bool,
 }
 
 impl Recorder {
-    pub fn new(logspaces: u16) -> Recorder {
-        Recorder { history: History::new(logspaces), events: 0, completed: 0, damage_allowed: false }
+    pub fn new(plan: &Plan) -> Recorder {
+        Recorder {
+            history: History::new(plan.settings.logspaces),
+            events: 0,
+            completed: 0,
+            sessions_expire: plan.settings.sessions_max < SESSIONS_MANY,
+            damage_allowed: false,
+        }
     }
 
     /// Events are counted, so that none are at the same time.
@@ -227,7 +238,7 @@ impl Client {
                     self.pending.insert(operation, pending);
                 }
             }
-            Err(AppendError::SessionExpired) => {}
+            Err(AppendError::SessionExpired) if recorder.sessions_expire => {}
             Err(
                 AppendError::NameTaken { .. }
                 | AppendError::DiskFull { .. }

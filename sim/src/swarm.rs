@@ -8,6 +8,7 @@ use sealog_journal::JournalConfig;
 use sealog_protocol::view::{Chain, ClusterSettings, View};
 use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, NodeSet, ViewNumber};
 
+use crate::client::SESSIONS_MANY;
 use crate::queue::{Instant, MICROSECOND, MILLISECOND};
 
 /// A node, by its place in the world.
@@ -134,14 +135,14 @@ pub struct Plan {
 
 impl Plan {
     pub fn draw(seed: u64) -> Plan {
-        let mut rng = Rng::with_seed(seed ^ 0x5ea1_06);
+        let mut rng = Rng::with_seed(seed ^ 0x5ea1);
         let rng = &mut rng;
         let logspaces = *pick(rng, &[1, 1, 1, 2, 3]);
         let (nodes, replicas, write_quorum) = topology(rng);
         let settings = ClusterSettings {
             cluster: ClusterId(rng.u64(1..)),
             logspaces,
-            sessions_max: *pick(rng, &[4, 12, 64, 1024]),
+            sessions_max: *pick(rng, &[4, 12, 64, SESSIONS_MANY]),
             session_window: *pick(rng, &[4, 16, 256]),
         };
         let faults = draw_faults(rng, nodes.len());

@@ -91,7 +91,7 @@ impl World {
             clients,
             client_connections: BTreeMap::new(),
             books: books(&plan.load, &mut rng),
-            recorder: Recorder::new(plan.settings.logspaces),
+            recorder: Recorder::new(&plan),
             invariants: Invariants::new(&plan),
             seen: SeenRecords::default(),
             faults: Faults::new(&plan),
