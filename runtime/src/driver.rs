@@ -42,9 +42,9 @@ pub(crate) struct Driver<H: Host> {
     pub shared: Arc<Shared<H::Event>>,
     pub inbox: Inbox,
     pub outbox: Outbox<H::Event>,
-    pub journal: JournalIo,
-    // The ring goes before the buffers that its operations point at, which are in the sockets.
+    // The ring goes before the memory that its operations point at: the journal's and the sockets'.
     pub ring: Ring,
+    pub journal: JournalIo,
     pub sockets: Sockets,
     pub parker: Parker,
     /// Whether to spin at all.
@@ -305,6 +305,6 @@ impl<H: Host> Driver<H> {
             self.take_completions(now);
         }
         drop(self.ring);
-        drop(self.sockets);
+        drop((self.sockets, self.journal));
     }
 }

@@ -171,13 +171,14 @@ impl<E: Send + 'static> Plan<E> {
             (self.context.clock, Arc::clone(&self.context.counters), Arc::clone(&self.context.journals));
         let mut host = build(self.context)?;
         let directory = Directory::open(path.clone()).map_err(unusable)?;
-        let journal = recover(&self.config.journal, directory, &mut host)
+        let mut journal = recover(&self.config.journal, directory, &mut host)
             .map_err(|source| StartError::Recovery { path: path.clone(), source })?;
         watch[usize::from(executor.0)].set_report(journal.report());
         watch[usize::from(executor.0)].set(journal.status());
         host.start(clock.now())?;
         let ring = Ring::new().map_err(unusable)?;
         ring.register_eventfd(self.shared.eventfd().as_fd()).map_err(unusable)?;
+        journal.register_buffers(&ring);
         let buffers = ReceiveBuffers::new(&ring).map_err(unusable)?;
         let parker = Parker::new(self.shared.eventfd()).map_err(unusable)?;
         let driver = Driver {

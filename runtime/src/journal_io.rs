@@ -41,6 +41,8 @@ pub(crate) struct JournalIo {
     /// Tags that were in memory: told to the host in the next turn.
     tags_at_hand: Vec<(Owner, u64, u64, Bytes)>,
     was_full: Option<bool>,
+    /// The ring knows the journal's usual buffers: the kernel need not pin their pages each time.
+    are_buffers_registered: bool,
 }
 
 struct WriteFlight {
@@ -85,6 +87,24 @@ impl JournalIo {
             free_reads: Vec::new(),
             tags_at_hand: Vec::new(),
             was_full: None,
+            are_buffers_registered: false,
+        }
+    }
+
+    /// Makes the journal's buffers known to the ring. They count as locked memory: where the limit
+    /// is too low for them, writes are a little slower.
+    pub fn register_buffers(&mut self, ring: &Ring) {
+        let part = |(address, bytes): (usize, usize)| libc::iovec { iov_base: address as *mut _, iov_len: bytes };
+        let blocks = self.journal.buffer_regions();
+        let parts: Vec<libc::iovec> = blocks.iter().copied().chain([self.preparer.zeros_region()]).map(part).collect();
+        // SAFETY: journal and preparer keep this memory, unmoved, as long as they live; the driver
+        // drops the ring before them.
+        match unsafe { ring.submitter().register_buffers(&parts) } {
+            Ok(()) => {
+                self.are_buffers_registered = true;
+                self.preparer.zeros_registered(blocks.len() as u16);
+            }
+            Err(error) => tracing::info!(%error, "the journal's buffers are not registered with io_uring"),
         }
     }
 
@@ -262,8 +282,13 @@ impl JournalIo {
         if slot == self.writes.len() {
             self.writes.push(None);
         }
-        let entry = opcode::Write::new(types::Fd(descriptor), address, bytes);
-        let entry = entry.offset(flight.offset).rw_flags(WRITE_FLAGS).build();
+        let (file, offset) = (types::Fd(descriptor), flight.offset);
+        let entry = match flight.buffer.registered_index().filter(|_| self.are_buffers_registered) {
+            Some(index) => {
+                opcode::WriteFixed::new(file, address, bytes, index as u16).offset(offset).rw_flags(WRITE_FLAGS).build()
+            }
+            None => opcode::Write::new(file, address, bytes).offset(offset).rw_flags(WRITE_FLAGS).build(),
+        };
         self.writes[slot] = Some(flight);
         self.writes_in_flight += 1;
         // SAFETY: the buffer's memory does not move with it, and stays in `writes` until completion.

@@ -77,6 +77,8 @@ pub(crate) struct Preparer {
     wanted: VecDeque<u32>,
     current: Option<Preparation>,
     zeros: BlockBuffer,
+    /// The zeros' number among the ring's registered buffers.
+    zeros_index: Option<u16>,
     credit: u64,
     retry_at: Option<Time>,
     generation: u32,
@@ -90,11 +92,21 @@ impl Preparer {
             wanted: VecDeque::new(),
             current: None,
             zeros: BlockBuffer::zeroed(ZERO_BYTES),
+            zeros_index: None,
             credit: 0,
             retry_at: None,
             generation: 0,
             is_stopping: false,
         }
+    }
+
+    /// Address and size of the zeros, to be registered with the ring.
+    pub fn zeros_region(&self) -> (usize, usize) {
+        (self.zeros.as_ptr().addr(), self.zeros.len())
+    }
+
+    pub fn zeros_registered(&mut self, index: u16) {
+        self.zeros_index = Some(index);
     }
 
     /// The journal wants this segment.
@@ -133,7 +145,7 @@ impl Preparer {
             self.credit = self.credit.saturating_sub(ZERO_BYTES as u64);
             current.not_before = now + IDLE_PAUSE;
         }
-        let entry = current.entry(self.segment_bytes, &self.zeros, directory);
+        let entry = current.entry(self.segment_bytes, &self.zeros, self.zeros_index, directory);
         current.in_flight = true;
         self.generation = self.generation.wrapping_add(1);
         // SAFETY: paths, file and zeros live in `self` until the completion clears `in_flight`, and
@@ -217,7 +229,13 @@ impl Preparation {
         }
     }
 
-    fn entry(&self, segment_bytes: u64, zeros: &BlockBuffer, directory: &Directory) -> squeue::Entry {
+    fn entry(
+        &self,
+        segment_bytes: u64,
+        zeros: &BlockBuffer,
+        zeros_index: Option<u16>,
+        directory: &Directory,
+    ) -> squeue::Entry {
         let here = types::Fd(libc::AT_FDCWD);
         let file = || types::Fd(self.file.as_ref().expect("it was opened first").as_raw_fd());
         match self.step {
@@ -228,7 +246,10 @@ impl Preparation {
             Step::Allocating => opcode::Fallocate::new(file(), segment_bytes).build(),
             Step::Zeroing { at } => {
                 let bytes = (zeros.len() as u64).min(blocks_bytes(segment_bytes) - at) as u32;
-                opcode::Write::new(file(), zeros.as_ptr(), bytes).offset(at).build()
+                match zeros_index {
+                    Some(index) => opcode::WriteFixed::new(file(), zeros.as_ptr(), bytes, index).offset(at).build(),
+                    None => opcode::Write::new(file(), zeros.as_ptr(), bytes).offset(at).build(),
+                }
             }
             Step::Flushing => opcode::Fsync::new(file()).build(),
             Step::Naming => {
