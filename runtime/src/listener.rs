@@ -9,12 +9,18 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::config::Listen;
 use crate::error::StartError;
 
 /// Connections that wait to be accepted, at most (the kernel's own limit permitting).
 const BACKLOG: i32 = 1024;
+
+/// How long an address may be taken before that is an error. What a killed process had in its ring,
+/// its sockets among it, the kernel closes a moment after the process is gone.
+const TAKEN_PATIENCE: Duration = Duration::from_secs(2);
+const TAKEN_PAUSE: Duration = Duration::from_millis(10);
 
 /// A bound socket.
 pub(crate) struct Listener {
@@ -29,13 +35,16 @@ impl Listener {
         let failed = |source: io::Error| StartError::Listen { address: listen.clone(), hint: hint(&source), source };
         let (socket, address, path) = match listen {
             Listen::Tcp(address) => {
-                let socket = TcpListener::bind(address).map_err(failed)?;
+                let socket = patiently(|| TcpListener::bind(address)).map_err(failed)?;
                 let address = Listen::Tcp(socket.local_addr().map_err(failed)?);
                 // Accepted sockets inherit it.
                 set_nodelay(socket.as_raw_fd()).map_err(failed)?;
                 (OwnedFd::from(socket), address, None)
             }
-            Listen::Unix(path) => (bind_unix(path).map_err(failed)?, listen.clone(), Some(path.clone())),
+            Listen::Unix(path) => {
+                let socket = patiently(|| bind_unix(path)).map_err(failed)?;
+                (socket, listen.clone(), Some(path.clone()))
+            }
         };
         // SAFETY: a socket that is ours.
         if unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) } != 0 {
@@ -80,6 +89,18 @@ pub(crate) fn shut_down(socket: &OwnedFd) {
 pub(crate) fn shut_down_sending(socket: &OwnedFd) {
     // SAFETY: a socket that is ours. It may be unconnected already: nothing is to be done then.
     unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) };
+}
+
+fn patiently<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let began = Instant::now();
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < TAKEN_PATIENCE => {
+                std::thread::sleep(TAKEN_PAUSE);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
