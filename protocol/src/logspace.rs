@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::{NodeSet, Place, ShardId, ViewNumber};
 use crate::metalog::{EngineIncarnation, Entry};
+use crate::mutant::{Mutant, active};
 use crate::seqnum::SeqNum;
 use crate::view::{Chain, View};
 
@@ -74,7 +75,9 @@ impl Logspace {
 
     /// The shard that this engine opened under this ordinal in the present view.
     pub fn find_shard(&self, engine: EngineIncarnation, ordinal: u64) -> Option<ShardId> {
-        self.shards_of_view().find(|(_, shard)| shard.engine == engine && shard.ordinal == ordinal).map(|(id, _)| id)
+        let reused = active(Mutant::ShardPositionReused);
+        let is_its = |known: EngineIncarnation| known == engine || (reused && known.node == engine.node);
+        self.shards_of_view().find(|(_, shard)| is_its(shard.engine) && shard.ordinal == ordinal).map(|(id, _)| id)
     }
 
     /// Applies the entry at [`Logspace::place`]; `ordered` is told of each run of records that it

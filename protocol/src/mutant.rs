@@ -71,7 +71,7 @@ named! {
         AnswerBeforeVerdict,
         /// The condition is tested before the duplicate.
         ConditionBeforeDuplicate,
-        /// A storage takes other contents at a position that it had received.
+        /// An engine that has restarted goes on in its earlier life's shard, from the beginning.
         ShardPositionReused,
     }
 }
