@@ -10,17 +10,12 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
+use crate::limits::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS};
 use crate::ring::Ring;
 
-/// Buffers of an executor; a power of two. When all are in use, sockets are left to fill up.
-pub(crate) const RECEIVE_BUFFERS: u16 = 128;
-/// Bytes of each.
-pub(crate) const RECEIVE_BUFFER_BYTES: usize = 64 << 10;
 /// The group's number in the ring.
 pub(crate) const GROUP: u16 = 0;
 const PAGE_BYTES: usize = 4096;
-
-const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two());
 
 /// The buffers and the ring of free ones, which is shared with the kernel.
 pub(crate) struct ReceiveBuffers {

@@ -6,8 +6,7 @@ use sealog_protocol::Time;
 use sealog_protocol::frame::{FrameError, HEADER_BYTES, Header};
 use sealog_protocol::machine::ConnectionId;
 
-/// Memory that an emptied buffer keeps for its next use; what a burst took beyond it is given back.
-const KEPT_BYTES_MAX: usize = 256 << 10;
+use crate::limits::KEPT_BYTES_MAX;
 
 /// How far a connection is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

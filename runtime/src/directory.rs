@@ -10,8 +10,7 @@ use std::path::PathBuf;
 
 use sealog_journal::{SegmentSource, SourceError};
 
-/// Segment files that are kept open at once.
-const OPEN_FILES_MAX: usize = 128;
+use crate::limits::OPEN_FILES_MAX;
 
 /// A journal's directory.
 pub(crate) struct Directory {

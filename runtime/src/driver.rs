@@ -3,7 +3,6 @@
 //! call.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use sealog_protocol::Time;
 
@@ -12,23 +11,14 @@ use crate::counters::Counters;
 use crate::host::{Action, ExecutorId, Host};
 use crate::inbox::{Forwarded, Inbox, Outbox, Parcel, Shared};
 use crate::journal_io::JournalIo;
+use crate::limits::{FAREWELL, SLEEP_MAX, SLEEP_MIN, SLEEP_WAITING_MAX, SPIN, SPIN_WAITING};
 use crate::park::Parker;
 use crate::ring::{Completion, Kind, Ring};
 use crate::sockets::Sockets;
 use crate::watch::JournalWatch;
 
-/// After the last work, how long to look for more before sleeping.
-const SPIN: Duration = Duration::from_micros(50);
-/// The same while the disk works for us: sleeping then costs a third of the throughput.
-const SPIN_WRITING: Duration = Duration::from_micros(400);
-/// The longest sleep: what bounds a wake-up that glommio loses.
-const SLEEP_MAX: Duration = Duration::from_millis(100);
-/// The longest sleep while operations on the journal are in flight.
-const SLEEP_WORKING_MAX: Duration = Duration::from_millis(5);
 /// Looks at the queues between two system calls while spinning.
 const LOOKS: u32 = 64;
-/// How long clients have to take their last replies when the node stops.
-const FAREWELL: Duration = Duration::from_secs(1);
 /// Turns between two publications of the journal's state.
 const TURNS_PER_WATCH: u64 = 4096;
 
@@ -239,7 +229,7 @@ impl<H: Host> Driver<H> {
         if !self.spins {
             return false;
         }
-        let window = if self.journal.is_waiting_for_disk() { SPIN_WRITING } else { SPIN };
+        let window = if self.journal.is_waiting_for_disk() { SPIN_WAITING } else { SPIN };
         let end = last_work + window;
         let deadline = self.deadline();
         loop {
@@ -269,7 +259,11 @@ impl<H: Host> Driver<H> {
         // What came before the bell was on is only seen by looking.
         if !self.has_news() {
             let now = self.clock.now();
-            let longest = if self.journal.is_waiting_for_disk() { SLEEP_WORKING_MAX } else { SLEEP_MAX };
+            let longest = match self.journal.is_waiting_for_disk() {
+                _ if self.outbox.is_crowded() => SLEEP_MIN,
+                true => SLEEP_WAITING_MAX,
+                false => SLEEP_MAX,
+            };
             let at_most = self.deadline().map_or(longest, |deadline| Clock::until(now, deadline).min(longest));
             if !at_most.is_zero() {
                 self.counters[usize::from(self.executor.0)].parks.add(1);

@@ -20,11 +20,7 @@ use sealog_protocol::machine::{Address, ConnectionId};
 use sealog_protocol::message::Message;
 
 use crate::host::ExecutorId;
-
-/// Messages from one executor to another that were not taken yet.
-const PARCELS_MAX: usize = 4096;
-/// Forwarded client frames, likewise.
-const FORWARDED_MAX: usize = 1024;
+use crate::limits::{FORWARDED_MAX, PARCELS_MAX};
 
 /// From one executor to another.
 pub(crate) enum Parcel {

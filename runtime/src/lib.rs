@@ -11,6 +11,7 @@
 //!        └──── replies ──────────┴──── durable places ◄────┘
 //! ```
 
+mod accepting;
 mod buffers;
 mod checks;
 mod clock;
@@ -26,6 +27,7 @@ mod host;
 mod inbox;
 mod intake;
 mod journal_io;
+mod limits;
 mod listener;
 mod park;
 mod preparer;

@@ -17,8 +17,8 @@ use std::time::Duration;
 use glommio::io::BufferedFile;
 use glommio::timer::Timer;
 
-/// glommio's timers are unreliable below.
-const SLEEP_MIN: Duration = Duration::from_millis(1);
+use crate::limits::SLEEP_MIN;
+
 /// After the timer that should end a sleep: one more, and one more, should glommio have missed it.
 const BACKSTOPS: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(25), Duration::from_millis(125)];
 

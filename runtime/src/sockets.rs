@@ -12,42 +12,21 @@
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use io_uring::{opcode, types};
 use sealog_protocol::Time;
 use sealog_protocol::client::{ErrorCode, Reply, encode_reply};
 use sealog_protocol::machine::ConnectionId;
 
+use crate::accepting::Accepting;
 use crate::buffers::{self, ReceiveBuffers};
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
 use crate::host::{ExecutorId, Host};
 use crate::intake::{Refusal, receive};
-use crate::listener::{Listener, accepted, shut_down, shut_down_sending};
+use crate::limits::{CONNECTIONS_MAX, LEAVING, UNSENT_BYTES_MAX, UNSENT_BYTES_PAUSE, UNSENT_BYTES_TOTAL_MAX};
+use crate::listener::{Listener, shut_down, shut_down_sending};
 use crate::ring::{Completion, Kind, Ring, Token};
-
-/// Connections of one executor.
-pub(crate) const CONNECTIONS_MAX: usize = 16_384;
-/// Unsent replies of one connection beyond which nothing more is taken from it.
-pub(crate) const UNSENT_BYTES_PAUSE: usize = 1 << 20;
-/// Unsent replies of one connection beyond which it is cut off.
-pub(crate) const UNSENT_BYTES_MAX: usize = 64 << 20;
-/// Unsent replies of all connections of an executor beyond which slow readers are cut off.
-pub(crate) const UNSENT_BYTES_TOTAL_MAX: usize = 512 << 20;
-/// How long a peer that was told why its connection ends has to read that.
-const LEAVING: Duration = Duration::from_secs(1);
-/// After accepting failed (too many open files, no memory), before it is tried again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-const _: () = assert!(UNSENT_BYTES_MAX > UNSENT_BYTES_PAUSE + sealog_protocol::limits::FRAME_BYTES_MAX);
-
-struct Listening {
-    listener: Listener,
-    is_armed: bool,
-    /// Not before this time: accepting failed.
-    arm_at: Option<Time>,
-}
 
 #[derive(Default)]
 struct Slot {
@@ -64,7 +43,7 @@ pub(crate) struct Ended {
 /// The table of connections.
 pub(crate) struct Sockets {
     executor: ExecutorId,
-    listening: Vec<Listening>,
+    accepting: Accepting,
     slots: Vec<Slot>,
     free: Vec<u32>,
     buffers: ReceiveBuffers,
@@ -88,11 +67,9 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     pub fn new(executor: ExecutorId, listeners: Vec<Listener>, buffers: ReceiveBuffers) -> Sockets {
-        let listening =
-            listeners.into_iter().map(|listener| Listening { listener, is_armed: false, arm_at: None }).collect();
         Sockets {
             executor,
-            listening,
+            accepting: Accepting::new(listeners),
             slots: Vec::new(),
             free: Vec::new(),
             buffers,
@@ -130,23 +107,10 @@ impl Sockets {
 
     /// Gives the kernel all that is due: accepts, receives, sends.
     pub fn submit(&mut self, now: Time, ring: &mut Ring, counters: &Counters) {
-        self.arm_listeners(now, ring);
+        self.accepting.arm(now, ring);
         self.end_receives(ring);
         self.arm_receives(ring);
         self.submit_sends(ring, counters);
-    }
-
-    fn arm_listeners(&mut self, now: Time, ring: &mut Ring) {
-        for (slot, listening) in self.listening.iter_mut().enumerate() {
-            if listening.is_armed || self.stopping || listening.arm_at.is_some_and(|at| now < at) {
-                continue;
-            }
-            (listening.is_armed, listening.arm_at) = (true, None);
-            let entry = opcode::AcceptMulti::new(types::Fd(listening.listener.descriptor()));
-            let entry = entry.flags(libc::SOCK_CLOEXEC).build();
-            // SAFETY: it points at no memory.
-            unsafe { ring.push(Token::new(Kind::Accept, slot as u32, 0), entry) };
-        }
     }
 
     fn end_receives(&mut self, ring: &mut Ring) {
@@ -197,20 +161,7 @@ impl Sockets {
 
     /// A listener has a connection, or has ended.
     pub fn on_accept(&mut self, now: Time, completion: Completion, counters: &Counters) {
-        let listening = &mut self.listening[completion.token.slot as usize];
-        listening.is_armed = completion.more();
-        match completion.bytes() {
-            Ok(descriptor) => self.open(descriptor as i32, counters),
-            Err(error) if self.stopping => tracing::debug!(%error, "accepts no more connections"),
-            Err(error) => {
-                tracing::warn!(address = %listening.listener.address(), %error, "cannot accept a connection");
-                listening.arm_at = Some(now + ACCEPT_PAUSE);
-            }
-        }
-    }
-
-    fn open(&mut self, descriptor: i32, counters: &Counters) {
-        let socket = accepted(descriptor);
+        let Some(socket) = self.accepting.on_completion(now, completion) else { return };
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.slots.len() < CONNECTIONS_MAX => {
@@ -455,8 +406,7 @@ impl Sockets {
                 Phase::Leaving { until } => Some(until),
                 _ => None,
             });
-        let accepting = self.listening.iter().filter_map(|listening| listening.arm_at);
-        leaving.chain(accepting).min()
+        leaving.chain(self.accepting.deadline()).min()
     }
 
     /// There is something that was received and not yet handed over.
@@ -467,9 +417,7 @@ impl Sockets {
     /// Accepts no more connections.
     pub fn stop_accepting(&mut self, ring: &mut Ring) {
         self.stopping = true;
-        for (slot, _) in self.listening.iter().enumerate().filter(|(_, listening)| listening.is_armed) {
-            ring.cancel(Token::new(Kind::Accept, slot as u32, 0));
-        }
+        self.accepting.stop(ring);
     }
 
     /// Bytes of replies that are on their way.
