@@ -73,7 +73,13 @@ const AUDITED_UNSAFE: Option<&str> = None;
 const FILE_LINES_MAX: usize = 600;
 
 /// Larger files, each with its reason.
-const LARGER_FILES: &[(&str, &str)] = &[];
+const LARGER_FILES: &[(&str, &str)] = &[
+    ("engine/src/machine.rs", "one state machine: what each input does to the others' state is read side by side"),
+    ("sequencer/src/machine.rs", "one state machine: primary, backup and sealed are states of it"),
+    ("client/tests/session.rs", "one scripted server, and what the session says to it"),
+    ("sim/src/node.rs", "one turn of a node, as the runtime drives it"),
+    ("sim/src/world.rs", "one loop that takes every kind of event in time order"),
+];
 
 struct Room {
     folder: &'static str,
@@ -196,6 +202,9 @@ fn complain_of_form(file: &str, source: &str) -> Vec<String> {
     let lines = source.split("\n#[cfg(test)]").next().unwrap_or_default().lines().count();
     if lines > FILE_LINES_MAX && !LARGER_FILES.iter().any(|(larger, _)| *larger == file) {
         complaints.push(format!("{file} has {lines} lines before its tests: split it, or say why not"));
+    }
+    if lines <= FILE_LINES_MAX && LARGER_FILES.iter().any(|(larger, _)| *larger == file) {
+        complaints.push(format!("{file} has only {lines} lines: it needs no exception any more"));
     }
     // In pieces, so that this file does not have them.
     for unfinished in [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("to", "do!("), concat!("#[ig", "nore")] {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sealog::blocking::{Client, LogBook};
 use sealog::{SeqNum, Tag};
 use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
-use sealog_protocol::client::{ClientHello, Request, encode_hello, encode_request};
+use sealog_protocol::client::{ClientHello, PlaceWire, ReadRequest, Request, encode_hello, encode_request};
 use sealog_protocol::limits::FRAME_BYTES_MAX;
 use sealog_protocol::{LogBookId, RequestNumber, SessionId};
 
@@ -201,4 +201,56 @@ fn silent_connections_do_not_keep_others_waiting() {
     bystander.work();
     bystander.check();
     node.stop();
+}
+
+/// A client that asks for a great deal and reads none of it: it holds up itself alone.
+#[test]
+fn a_reader_that_does_not_read_holds_up_nobody_else() {
+    let mut node = Node::start(&fresh_directory("frames-slow"));
+    let mut bystander = Bystander::new(&node);
+    let client = Client::connect(&node.address).expect("a client");
+    let large = client.logbook("large");
+    for _ in 0..16 {
+        large.append(&[], vec![1; 1 << 20]).expect("it is acknowledged");
+    }
+    let read = ReadRequest {
+        logbook: large.id().0,
+        tag: 0,
+        from: 0,
+        until: u64::MAX,
+        backward: false,
+        records_max: 1000,
+        wait_ms: 0,
+        place: PlaceWire::default(),
+        linearizable: false,
+    };
+    let mut slow = connect(&node.address);
+    slow.write_all(&hello()).expect("the server takes it");
+    slow.set_write_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+    // A megabyte for each request: the server stops taking them, or ends the connection.
+    for id in 0..20_000 {
+        let mut request = Vec::new();
+        encode_request(&mut request, id, &Request::Read(read.clone()));
+        if slow.write_all(&request).is_err() {
+            break;
+        }
+    }
+    for _ in 0..20 {
+        bystander.work();
+    }
+    bystander.check();
+    let resident = resident_bytes(node.process());
+    println!("resident: {} MiB", resident >> 20);
+    assert!(resident < 1 << 30, "20 GiB were asked for, and none of it was read");
+    assert!(node.is_running());
+    drop(slow);
+    bystander.work();
+    node.stop();
+}
+
+fn resident_bytes(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kibibytes << 10
 }

@@ -73,6 +73,7 @@ pub struct NodeCommand {
     /// Port 0 takes a free one.
     pub listen: String,
     pub segment_size: &'static str,
+    pub executors: usize,
     /// The program is given to this one to be run.
     pub wrapper: Vec<String>,
 }
@@ -84,6 +85,7 @@ impl NodeCommand {
             data: data.to_owned(),
             listen: "127.0.0.1:0".to_owned(),
             segment_size: "8MiB",
+            executors: 1,
             wrapper: Vec::new(),
         }
     }
@@ -94,6 +96,7 @@ impl NodeCommand {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).args(["dev", "--listen", &self.listen, "--data"]).arg(&self.data);
         without_settings(&mut command);
+        command.args(["--executors", &self.executors.to_string()]);
         command.env("SEALOG_SEGMENT_SIZE", self.segment_size);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
@@ -152,6 +155,11 @@ impl Node {
         kill_process(process, Signal::TERM).expect("a child that was not waited for has its process id");
         let ended = self.wait();
         assert_eq!(ended.code(), Some(0), "{ended:?}");
+    }
+
+    /// Its process id.
+    pub fn process(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn is_running(&mut self) -> bool {
