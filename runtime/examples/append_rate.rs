@@ -98,6 +98,7 @@ struct Connection {
 
 /// A closed loop: each connection keeps so many appends in flight.
 fn load(address: &Listen, connections: usize, in_flight: usize, duration: Duration) -> Load {
+    // SAFETY: it takes no pointer; the descriptor it makes is closed below.
     let poll = unsafe { libc::epoll_create1(0) };
     let mut all: Vec<Connection> = (0..connections).map(|index| connect(address, poll, index)).collect();
     let start = Instant::now();
@@ -108,6 +109,7 @@ fn load(address: &Listen, connections: usize, in_flight: usize, duration: Durati
     let (mut appends, mut samples) = (0u64, Vec::new());
     let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; 256];
     while start.elapsed() < duration {
+        // SAFETY: room for as many events as it is told of.
         let ready = unsafe { libc::epoll_wait(poll, events.as_mut_ptr(), events.len() as i32, 100) };
         for event in &events[..ready.max(0) as usize] {
             let connection = &mut all[event.u64 as usize];
@@ -117,6 +119,7 @@ fn load(address: &Listen, connections: usize, in_flight: usize, duration: Durati
         }
     }
     let seconds = start.elapsed().as_secs_f64();
+    // SAFETY: the descriptor is ours and used no more.
     unsafe { libc::close(poll) };
     samples.sort_unstable();
     let at = |share: f64| samples.get((samples.len() as f64 * share) as usize).copied().unwrap_or(0);
@@ -137,6 +140,7 @@ fn connect(address: &Listen, poll: RawFd, index: usize) -> Connection {
     socket.write_all(&hello).expect("it reads");
     let mut welcome = [0; 4096];
     let _ = socket.read(&mut welcome).expect("a welcome");
+    // SAFETY: the socket is open and ours, and the event lives through the call.
     unsafe {
         let flags = libc::fcntl(socket.as_raw_fd(), libc::F_GETFL);
         libc::fcntl(socket.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK);
