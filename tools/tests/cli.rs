@@ -395,43 +395,67 @@ fn a_stopped_node_has_everything_when_it_is_back() {
     assert!(sum("records") >= 2 && sum("damaged_blocks") == 0, "{text}");
 }
 
+/// A node that these arguments start, and what it said when it was ready.
+fn serving(arguments: &[&str]) -> (Child, String) {
+    let mut child = sealog().args(arguments).stdout(Stdio::piped()).spawn().expect("the binary runs");
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    let mut ready = String::new();
+    stdout.read_line(&mut ready).expect("text");
+    assert!(ready.contains("ready"), "{ready}");
+    // Whatever else it says must not stop it.
+    std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+    (child, ready)
+}
+
+/// Stops a node in order, as Ctrl-C does.
+fn interrupt(mut child: Child) {
+    let process = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(process, rustix::process::Signal::INT).expect("it lives");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+}
+
+/// Lines of JSON that a verb printed on the node at this address.
+#[track_caller]
+fn lines_at(address: &str, arguments: &[&str]) -> Vec<Value> {
+    let output = sealog().args(arguments).args(["-o", "json", "--connect", address]).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
 #[test]
 fn more_executors_serve_the_same() {
     for executors in ["2", "3"] {
         let data = fresh_directory(&format!("cli-executors-{executors}"));
-        let setting = format!("SEALOG_EXECUTORS={executors}");
-        let command = NodeCommand { wrapper: vec!["env".to_owned(), setting], ..NodeCommand::new(&data) };
-        let node = command.start().unwrap_or_else(|ended| panic!("{ended:?}"));
+        let socket = format!("unix:{}", data.join("sealog.sock").display());
+        let dev = ["dev", "--listen", "127.0.0.1:0", "--segment-size", "8MiB", "--data", data.to_str().expect("text")];
+        let (mut node, _) = serving(&[&dev[..], &["--executors", executors]].concat());
         let verified = ["bench", "--duration", "300ms", "--warmup", "50ms", "--tags", "3", "--verify"];
-        assert_eq!(lines(&node, &verified)[0]["verified"]["ok"], true);
-        let last = append(&node, &["kept", "still here"]);
-        node.kill();
+        assert_eq!(lines_at(&socket, &verified)[0]["verified"]["ok"], true);
+        let last = lines_at(&socket, &["append", "kept", "still here"])[0]["seqnum"].clone();
+        node.kill().expect("it lives");
+        node.wait().expect("it ends");
         // As it was made, without being told again.
-        let node = NodeCommand::new(&data).start().unwrap_or_else(|ended| panic!("{ended:?}"));
-        assert_eq!(lines(&node, &["check-tail", "kept", "--linearizable"]), [json!({ "tail": last })]);
+        let (node, _) = serving(&dev);
+        assert_eq!(lines_at(&socket, &["check-tail", "kept", "--linearizable"]), [json!({ "tail": last })]);
         let count: usize = executors.parse().expect("a number");
-        assert_eq!(node.status()["executors"].as_array().map(Vec::len), Some(count));
-        node.stop();
+        assert_eq!(lines_at(&socket, &["status"])[0]["executors"].as_array().map(Vec::len), Some(count));
+        interrupt(node);
     }
 }
 
 #[test]
 fn a_node_is_served_as_its_configuration_says() {
     let directory = fresh_directory("cli-serve");
-    let (file, data) = (directory.join("sealog.toml"), directory.join("data"));
-    let text = format!("data = {:?}\nlisten = \"127.0.0.1:0\"\nsegment_size = \"8MiB\"\n", data);
+    let (file, data, socket) = (directory.join("sealog.toml"), directory.join("data"), directory.join("s"));
+    let text = format!("data = {data:?}\nlisten = \"127.0.0.1:0\"\nsegment_size = \"8MiB\"\n");
     std::fs::write(&file, text).expect("a file");
-    let mut command = sealog();
-    command.args(["serve", "--unix-socket"]).arg(directory.join("s")).arg("--config").arg(&file);
-    let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary runs");
-    let ready = BufReader::new(child.stdout.take().expect("piped")).lines().next().expect("a line").expect("text");
-    assert!(ready.contains("ready") && ready.contains("unix:"), "{ready}");
-    let socket = format!("unix:{}", directory.join("s").display());
-    let output = sealog().args(["append", "orders", "x"]).env("SEALOG_CONNECT", socket).output().expect("it runs");
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
-        .expect("it lives");
-    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    let [file, socket] = [&file, &socket].map(|path| path.to_str().expect("text"));
+    let (node, ready) = serving(&["serve", "--unix-socket", socket, "--config", file]);
+    assert!(ready.contains(&format!("unix:{socket}")), "{ready}");
+    lines_at(&format!("unix:{socket}"), &["append", "orders", "x"]);
+    assert!(data.join("identity").exists());
+    interrupt(node);
 }
 
 #[test]
