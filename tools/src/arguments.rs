@@ -84,7 +84,7 @@ pub struct OutputArguments {
 #[derive(Clone, Debug, Args)]
 pub struct ClientArguments {
     /// The node to talk to: HOST:PORT or unix:PATH.
-    #[arg(long, value_name = "ADDR", env = "SEALOG_CONNECT", default_value = LISTEN_DEFAULT)]
+    #[arg(long, value_name = "ADDR", env = "SEALOG_CONNECT", default_value = LISTEN_DEFAULT, value_parser = address)]
     pub connect: String,
     /// How long an answer may take, for example 500ms or 1m.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
@@ -315,6 +315,11 @@ fn duration_or_zero(text: &str) -> Result<Duration, String> {
 fn duration(text: &str) -> Result<Duration, String> {
     let duration = duration_or_zero(text)?;
     if duration.is_zero() { Err("it must be more than zero".to_owned()) } else { Ok(duration) }
+}
+
+/// An empty variable is one that is not set.
+fn address(text: &str) -> Result<String, std::convert::Infallible> {
+    Ok(if text.is_empty() { LISTEN_DEFAULT } else { text }.to_owned())
 }
 
 fn tag_id(text: &str) -> Result<Tag, String> {

@@ -90,7 +90,18 @@ impl From<ConnectError> for Failure {
             },
             ConnectError::Start { .. } => Kind::Other,
         };
-        Failure::new(kind, format!("{error}. Start a node with `sealog dev`, or say where one is with --connect"))
+        match kind {
+            Kind::Unreachable => {
+                let text = error.to_string();
+                let end = if text.ends_with('?') { "" } else { "." };
+                Failure::new(
+                    kind,
+                    format!("{text}{end} Start one with `sealog dev`, or say where it is with --connect"),
+                )
+            }
+            // The reason says what to do.
+            _ => Failure::new(kind, error.to_string()),
+        }
     }
 }
 
