@@ -1,13 +1,14 @@
 //! Many seeds, on all cores; totals, coverage marks, mutants.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use sealog_protocol::mutant::{Mark, Mutant, set_active, take_marks};
 
-use crate::queue::Instant;
+use crate::queue::{Instant, SECOND};
 use crate::seed::{SeedReport, run};
 use crate::swarm::FaultKind;
 use crate::trace::Trace;
@@ -65,6 +66,26 @@ impl Totals {
     /// Rare events that no seed reached.
     pub fn marks_missed(&self) -> Vec<Mark> {
         Mark::ALL.iter().copied().filter(|mark| !self.marks.contains_key(mark)).collect()
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "coverage marks:")?;
+        for (mark, count) in &self.marks {
+            writeln!(f, "  {count:>9}  {mark:?}")?;
+        }
+        writeln!(f, "faults:")?;
+        for (kind, count) in &self.faults {
+            writeln!(f, "  {count:>9}  {kind:?}")?;
+        }
+        write!(f, "{} seeds: {} counted, {} failed; ", self.seeds, self.counted, self.failures.len())?;
+        write!(f, "{} operations ({} appends acknowledged, ", self.operations, self.appends_acknowledged)?;
+        write!(f, "{} of unknown outcome, {} conditions failed), ", self.appends_unknown, self.conditions_failed)?;
+        write!(f, "{} records scanned, {} entries committed, ", self.records_logged, self.commits)?;
+        write!(f, "{} view changes, {} faults, ", self.view_changes, self.faults.values().sum::<u64>())?;
+        write!(f, "{} torn sectors, {} events, ", self.torn_sectors, self.events)?;
+        write!(f, "{} s simulated", self.simulated / SECOND)
     }
 }
 

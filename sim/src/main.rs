@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use sealog_protocol::mutant::{Mutant, set_active};
-use sealog_sim::campaign::{Totals, check_determinism, run_mutants, run_seeds};
+use sealog_sim::campaign::{check_determinism, run_mutants, run_seeds};
 use sealog_sim::seed::{SeedReport, run};
 use sealog_sim::trace::{Filter, Trace};
 
@@ -92,7 +92,7 @@ fn main() -> ExitCode {
 fn command_run(start: u64, seeds: u64, threads: usize, failures_max: usize, allow_missed_marks: bool) -> ExitCode {
     let began = Instant::now();
     let totals = run_seeds(start, seeds, threads, None, failures_max);
-    print_totals(&totals, began);
+    println!("{totals}; {:.1} s on {threads} threads", began.elapsed().as_secs_f64());
     for (seed, failure) in &totals.failures {
         println!("seed {seed} FAILED: {failure}\n  replay it with: sealog-sim replay {seed}");
     }
@@ -102,37 +102,6 @@ fn command_run(start: u64, seeds: u64, threads: usize, failures_max: usize, allo
     }
     let fine = totals.failures.is_empty() && (missed.is_empty() || allow_missed_marks);
     if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn print_totals(totals: &Totals, began: Instant) {
-    println!("coverage marks:");
-    for (mark, count) in &totals.marks {
-        println!("  {count:>9}  {mark:?}");
-    }
-    println!("faults:");
-    for (kind, count) in &totals.faults {
-        println!("  {count:>9}  {kind:?}");
-    }
-    println!(
-        "{} seeds in {:.1} s: {} counted, {} failed; {} operations ({} appends acknowledged, {} of unknown outcome, \
-         {} conditions failed), {} records scanned, {} entries committed, {} view changes, {} faults, {} torn sectors, \
-         {} events, {:.0} s simulated",
-        totals.seeds,
-        began.elapsed().as_secs_f64(),
-        totals.counted,
-        totals.failures.len(),
-        totals.operations,
-        totals.appends_acknowledged,
-        totals.appends_unknown,
-        totals.conditions_failed,
-        totals.records_logged,
-        totals.commits,
-        totals.view_changes,
-        totals.faults.values().sum::<u64>(),
-        totals.torn_sectors,
-        totals.events,
-        totals.simulated as f64 / 1e9,
-    );
 }
 
 fn command_replay(seed: u64, filter: Filter, mutant: Option<&str>, quiet: bool) -> ExitCode {
