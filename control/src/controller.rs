@@ -12,13 +12,20 @@ use sealog_protocol::{Incarnation, LogspaceId, NodeId, NodeSet, ShardId, Time, V
 
 use crate::decide::{Decision, KeptShard, SequencerAnswer, StorageAnswers, decide, holders};
 
-/// After so many retries of a repair its sources are given up: the change begins again at the seal.
 const REPAIR_RETRIES_MAX: u32 = 10;
 
 /// What a controller is told at its start.
 #[derive(Clone, Debug)]
 pub struct ControllerConfig {
     pub logspace: LogspaceId,
+    /// After so many retries of a repair its sources are given up: the change begins again at the seal.
+    pub repair_retries_max: u32,
+}
+
+impl ControllerConfig {
+    pub fn new(logspace: LogspaceId) -> ControllerConfig {
+        ControllerConfig { logspace, repair_retries_max: REPAIR_RETRIES_MAX }
+    }
 }
 
 /// Changes the views of one logspace.
@@ -223,7 +230,7 @@ impl Controller {
             return;
         };
         change.retries += 1;
-        if change.repair.is_some() && change.retries > REPAIR_RETRIES_MAX {
+        if change.repair.is_some() && change.retries > self.config.repair_retries_max {
             // Nothing is installed, so a shorter end is still safe.
             mark(Mark::RepairStartedAgain);
             *change = Change::new(&change.view.clone());

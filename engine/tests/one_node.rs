@@ -62,7 +62,7 @@ impl World {
             engine: Engine::new(EngineConfig::new(NODE, incarnation, LOGSPACE, 1)),
             storage: Storage::new(StorageConfig { node: NODE, logspace: LOGSPACE }),
             sequencer: Sequencer::new(SequencerConfig::new(NODE, incarnation, LOGSPACE, NODE)),
-            controller: Controller::new(ControllerConfig { logspace: LOGSPACE }),
+            controller: Controller::new(ControllerConfig::new(LOGSPACE)),
             chain: Chain { settings, logspace: LOGSPACE, views: vec![view], ends: Vec::new() },
             now: Time(1),
             outputs: Outputs::default(),

@@ -199,7 +199,7 @@ fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines
                 let config = SequencerConfig::new(node, incarnation, logspace, node);
                 RoleMachine::Sequencer(Box::new(Sequencer::new(config)))
             }
-            Role::Controller => RoleMachine::Controller(Box::new(Controller::new(ControllerConfig { logspace }))),
+            Role::Controller => RoleMachine::Controller(Box::new(Controller::new(ControllerConfig::new(logspace)))),
         };
         machines.insert(Address { node, logspace, role }, machine);
     }

@@ -299,8 +299,9 @@ impl Node {
                 add(Role::Sequencer, RoleMachine::Sequencer(Box::new(Sequencer::new(config))));
             }
             if roles.controller {
-                let controller = Controller::new(ControllerConfig { logspace });
-                add(Role::Controller, RoleMachine::Controller(Box::new(controller)));
+                let mut config = ControllerConfig::new(logspace);
+                config.repair_retries_max = plan.limits.repair_retries_max;
+                add(Role::Controller, RoleMachine::Controller(Box::new(Controller::new(config))));
             }
         }
         machines

@@ -84,6 +84,7 @@ impl Span {
 pub struct Limits {
     pub cuts_in_flight_max: usize,
     pub stuck_cut: Duration,
+    pub repair_retries_max: u32,
     pub pending_bytes_max: usize,
     pub pending_records_max: usize,
     pub cache_bytes_max: usize,
@@ -170,6 +171,7 @@ impl Plan {
             limits: Limits {
                 cuts_in_flight_max: *pick(rng, &[1, 2, 4, 16]),
                 stuck_cut: Duration::from_millis(*pick(rng, &[30, 100, 500])),
+                repair_retries_max: *pick(rng, &[0, 2, 10]),
                 pending_bytes_max: *pick(rng, &[2 << 10, 16 << 10, 32 << 20]),
                 pending_records_max: *pick(rng, &[4, 64, 1 << 16]),
                 cache_bytes_max: *pick(rng, &[0, 1 << 10, 16 << 10, 1 << 20]),
@@ -177,7 +179,7 @@ impl Plan {
             },
             load,
             network: Span { least: 20 * MICROSECOND, spread: *pick(rng, &[20, 200, 3_000]) * MICROSECOND },
-            disk_write: Span { least: 60 * MICROSECOND, spread: *pick(rng, &[20, 300, 3_000]) * MICROSECOND },
+            disk_write: Span { least: 60 * MICROSECOND, spread: *pick(rng, &[20, 300, 3_000, 15_000]) * MICROSECOND },
             disk_read: Span { least: 30 * MICROSECOND, spread: *pick(rng, &[20, 300]) * MICROSECOND },
             turn: Span { least: MICROSECOND, spread: *pick(rng, &[1, 20, 100]) * MICROSECOND },
             register: Span { least: 50 * MICROSECOND, spread: *pick(rng, &[100, 5_000]) * MICROSECOND },
