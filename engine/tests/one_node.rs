@@ -311,6 +311,17 @@ fn unknown_evicted_and_out_of_window_sessions_are_refused_explicitly() {
 }
 
 #[test]
+fn reserved_logbooks_are_refused_before_they_get_a_position() {
+    let mut world = World::new(1);
+    let session = world.session();
+    for logbook in [LogBookId::SYSTEM, LogBookId(1 << 63)] {
+        let reply = world.append(BatchHead { logbook, ..head(session, 1) }, &[RECORD]);
+        assert!(matches!(reply, Reply::Error { code: ErrorCode::Invalid, .. }), "{reply:?}");
+    }
+    assert_eq!(world.engine.status().appends, 0);
+}
+
+#[test]
 fn a_name_is_kept_and_cannot_be_empty() {
     let mut world = World::new(1);
     for _ in 0..2 {

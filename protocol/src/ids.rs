@@ -71,6 +71,11 @@ impl LogBookId {
         LogBookId((xxh3_64(name.as_bytes()) & (u64::MAX >> 1)).max(1))
     }
 
+    /// Whether it is of class memory: replicated, not flushed.
+    pub fn is_memory(self) -> bool {
+        self.0 >> 63 == 1
+    }
+
     /// The logspace that holds this LogBook, for ever.
     pub fn logspace(self, logspaces: u16) -> LogspaceId {
         assert!(logspaces > 0, "a cluster has at least one logspace");
