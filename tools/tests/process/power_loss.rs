@@ -23,9 +23,14 @@ struct PowerLoss {
     /// The kind of every power cut; random if it is not given.
     kind: Option<CutKind>,
     rounds: u64,
+    executors: usize,
 }
 
 impl PowerLoss {
+    fn of_honest_disk(name: &'static str, rounds: u64, executors: usize) -> PowerLoss {
+        PowerLoss { name, binary: binary(), disk_lies: false, kind: None, rounds, executors }
+    }
+
     /// Loads a node and cuts the power, round by round; then reads everything.
     ///
     /// # Errors
@@ -39,6 +44,7 @@ impl PowerLoss {
         let disk = FaultyDisk::create(&directory, DISK_BYTES).expect("a faulty disk");
         let mut command = NodeCommand::new(&disk.mount().expect("it can be mounted").join("data"));
         command.binary = self.binary.clone();
+        command.executors = self.executors;
         for round in 0..self.rounds {
             let node = command.start().map_err(|ended| format!("round {round}: it does not start: {ended:?}"))?;
             disk.lie(self.disk_lies);
@@ -72,18 +78,27 @@ impl PowerLoss {
 #[test]
 fn nothing_acknowledged_is_lost_by_power_cuts() {
     let _machine = quiet_machine();
-    let honest = PowerLoss { name: "power", binary: binary(), disk_lies: false, kind: None, rounds: ROUNDS };
+    let honest = PowerLoss::of_honest_disk("power", ROUNDS, 1);
     let report = honest.run().expect("a correct log");
     println!("{ROUNDS} power cuts: {report:?}");
     assert!(report.appends_acknowledged >= 100 * ROUNDS);
     assert!(report.appends_unknown > 0, "power cuts hit appends in flight");
 }
 
+/// Data and the order of it are in two journals, of which a cut may tear either.
+#[test]
+fn nothing_acknowledged_is_lost_by_power_cuts_of_two_executors() {
+    let _machine = quiet_machine();
+    let report = PowerLoss::of_honest_disk("power-two", ROUNDS / 2, 2).run().expect("a correct log");
+    println!("{} power cuts, two executors: {report:?}", ROUNDS / 2);
+    assert!(report.appends_acknowledged >= 100 * ROUNDS / 2);
+}
+
 #[test]
 fn control_a_disk_that_lies_is_caught() {
     let _machine = quiet_machine();
     let kind = Some(CutKind::DroppedAll);
-    let lying = PowerLoss { name: "power-lies", binary: binary(), disk_lies: true, kind, rounds: 1 };
+    let lying = PowerLoss { name: "power-lies", binary: binary(), disk_lies: true, kind, rounds: 1, executors: 1 };
     let caught = lying.run().expect_err("what a lying disk lost must be missed");
     println!("caught: {caught}");
     assert!(caught.contains("was acknowledged") || caught.contains("does not start"), "{caught}");
@@ -100,7 +115,7 @@ fn control_a_build_that_does_not_flush_is_caught() {
         built.display()
     );
     let kind = Some(CutKind::DroppedAll);
-    let careless = PowerLoss { name: "power-careless", binary: built, disk_lies: false, kind, rounds: 1 };
+    let careless = PowerLoss { name: "power-careless", binary: built, disk_lies: false, kind, rounds: 1, executors: 1 };
     let caught = careless.run().expect_err("what was never flushed must be missed");
     println!("caught: {caught}");
     assert!(caught.contains("was acknowledged") || caught.contains("does not start"), "{caught}");
