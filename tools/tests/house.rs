@@ -14,9 +14,9 @@ use toml::Table;
 const ROOMS: &[Room] = &[
     Room::pure("protocol", &[]),
     Room::pure("journal", &["protocol"]),
-    Room::pure("storage", &["protocol", "journal"]),
-    Room::pure("sequencer", &["protocol", "journal"]),
-    Room::pure("engine", &["protocol", "journal"]),
+    Room::pure("storage", &["protocol"]),
+    Room::pure("sequencer", &["protocol"]),
+    Room::pure("engine", &["protocol"]),
     Room::pure("control", &["protocol"]),
     Room::pure("history", &["protocol"]),
     Room::shell("client", &["protocol"]),
@@ -77,8 +77,6 @@ const LARGER_FILES: &[(&str, &str)] = &[
     ("engine/src/machine.rs", "one state machine: what each input does to the others' state is read side by side"),
     ("sequencer/src/machine.rs", "one state machine: primary, backup and sealed are states of it"),
     ("client/tests/session.rs", "one scripted server, and what the session says to it"),
-    ("sim/src/node.rs", "one turn of a node, as the runtime drives it"),
-    ("sim/src/world.rs", "one loop that takes every kind of event in time order"),
 ];
 
 struct Room {
@@ -254,6 +252,38 @@ fn every_member_of_the_workspace_has_a_place_in_the_plan() {
         let defaults = manifest.get("features").and_then(|features| features.get("default"));
         assert!(defaults.is_none(), "{}/: features are for tests, and none is on by itself", room.folder);
     }
+}
+
+/// What a row of ARCHITECTURE.md's table allows, as folders: `above` are those of the rows before.
+fn allowed_by(cell: &str, above: &[String]) -> BTreeSet<String> {
+    let pure = || ROOMS.iter().filter(|room| room.is_pure).map(|room| room.folder.to_owned()).collect();
+    let names: Vec<BTreeSet<String>> = cell
+        .split(", ")
+        .map(|name| match name {
+            "nothing of ours" => BTreeSet::new(),
+            "all above" => above.iter().cloned().collect(),
+            "the pure crates" => pure(),
+            name => BTreeSet::from([name.to_owned()]),
+        })
+        .collect();
+    names.into_iter().flatten().collect()
+}
+
+#[test]
+fn architecture_md_draws_this_plan() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("it is there");
+    let mut above = Vec::new();
+    for row in text.lines().filter(|line| line.starts_with("| `") && line.contains("/` | ")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let folder = cells[0].trim_matches('`').trim_end_matches('/').to_owned();
+        let room = ROOMS.iter().find(|room| room.folder == folder).unwrap_or_else(|| panic!("no room for {row}"));
+        assert_eq!(cells[1], room.package(), "{row}");
+        assert_eq!(cells[2].starts_with("**pure**"), room.is_pure, "{row}");
+        let planned: BTreeSet<String> = room.may_use.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(allowed_by(cells[3], &above), planned, "{row}");
+        above.push(folder);
+    }
+    assert_eq!(above.len(), ROOMS.len(), "the table has a row for each room: {above:?}");
 }
 
 #[test]
