@@ -15,6 +15,7 @@
 pub mod campaign;
 pub mod client;
 pub mod clock;
+pub mod connections;
 pub mod disk;
 pub mod faults;
 pub mod invariants;
@@ -25,6 +26,7 @@ pub mod register;
 pub mod seed;
 pub mod swarm;
 pub mod trace;
+mod turn;
 pub mod violation;
 pub mod workload;
 pub mod world;
