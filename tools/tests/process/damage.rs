@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use sealog::blocking::Client;
 use sealog::{ReadError, SeqNum, Tag};
 
-use crate::node::{Node, fresh_directory};
+use crate::node::{Node, TestDirectory, fresh_directory};
 
 const RECORDS: usize = 60;
 
@@ -36,7 +36,7 @@ fn payload(number: usize) -> String {
 }
 
 /// A data directory with so many records, and their SeqNums; its node has stopped in order.
-fn written(name: &str) -> (PathBuf, Vec<SeqNum>) {
+fn written(name: &str) -> (TestDirectory, Vec<SeqNum>) {
     let data = fresh_directory(name);
     let node = Node::start(&data);
     let logbook = Client::connect(&node.address).expect("a client").logbook("orders");

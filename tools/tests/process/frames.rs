@@ -110,7 +110,8 @@ impl Bystander {
 
 #[test]
 fn frames_that_are_cut_off_anywhere_harm_nobody() {
-    let mut node = Node::start(&fresh_directory("frames-cut"));
+    let data = fresh_directory("frames-cut");
+    let mut node = Node::start(&data);
     let mut bystander = Bystander::new(&node);
     let whole: Vec<u8> = [hello(), batch(), status_request()].concat();
     let mut random = fastrand::Rng::with_seed(0x5EA1_0005);
@@ -127,7 +128,8 @@ fn frames_that_are_cut_off_anywhere_harm_nobody() {
 
 #[test]
 fn frames_that_are_too_large_or_foreign_end_their_connection_alone() {
-    let mut node = Node::start(&fresh_directory("frames-large"));
+    let data = fresh_directory("frames-large");
+    let mut node = Node::start(&data);
     let mut bystander = Bystander::new(&node);
     let after_hello = |frame: Vec<u8>| [hello(), frame].concat();
     let with = |mut frame: Vec<u8>, at: usize, bytes: &[u8]| {
@@ -159,7 +161,8 @@ fn frames_that_are_too_large_or_foreign_end_their_connection_alone() {
 
 #[test]
 fn random_bytes_and_flipped_bits_harm_nobody() {
-    let mut node = Node::start(&fresh_directory("frames-random"));
+    let data = fresh_directory("frames-random");
+    let mut node = Node::start(&data);
     let mut bystander = Bystander::new(&node);
     let mut random = fastrand::Rng::with_seed(0x5EA1_0006);
     println!("seed 0x5EA10006");
@@ -186,7 +189,8 @@ fn random_bytes_and_flipped_bits_harm_nobody() {
 /// Many clients that say nothing, or half a frame, and stay: others are served.
 #[test]
 fn silent_connections_do_not_keep_others_waiting() {
-    let node = Node::start(&fresh_directory("frames-silent"));
+    let data = fresh_directory("frames-silent");
+    let node = Node::start(&data);
     let mut bystander = Bystander::new(&node);
     let half = &hello()[..20];
     let silent: Vec<TcpStream> = (0..200)
@@ -206,7 +210,8 @@ fn silent_connections_do_not_keep_others_waiting() {
 /// A client that asks for a great deal and reads none of it: it holds up itself alone.
 #[test]
 fn a_reader_that_does_not_read_holds_up_nobody_else() {
-    let mut node = Node::start(&fresh_directory("frames-slow"));
+    let data = fresh_directory("frames-slow");
+    let mut node = Node::start(&data);
     let mut bystander = Bystander::new(&node);
     let client = Client::connect(&node.address).expect("a client");
     let large = client.logbook("large");

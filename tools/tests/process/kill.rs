@@ -39,7 +39,8 @@ impl Kills {
         let mut random = fastrand::Rng::with_seed(SEED);
         let clock = Instant::now();
         let (mut history, mut lines) = (History::new(1), 0);
-        let mut command = NodeCommand::new(&fresh_directory(self.name));
+        let data = fresh_directory(self.name);
+        let mut command = NodeCommand::new(&data);
         command.executors = self.executors;
         let mut node = command.start().expect("a new node");
         // Everyone finds the node where it was.

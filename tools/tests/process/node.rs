@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -19,14 +20,35 @@ pub fn binary() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_sealog"))
 }
 
-/// An empty directory on the disk of the build, not in memory.
-pub fn fresh_directory(name: &str) -> PathBuf {
+/// A directory of a test, deleted at its end; when it fails, it is left for a look.
+#[derive(Debug)]
+pub struct TestDirectory(PathBuf);
+
+impl Deref for TestDirectory {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TestDirectory {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // The next run empties it as well.
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// An empty directory on the disk of the build, not in memory. It outlives the nodes that use it.
+pub fn fresh_directory(name: &str) -> TestDirectory {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     match std::fs::remove_dir_all(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{}: {error}", path.display()),
         _ => std::fs::create_dir_all(&path).expect("a directory"),
     }
-    path
+    TestDirectory(path)
 }
 
 /// Held by tests that load the machine, so that they do not slow each other into their deadlines.

@@ -25,7 +25,8 @@ fn promised_code(line: &str) -> i32 {
 fn the_readmes_minute_works_as_it_stands() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tools/ is in the repository");
     let readme = std::fs::read_to_string(root.join("README.md")).expect("there is a README");
-    let node = Node::start(&fresh_directory("readme"));
+    let data = fresh_directory("readme");
+    let node = Node::start(&data);
     let folder = binary().parent().expect("it is in a folder").display().to_string();
     let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
     let mut output = BTreeMap::new();
