@@ -1,6 +1,7 @@
 //! A flush that fails, and a disk that is full.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -127,5 +128,31 @@ fn a_full_disk_refuses_appends_serves_reads_and_recovers_without_a_restart() {
     let everything: Vec<sealog::SeqNum> = everything.map(|record| record.expect("readable").seqnum).collect();
     appended.push(done.seqnum);
     assert_eq!(everything, appended);
+    node.stop();
+}
+
+/// Making a data directory needs room, and so does the next start: without it nothing is half done.
+#[test]
+fn a_start_on_a_full_disk_says_so_and_succeeds_when_there_is_room() {
+    let disk = SmallDisk::create(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("full-start"), 48 * MIB);
+    let disk = disk.expect("a small disk");
+    let ballast = disk.path().join("ballast");
+    let fill = || {
+        let mut file = File::create(&ballast).expect("a file");
+        while file.write_all(&[0; 4096]).is_ok() {}
+    };
+    let command = NodeCommand { segment_size: "4MiB", ..NodeCommand::new(&disk.path().join("data")) };
+    fill();
+    command.start_failing().expect_failure(7, &["No space left"]);
+    fs::remove_file(&ballast).expect("it can be deleted");
+    let node = command.start().expect("there is room");
+    let at = node.sealog(&["append", "orders", "precious"]);
+    assert_eq!(at.code(), Some(0), "{at:?}");
+    node.stop();
+    fill();
+    command.start_failing().expect_failure(7, &["No space left"]);
+    fs::remove_file(&ballast).expect("it can be deleted");
+    let node = command.start().expect("there is room");
+    assert!(node.sealog(&["read", "orders"]).stdout.contains("precious"));
     node.stop();
 }
