@@ -65,10 +65,16 @@ named! {
         WindowDroppedAtViewChange,
         /// A stuck cut asks nobody for a view change.
         StuckCutIgnored,
+        /// A sealed replica leaves it to the controller that sealed it to go on.
+        SealedAsksNobody,
         /// Sealed nodes refuse repair.
         SealedRefusesRepair,
         /// An append is answered when committed, before the index has given its verdict.
         AnswerBeforeVerdict,
+        /// An engine answers a read before it has applied what the session has seen.
+        ReadIgnoresPlace,
+        /// The primary answers a query for the commit index without asking a majority.
+        QueryUnconfirmed,
         /// The condition is tested before the duplicate.
         ConditionBeforeDuplicate,
         /// An engine that has restarted goes on in its earlier life's shard, from the beginning.

@@ -354,18 +354,18 @@ impl Sequencer {
                 outputs.send(to, Message::Confirm { view, round: primary.round });
             }
         }
-        let others = primary.view.sequencers.majority() - 1;
+        let wanted = if active(Mutant::QueryUnconfirmed) { 0 } else { primary.view.sequencers.majority() - 1 };
         let place = Place { view, index: primary.commit() };
         let backups = &primary.backups;
         primary.queries.retain(|query| {
             let confirmed = backups.values().filter(|backup| backup.confirmed >= query.round).count();
-            if confirmed >= others {
-                if others > 0 {
+            if confirmed >= wanted {
+                if wanted > 0 {
                     mark(Mark::LinearizableConfirmedByMajority);
                 }
                 outputs.send(query.from, Message::CommitAnswer { request: query.request, place });
             }
-            confirmed < others
+            confirmed < wanted
         });
     }
 
@@ -764,7 +764,7 @@ impl Machine for Sequencer {
         self.acknowledge(outputs);
         self.teach_all(outputs);
         self.keep_commit(outputs);
-        if self.ask_again.is_none() && self.is_sealed() {
+        if self.ask_again.is_none() && self.is_sealed() && !active(Mutant::SealedAsksNobody) {
             self.ask_again = Some(now + REQUEST_RETRY);
         }
     }

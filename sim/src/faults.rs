@@ -143,6 +143,13 @@ impl World {
                 let logspace = LogspaceId(self.rng.u16(0..self.plan.settings.logspaces));
                 self.want_view(logspace);
             }
+            FaultKind::ViewChangeInterrupted => {
+                for logspace in self.plan.logspaces() {
+                    self.want_view(logspace);
+                }
+                let at = self.now + self.rng.u64(0..15 * MILLISECOND);
+                self.queue.push(at, Event::ControllerDies);
+            }
             FaultKind::BreakClient => {
                 let client = self.rng.usize(0..self.clients.len());
                 self.drop_client(client, ConnectionError::Closed);
@@ -153,6 +160,13 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// The controller's process dies, unless the faults are over.
+    pub fn controller_dies(&mut self) {
+        if self.faults.active {
+            self.crash(self.plan.controller(), Stop::Process);
+        }
     }
 
     fn other_than(&mut self, node: NodeIndex) -> NodeIndex {
@@ -192,6 +206,11 @@ impl World {
     /// Cuts a node off from some others; a partition also breaks its connections to them.
     fn partition(&mut self, node: NodeIndex, until: Instant, breaks: bool) {
         let all = self.rng.bool();
+        if all && breaks {
+            // It does not hear of new views, either: what it was, it believes to be still.
+            let deaf_until = &mut self.nodes[node.0].register_deaf_until;
+            *deaf_until = until.max(*deaf_until);
+        }
         for other in (0..self.nodes.len()).map(NodeIndex).filter(|other| *other != node) {
             if all || self.rng.bool() {
                 self.block(node, other, until);
@@ -259,6 +278,7 @@ impl World {
             self.nodes[at].disk.segments_max = usize::MAX;
             self.nodes[at].read_errors = 0;
             self.nodes[at].paused_until = 0;
+            self.nodes[at].register_deaf_until = 0;
             if !self.is_alive(node) && !self.faults.buried.contains(&node) {
                 self.start_node(node)?;
             }

@@ -203,6 +203,8 @@ pub struct Node {
     pub life: Option<Box<Life>>,
     /// While paused it takes no turn, and everything waits.
     pub paused_until: Instant,
+    /// Until then it hears nothing from the register.
+    pub register_deaf_until: Instant,
     /// How much slower its disk is now.
     pub disk_factor: u64,
     /// In 100: reads that fail.
@@ -222,6 +224,7 @@ impl Node {
             clock,
             life: None,
             paused_until: 0,
+            register_deaf_until: 0,
             disk_factor: 1,
             read_errors: 0,
             next_connection: 0,

@@ -41,12 +41,14 @@ pub enum FaultKind {
     ClockStep,
     RegisterTrouble,
     ViewRequested,
+    /// A view change is asked for, and its controller dies in it.
+    ViewChangeInterrupted,
     BreakClient,
     ClientVanishes,
 }
 
 impl FaultKind {
-    pub const ALL: [FaultKind; 16] = [
+    pub const ALL: [FaultKind; 17] = [
         FaultKind::CrashProcess,
         FaultKind::PowerLossOfOne,
         FaultKind::PowerLossOfAll,
@@ -61,6 +63,7 @@ impl FaultKind {
         FaultKind::ClockStep,
         FaultKind::RegisterTrouble,
         FaultKind::ViewRequested,
+        FaultKind::ViewChangeInterrupted,
         FaultKind::BreakClient,
         FaultKind::ClientVanishes,
     ];

@@ -47,6 +47,7 @@ pub enum Event {
     ClientLost { client: usize, epoch: u64 },
     NodeLostClient { node: NodeIndex, life: u64, connection: ConnectionId },
     Fault,
+    ControllerDies,
     Heal(Heal),
     Watch,
 }
@@ -187,6 +188,11 @@ impl World {
             }
             Event::SwapArrives { chain } => self.swap_arrives(&chain),
             Event::RegisterAnswers { node, life, logspace, swapped } => {
+                if self.now < self.nodes[node.0].register_deaf_until {
+                    let at = self.now + 5 * MILLISECOND;
+                    self.queue.push(at, Event::RegisterAnswers { node, life, logspace, swapped });
+                    return Ok(());
+                }
                 let chain = Box::new(self.register.chain(logspace));
                 self.input(node, life, NodeInput::Chain { chain, swapped });
                 Ok(())
@@ -238,6 +244,10 @@ impl World {
                 Ok(())
             }
             Event::Fault => self.fault(),
+            Event::ControllerDies => {
+                self.controller_dies();
+                Ok(())
+            }
             Event::Heal(heal) => self.heal(heal),
             Event::Watch => {
                 self.watch();
