@@ -116,7 +116,7 @@ impl Client {
             last_back: 0,
             pinned: None,
             pending: BTreeMap::new(),
-            workload: Workload::new(plan.load, line.0),
+            workload: Workload::new(plan.load, line.0, rng),
             next_submit: 0,
             wake: Instant::MAX,
             scanned: Vec::new(),
