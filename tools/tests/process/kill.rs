@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sealog_history::{History, Report};
 
 use crate::load::{Load, LoadSettings, join, read_everything_and_check};
-use crate::node::{NodeCommand, fresh_directory, quiet_machine};
+use crate::node::{NodeCommand, fresh_directory, quiet_machine, seed};
 
 const SEED: u64 = 0x5EA1_0001;
 
@@ -35,8 +35,8 @@ impl Kills {
     /// the node and never learn what became of their last appends.
     fn run(&self) -> Report {
         let _machine = quiet_machine();
-        println!("seed {SEED:#x}");
-        let mut random = fastrand::Rng::with_seed(SEED);
+        let seed_of_test = seed(SEED);
+        let mut random = fastrand::Rng::with_seed(seed_of_test);
         let clock = Instant::now();
         let (mut history, mut lines) = (History::new(1), 0);
         let data = fresh_directory(self.name);
@@ -53,7 +53,7 @@ impl Kills {
             deadline,
             seed,
         };
-        let lasting = Load::start(&settings("lasting".to_owned(), 6, Duration::from_secs(120), SEED), clock);
+        let lasting = Load::start(&settings("lasting".to_owned(), 6, Duration::from_secs(120), seed_of_test), clock);
         let mut wanted = 0;
         for round in 0..self.rounds {
             let seed = random.u64(..);

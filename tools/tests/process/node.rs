@@ -51,6 +51,14 @@ pub fn fresh_directory(name: &str) -> TestDirectory {
     TestDirectory(path)
 }
 
+/// The seed of a test's choices: the same in each run, or that of SEALOG_TEST_SEED, to look further.
+pub fn seed(fixed: u64) -> u64 {
+    let given = std::env::var("SEALOG_TEST_SEED").ok();
+    let seed = given.map_or(fixed, |seed| seed.parse().expect("SEALOG_TEST_SEED is a whole number"));
+    println!("SEALOG_TEST_SEED={seed} makes these choices");
+    seed
+}
+
 /// Held by tests that load the machine, so that they do not slow each other into their deadlines.
 pub fn quiet_machine() -> MutexGuard<'static, ()> {
     static MACHINE: Mutex<()> = Mutex::new(());

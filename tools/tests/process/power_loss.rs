@@ -8,7 +8,7 @@ use sealog_faults::{CutKind, FaultyDisk};
 use sealog_history::{History, Report};
 
 use crate::load::{Load, LoadSettings, join, read_everything_and_check};
-use crate::node::{NodeCommand, binary, quiet_machine};
+use crate::node::{NodeCommand, binary, quiet_machine, seed};
 
 const ROUNDS: u64 = 24;
 const DISK_BYTES: u64 = 1 << 30;
@@ -36,8 +36,7 @@ impl PowerLoss {
     /// # Errors
     /// What was lost, or why the node no longer starts.
     fn run(&self) -> Result<Report, String> {
-        println!("seed {SEED:#x}");
-        let mut random = fastrand::Rng::with_seed(SEED);
+        let mut random = fastrand::Rng::with_seed(seed(SEED));
         let clock = Instant::now();
         let (mut history, mut lines) = (History::new(1), 0);
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(self.name);
