@@ -15,6 +15,9 @@ use sealog_protocol::{Incarnation, LogspaceId, NodeId, NodeSet, Place, Time, Vie
 use crate::entry_log::EntryLog;
 use crate::primary::{Primary, Query};
 
+mod leading;
+mod sealing;
+
 /// An entry with as many shards or nodes as one can name.
 const ENTRY_BYTES_MAX: usize = 512;
 /// The buffer that entries are encoded in.
@@ -254,145 +257,6 @@ impl Sequencer {
         }
     }
 
-    // As primary.
-
-    fn open_shard(
-        &mut self,
-        from: Address,
-        engine: EngineIncarnation,
-        ordinal: u64,
-        replicas: NodeSet,
-        outputs: &mut Outputs,
-    ) {
-        let Some(primary) = self.active_primary() else { return };
-        let view = &primary.view;
-        let legal = engine.node == from.node
-            && self.connected.get(&from.node) == Some(&engine.incarnation)
-            && replicas.len() == usize::from(view.replicas)
-            && replicas.iter().all(|node| view.storages.contains(node));
-        if legal && primary.logspace.find_shard(engine, ordinal).is_none() {
-            self.append(&Entry::OpenShard { engine, ordinal, replicas }, outputs);
-        }
-    }
-
-    /// Appends an entry as primary: to the log, to the journal, and at the turn's end to backups.
-    fn append(&mut self, entry: &Entry<'_>, outputs: &mut Outputs) {
-        self.reserve();
-        entry.encode(&mut self.encoded);
-        self.append_encoded(outputs);
-    }
-
-    /// Makes room for an entry, a chunk at a time, so that a cut does not allocate.
-    fn reserve(&mut self) {
-        if self.encoded.capacity() - self.encoded.len() < ENTRY_BYTES_MAX {
-            self.encoded.reserve(ENCODED_CHUNK_BYTES);
-        }
-    }
-
-    /// As [`Sequencer::append`], of the one entry that stands in `encoded`.
-    fn append_encoded(&mut self, outputs: &mut Outputs) {
-        let encoded = self.encoded.split().freeze();
-        let (entry, _) = Entry::decode(&encoded).expect("encoded a moment ago");
-        let primary = self.primary.as_mut().expect("only a primary appends");
-        let view = primary.view.number;
-        let log = self.views.entry(view).or_default();
-        let from = log.entries.len();
-        primary.append(&mut log.entries, &entry, &encoded);
-        self.appended.push_back(Appended::Entries { view, end: from + 1 });
-        outputs.append(DurableEntry::Metalog { view, from, count: 1, entries: encoded });
-    }
-
-    fn backup_resume(&mut self, node: NodeId, view: ViewNumber, tail: u64) {
-        let Some(primary) = self.primary.as_mut().filter(|primary| primary.view.number == view) else { return };
-        let log = self.views.entry(view).or_default();
-        if let Some(backup) = primary.backups.get_mut(&node)
-            && tail <= log.entries.len()
-        {
-            backup.next = Some(log.entries.cursor(tail));
-            backup.commit_sent = 0;
-        }
-    }
-
-    fn commit_query(&mut self, from: Address, request: u64) {
-        if self.active_primary().is_none() {
-            return;
-        }
-        let primary = self.primary.as_mut().expect("looked at above");
-        // The round that confirms it begins after it came.
-        let round = primary.round + 1;
-        primary.queries.push(Query { from, request, round });
-    }
-
-    /// As primary: commits, cuts, confirms, and sends what is new to backups.
-    fn lead(&mut self, now: Time, outputs: &mut Outputs) {
-        let Some(view) = self.primary.as_ref().map(|primary| primary.view.number) else { return };
-        if view <= self.sealed && !active(Mutant::SealedPrimaryCommits) {
-            return;
-        }
-        let (primary, log) = (self.primary.as_mut().expect("looked at above"), self.views.entry(view).or_default());
-        if primary.advance_commit(now, &log.entries, log.durable) {
-            log.commit = log.commit.max(primary.commit());
-        }
-        self.reserve();
-        while self.primary.as_ref().is_some_and(|primary| primary.cuts_in_flight() < self.config.cuts_in_flight_max)
-            && self.primary.as_mut().is_some_and(|primary| primary.cut(&self.connected, &mut self.encoded))
-        {
-            self.append_encoded(outputs);
-        }
-        self.confirm(outputs);
-        self.send_to_backups(outputs);
-    }
-
-    fn confirm(&mut self, outputs: &mut Outputs) {
-        let (logspace, view) = (self.config.logspace, self.primary.as_ref().map(|primary| primary.view.number));
-        let Some(primary) = &mut self.primary else { return };
-        let view = view.expect("of the primary");
-        if primary.queries.iter().any(|query| query.round > primary.round) {
-            primary.round += 1;
-            for node in primary.backups.keys() {
-                let to = Address { node: *node, logspace, role: Role::Sequencer };
-                outputs.send(to, Message::Confirm { view, round: primary.round });
-            }
-        }
-        let wanted = if active(Mutant::QueryUnconfirmed) { 0 } else { primary.view.sequencers.majority() - 1 };
-        let place = Place { view, index: primary.commit() };
-        let backups = &primary.backups;
-        primary.queries.retain(|query| {
-            let confirmed = backups.values().filter(|backup| backup.confirmed >= query.round).count();
-            if confirmed >= wanted {
-                if wanted > 0 {
-                    mark(Mark::LinearizableConfirmedByMajority);
-                }
-                outputs.send(query.from, Message::CommitAnswer { request: query.request, place });
-            }
-            confirmed < wanted
-        });
-    }
-
-    fn send_to_backups(&mut self, outputs: &mut Outputs) {
-        let logspace = self.config.logspace;
-        let Some(primary) = &mut self.primary else { return };
-        let view = primary.view.number;
-        let commit = primary.commit();
-        let log = self.views.entry(view).or_default();
-        for (node, backup) in &mut primary.backups {
-            let Some(mut next) = backup.next else { continue };
-            loop {
-                let from = next.index();
-                let end = log.entries.len();
-                let count = log.entries.copy(&mut next, end, STREAM_MESSAGE_BYTES_MAX, &mut self.encoded);
-                if count == 0 && backup.commit_sent == commit {
-                    break;
-                }
-                let entries = self.encoded.split().freeze();
-                let to = Address { node: *node, logspace, role: Role::Sequencer };
-                outputs.send(to, Message::BackupAppend { view, from, commit, count, entries });
-                backup.commit_sent = commit;
-            }
-            backup.next = Some(next);
-        }
-    }
-
     // As backup.
 
     /// Whether `node` is the primary of this view, the last that this replica knows of.
@@ -551,63 +415,6 @@ impl Sequencer {
             self.appended.push_back(Appended::Commit);
             outputs.append(DurableEntry::Commit { view, commit: log.commit });
         }
-    }
-
-    // Changing the view.
-
-    fn seal(&mut self, from: Address, view: ViewNumber, outputs: &mut Outputs) {
-        if view <= self.sealed_durable {
-            self.answer_seal(from, view, outputs);
-            return;
-        }
-        if view > self.sealed {
-            self.sealed = view;
-            if active(Mutant::SealNotDurable) {
-                self.answer_seal(from, view, outputs);
-                return;
-            }
-            self.appended.push_back(Appended::Seal(view));
-            outputs.append(DurableEntry::SequencerSeal { view });
-        }
-        self.seal_waits.push((from, view));
-    }
-
-    fn answer_seal(&mut self, controller: Address, view: ViewNumber, outputs: &mut Outputs) {
-        let log = self.views.entry(view).or_default();
-        let (tail, commit) = (log.durable, log.commit);
-        if commit < tail {
-            mark(Mark::SealWithUncommittedTail);
-        }
-        let mut cursor = log.entries.cursor(commit.min(tail));
-        log.entries.copy(&mut cursor, tail, usize::MAX, &mut self.encoded);
-        let entries = self.encoded.split().freeze();
-        let shards = cut_shards(&log.entries, &entries);
-        outputs.send(controller, Message::SequencerSealed { view, tail, commit, entries, shards });
-    }
-
-    fn repair_progress(&mut self, view: ViewNumber, outputs: &mut Outputs) {
-        let Some(repair) = self.repairs.get(&view) else { return };
-        let log = self.views.entry(view).or_default();
-        if log.durable >= repair.end {
-            outputs.send(repair.controller, Message::MetalogRepaired { view, durable: log.durable });
-            self.repairs.remove(&view);
-        } else if log.entries.len() < repair.end {
-            let message = Message::RepairPull { view, from: log.entries.len(), end: repair.end };
-            let source = self.address(repair.source, Role::Sequencer);
-            outputs.send(source, message);
-        }
-    }
-
-    fn repair_pull(&mut self, from: Address, view: ViewNumber, index: u64, end: u64, outputs: &mut Outputs) {
-        let Some(log) = self.views.get(&view) else { return };
-        let end = end.min(log.durable);
-        if index >= end {
-            return;
-        }
-        let mut cursor = log.entries.cursor(index);
-        let count = log.entries.copy(&mut cursor, end, STREAM_MESSAGE_BYTES_MAX, &mut self.encoded);
-        let entries = self.encoded.split().freeze();
-        outputs.send(from, Message::RepairEntries { view, from: index, count, entries });
     }
 
     fn durable(&mut self, outputs: &mut Outputs) {
@@ -773,18 +580,4 @@ impl Machine for Sequencer {
         let primary = self.active_primary().and_then(|primary| primary.deadline(self.config.stuck_cut));
         primary.into_iter().chain(self.ask_again).min()
     }
-}
-
-/// The shards that these entries cut, with their replicas: a shard's index is its `OpenShard`'s.
-fn cut_shards(log: &EntryLog, encoded: &[u8]) -> Box<[(u64, NodeSet)]> {
-    let mut shards = BTreeMap::new();
-    for (entry, _) in sealog_protocol::metalog::entries(encoded).flatten() {
-        let Entry::Cut(cut) = entry else { continue };
-        for moved in cut.moves().filter(|moved| moved.shard_index < log.len()) {
-            if let Some(Entry::OpenShard { replicas, .. }) = log.get(log.cursor(moved.shard_index)) {
-                shards.insert(moved.shard_index, replicas);
-            }
-        }
-    }
-    shards.into_iter().collect()
 }

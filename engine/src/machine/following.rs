@@ -1,0 +1,229 @@
+//! How an engine follows the metalog: asks for entries and Tags, applies what is complete, answers
+//! who waits for it.
+
+use sealog_protocol::limits::{REQUEST_RETRY, STREAM_MESSAGE_BYTES_MAX};
+use sealog_protocol::logspace::{Logspace, Ordered};
+use sealog_protocol::machine::{Address, Outputs, Role};
+use sealog_protocol::message::Message;
+use sealog_protocol::metalog::Entry;
+use sealog_protocol::mutant::{Mutant, active};
+use sealog_protocol::view::Chain;
+use sealog_protocol::{NodeSet, SeqNum, ShardId, Time};
+
+use super::Engine;
+use super::replies::reply_to;
+use crate::follower::{NextTags, choose};
+use crate::index::{Applied, Index};
+
+/// Entries that wait to be applied; more are asked for when there are fewer.
+const QUEUED_ENTRY_BYTES_MAX: usize = 4 * STREAM_MESSAGE_BYTES_MAX;
+/// Storages of a shard whose Tags ran dry are given this long before another one is asked.
+const TAGS_PATIENCE: std::time::Duration = REQUEST_RETRY;
+
+impl Engine {
+    pub(super) fn chain(&mut self, now: Time, chain: &Chain, outputs: &mut Outputs) {
+        if self.chain.as_ref().is_some_and(|known| known.views.len() >= chain.views.len()) {
+            return;
+        }
+        if self.logspace.is_none() {
+            let first = chain.views.first().expect("a chain begins with a view");
+            self.logspace = Some(Logspace::new(first));
+            self.index = Some(Index::new(&chain.settings, self.config.hash_seed));
+            self.follower.start();
+        }
+        self.chain = Some(chain.clone());
+        self.reads.requery();
+        self.follower.source = None;
+        self.follow(now, outputs);
+    }
+
+    /// The replica that was asked has no more: another one is next. Once all were asked, after a while.
+    pub(super) fn try_next_source(&mut self, now: Time) {
+        self.follower.attempts += 1;
+        self.follower.source = None;
+        let view = self.chain.as_ref().and_then(|chain| chain.view(self.follower.next().view));
+        let replicas = view.map_or(1, |view| view.sequencers.len());
+        if self.follower.attempts.is_multiple_of(replicas) {
+            self.follower.not_before = now + REQUEST_RETRY;
+        }
+    }
+
+    /// Asks a replica for the metalog from where this engine is.
+    pub(super) fn follow(&mut self, now: Time, outputs: &mut Outputs) {
+        let Some(chain) = &self.chain else { return };
+        while self.follower.advance_view(chain) {}
+        if self.follower.source.is_some() || now < self.follower.not_before {
+            return;
+        }
+        let next = self.follower.next();
+        let Some(view) = chain.view(next.view) else { return };
+        let is_connected = |node| self.connected.contains_key(&node);
+        let source = if chain.current().number == next.view {
+            Some(view.primary).filter(|node| is_connected(*node))
+        } else {
+            choose(view.sequencers.iter(), self.config.node, is_connected, self.follower.attempts)
+        };
+        self.follower.source = source;
+        self.follower.asked_at = now;
+        if let Some(node) = source {
+            outputs.send(self.address(node, Role::Sequencer), Message::MetalogOpen { from: next });
+        }
+    }
+
+    /// Entries came: asks for those that follow, if nobody sends them by itself.
+    pub(super) fn follow_on(&mut self, now: Time, more: bool, outputs: &mut Outputs) {
+        let Some(chain) = &self.chain else { return };
+        let ended = self.follower.advance_view(chain);
+        // In an ended view without more, this replica has no more.
+        let short = !ended && !more && chain.end(self.follower.next().view).is_some();
+        if ended || more {
+            self.follower.source = None;
+            self.follower.not_before = Time::ZERO;
+        } else if short {
+            self.try_next_source(now);
+        }
+        if self.follower.source.is_none() && self.follower.queued_bytes() < QUEUED_ENTRY_BYTES_MAX {
+            self.follow(now, outputs);
+        }
+    }
+
+    /// Applies committed entries as far as their Tags are here.
+    pub(super) fn apply(&mut self, now: Time, outputs: &mut Outputs) {
+        let before = self.applied();
+        self.starved = false;
+        loop {
+            let Some(place) = self.logspace.as_ref().map(Logspace::place) else { return };
+            if self.advance_view() {
+                continue;
+            }
+            match self.follower.take_ready(place.view) {
+                Ok(Some(encoded)) => self.apply_entry(now, &encoded, outputs),
+                Ok(None) => break,
+                Err(shard) => {
+                    self.starved = true;
+                    self.hurry_tags(now, shard, outputs);
+                    break;
+                }
+            }
+        }
+        if self.applied() != before {
+            self.pending_since = (self.producer.pending_records() > 0).then_some(now);
+        }
+        if let Some((sources, reads)) = self.reading(now) {
+            reads.applied(sources, outputs);
+        }
+        if self.follower.source.is_none() && self.follower.queued_bytes() < QUEUED_ENTRY_BYTES_MAX {
+            self.follow(now, outputs);
+        }
+    }
+
+    /// Leaves a view that has ended and is applied.
+    pub(super) fn advance_view(&mut self) -> bool {
+        let (Some(chain), Some(logspace)) = (&self.chain, &mut self.logspace) else { return false };
+        if !logspace.advance_view(chain) {
+            return false;
+        }
+        let view = logspace.place().view;
+        for shard in self.follower.followed_before(view) {
+            self.follower.unfollow(shard);
+        }
+        self.producer.close_all();
+        self.opening = None;
+        self.leaving = None;
+        if active(Mutant::WindowDroppedAtViewChange)
+            && let Some(index) = &mut self.index
+        {
+            index.forget_verdicts();
+        }
+        true
+    }
+
+    pub(super) fn apply_entry(&mut self, now: Time, encoded: &[u8], outputs: &mut Outputs) {
+        let (entry, _) = Entry::decode(encoded).expect("checked when it was received");
+        let logspace = self.logspace.as_mut().expect("entries come after the chain");
+        let place = logspace.place();
+        let mut ordered = std::mem::take(&mut self.ordered);
+        logspace.apply(&entry, |run| ordered.push(run));
+        for run in ordered.drain(..) {
+            self.apply_records(&run, outputs);
+        }
+        self.ordered = ordered;
+        match entry {
+            Entry::OpenShard { engine, ordinal, replicas } => {
+                let shard = ShardId { view: place.view, index: place.index };
+                if self.logspace.as_ref().is_some_and(|logspace| logspace.shard(shard).is_some()) {
+                    self.follower.follow(shard);
+                    self.open_tags(now, shard, &replicas, outputs);
+                    self.shard_opened(shard, engine, ordinal, &replicas, outputs);
+                }
+            }
+            Entry::CloseShard { shard_index } => {
+                let shard = ShardId { view: place.view, index: shard_index };
+                self.follower.unfollow(shard);
+                if self.producer.is_own(shard) {
+                    self.producer.close(shard);
+                    self.leaving = None;
+                }
+            }
+            Entry::MoveShard { .. } | Entry::Cut(_) | Entry::Trim { .. } => {}
+        }
+    }
+
+    /// Gives a run of ordered records their verdicts, and answers who waits for them.
+    pub(super) fn apply_records(&mut self, run: &Ordered, outputs: &mut Outputs) {
+        let place = self.applied();
+        let (Some(index), Some(tags)) = (&mut self.index, self.follower.tags(run.shard)) else { return };
+        self.order.push(run);
+        let own = self.producer.is_own(run.shard);
+        let mut position = run.from;
+        while position < run.to {
+            let Some((next, bytes)) = tags.peek() else { return };
+            let seqnum = SeqNum(run.seqnum.0 + (position - run.from));
+            let (records, applied) = match next {
+                NextTags::Batch(batch) => {
+                    let reads = &mut self.reads;
+                    let applied = index.apply(seqnum, batch, |logbook, tag| reads.wake((logbook, tag)));
+                    (batch.records.len() as u64, applied)
+                }
+                NextTags::Lost(records) => {
+                    let records = records.min(run.to - position);
+                    index.lose(seqnum, SeqNum(seqnum.0 + records));
+                    (records, Applied::SessionExpired)
+                }
+            };
+            if own && let Some(origin) = self.producer.answered(run.shard, position, records) {
+                let reply = reply_to(origin, seqnum, applied, place, index);
+                let (connection, request) = origin.client();
+                outputs.reply(connection, request, reply);
+            }
+            tags.advance(records, bytes);
+            position += records;
+        }
+    }
+
+    /// Asks a replica of a shard for its Tags from where this engine is.
+    pub(super) fn open_tags(&mut self, now: Time, shard: ShardId, replicas: &NodeSet, outputs: &mut Outputs) {
+        let Some(tags) = self.follower.tags(shard) else { return };
+        let is_connected = |node| self.connected.contains_key(&node);
+        tags.asked_at = now;
+        tags.source = choose(replicas.iter(), self.config.node, is_connected, tags.attempts);
+        if let Some(node) = tags.source {
+            let from = tags.received();
+            let to = Address { node, logspace: self.config.logspace, role: Role::Storage };
+            outputs.send(to, Message::TagsOpen { shard, from });
+        }
+    }
+
+    /// Tags that a committed cut needs do not come: another replica is asked.
+    pub(super) fn hurry_tags(&mut self, now: Time, shard: ShardId, outputs: &mut Outputs) {
+        let Some(tags) = self.follower.tags(shard) else { return };
+        if now.since(tags.asked_at) < TAGS_PATIENCE && tags.source.is_some() {
+            return;
+        }
+        tags.attempts += 1;
+        let known = self.logspace.as_ref().and_then(|logspace| logspace.shard(shard));
+        if let Some(replicas) = known.map(|known| known.replicas) {
+            self.open_tags(now, shard, &replicas, outputs);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What clients ask of an engine: appends are admitted and given to the producer, reads begin.
+
+use sealog_protocol::batch::{Batch, BatchHead, NewRecord, write_batch};
+use sealog_protocol::client::{ErrorCode, Reply, Request};
+use sealog_protocol::frame::{FrameError, PlaceScope};
+use sealog_protocol::limits::NAME_BYTES_MAX;
+use sealog_protocol::machine::{ConnectionId, Outputs};
+use sealog_protocol::mutant::{Mark, mark};
+use sealog_protocol::{LogBookId, RequestNumber, SessionId, Tag, Time};
+
+use super::Engine;
+use super::replies::{answer, named_reply, second_hash, unavailable};
+use crate::index::Named;
+use crate::producer::Origin;
+use crate::reads::{Reads, Sources};
+use crate::sessions::Known;
+
+impl Engine {
+    /// Takes a client's append: a whole batch frame, whose place is the request's id.
+    ///
+    /// # Errors
+    /// When the frame is damaged: the connection is beyond repair. What is merely not allowed is
+    /// answered.
+    pub fn append(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        frame: &[u8],
+        outputs: &mut Outputs,
+    ) -> Result<(), FrameError> {
+        let batch = Batch::parse(frame)?;
+        let request = batch.frame.verify_place(PlaceScope::Connection)?;
+        if let Err((code, message)) = self.admit(&batch) {
+            outputs.reply(connection, request, Reply::Error { code, message });
+            return Ok(());
+        }
+        // A repeat whose verdict is known needs no second record.
+        let (session, number) = (batch.metadata.session(), batch.metadata.request());
+        if let Some(Known::Repeat(verdict)) = self.index.as_ref().map(|index| index.peek(session, number)) {
+            mark(Mark::DuplicateAnsweredFromIndex);
+            outputs.reply(connection, request, answer(verdict, self.applied()));
+            return Ok(());
+        }
+        self.appends += 1;
+        let records = batch.metadata.records.len() as u32;
+        self.push(now, Origin::Append { connection, request }, frame, records);
+        Ok(())
+    }
+
+    pub(super) fn push(&mut self, now: Time, origin: Origin, frame: &[u8], records: u32) {
+        self.producer.push(origin, frame, records);
+        self.pending_since.get_or_insert(now);
+        if !self.producer.accepts() {
+            mark(Mark::EngineBackpressure);
+        }
+    }
+
+    /// Whether a batch may be appended, before it gets a position.
+    pub(super) fn admit(&self, batch: &Batch<'_>) -> Result<(), (ErrorCode, String)> {
+        let metadata = batch.metadata;
+        let invalid = |message: &str| Err((ErrorCode::Invalid, message.to_owned()));
+        let logbook = metadata.logbook();
+        if logbook == LogBookId::SYSTEM {
+            return invalid("LogBook 0 is reserved: choose another");
+        }
+        if logbook.is_memory() {
+            return invalid("LogBook ids from 2^63 on are of class memory, which this release does not have");
+        }
+        let logspaces = self.chain.as_ref().map_or(1, |chain| chain.settings.logspaces);
+        if logbook.logspace(logspaces) != self.config.logspace {
+            return invalid("the LogBook belongs to another logspace: ask the engine that serves it");
+        }
+        if metadata.session() == SessionId::NONE || metadata.request().0 == 0 {
+            return invalid("an append needs a session and a request number from 1: open a session first");
+        }
+        if metadata.records.iter().any(|record| record.tags().any(|tag| tag == Tag::ALL)) {
+            return invalid("tag 0 means \"every record\" and cannot be set");
+        }
+        self.admit_space()
+    }
+
+    pub(super) fn admit_space(&self) -> Result<(), (ErrorCode, String)> {
+        if self.is_disk_full() {
+            let message = "the disk is full: free space on it, and appends go on by themselves; reads are served";
+            return Err((ErrorCode::DiskFull, message.into()));
+        }
+        if self.index_bytes() > self.config.index_bytes_max {
+            let message = format!(
+                "the index has reached its limit of {} bytes: raise `index_memory` or use another node; reads are served",
+                self.config.index_bytes_max
+            );
+            return Err((ErrorCode::IndexFull, message));
+        }
+        Ok(())
+    }
+
+    /// Whether too few storages have room for a record to commit.
+    pub(super) fn is_disk_full(&self) -> bool {
+        let Some(view) = self.current() else { return false };
+        let with_room = view.storages.iter().filter(|node| !self.full.contains(node)).count();
+        !self.full.is_empty() && with_room < usize::from(view.write_quorum)
+    }
+
+    /// Takes any other request. `Status` is the driver's to answer.
+    pub fn request(&mut self, now: Time, connection: ConnectionId, id: u64, request: Request, outputs: &mut Outputs) {
+        match request {
+            Request::OpenSession { .. } => self.open_session(now, connection, id, outputs),
+            Request::NameLogBook { name } => self.name_logbook(now, connection, id, &name, outputs),
+            Request::Read(read) => {
+                self.read_requests += 1;
+                let Some((sources, reads)) = self.reading(now) else {
+                    return outputs.reply(connection, id, unavailable());
+                };
+                reads.read(sources, connection, id, &read, outputs);
+            }
+            Request::CheckTail(wanted) => {
+                self.read_requests += 1;
+                let Some((sources, reads)) = self.reading(now) else {
+                    return outputs.reply(connection, id, unavailable());
+                };
+                reads.check_tail(sources, connection, id, &wanted, outputs);
+            }
+            Request::Status => {
+                let message = "status is answered by the node".to_owned();
+                outputs.reply(connection, id, Reply::Error { code: ErrorCode::Invalid, message });
+            }
+        }
+    }
+
+    /// Forgets what a connection waits for. Its appends go on.
+    pub fn connection_closed(&mut self, connection: ConnectionId) {
+        self.reads.connection_closed(connection);
+    }
+
+    pub(super) fn open_session(&mut self, now: Time, connection: ConnectionId, request: u64, outputs: &mut Outputs) {
+        if let Err((code, message)) = self.admit_space() {
+            outputs.reply(connection, request, Reply::Error { code, message });
+            return;
+        }
+        self.append_system(
+            now,
+            Origin::OpenSession { connection, request, logspace: self.config.logspace },
+            &[Tag::SYSTEM_SESSION],
+            b"",
+        );
+    }
+
+    pub(super) fn name_logbook(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        request: u64,
+        name: &str,
+        outputs: &mut Outputs,
+    ) {
+        let (logbook, hash) = (LogBookId::from_name(name), second_hash(name));
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            let message = format!("a LogBook's name has 1 to {NAME_BYTES_MAX} bytes, not {}", name.len());
+            outputs.reply(connection, request, Reply::Error { code: ErrorCode::Invalid, message });
+            return;
+        }
+        match self.index.as_ref().map_or(Named::Unknown, |index| index.named(logbook, hash)) {
+            Named::Unknown => {}
+            known => return outputs.reply(connection, request, named_reply(known, self.applied())),
+        }
+        if let Err((code, message)) = self.admit_space() {
+            outputs.reply(connection, request, Reply::Error { code, message });
+            return;
+        }
+        let origin = Origin::NameLogBook { connection, request, logbook, name: hash };
+        self.append_system(now, origin, &[Tag::SYSTEM_NAME, Tag(logbook.0), hash], name.as_bytes());
+    }
+
+    /// Appends a record of LogBook 0.
+    pub(super) fn append_system(&mut self, now: Time, origin: Origin, tags: &[Tag], payload: &[u8]) {
+        let head = BatchHead {
+            logbook: LogBookId::SYSTEM,
+            session: SessionId::NONE,
+            request: RequestNumber(0),
+            lowest_unanswered: RequestNumber(0),
+            time_ms: 0,
+            condition: None,
+        };
+        let mut frame = std::mem::take(&mut self.scratch);
+        frame.clear();
+        write_batch(&mut frame, 0, &head, &[NewRecord { tags, payload }]).expect("a short record with three tags");
+        self.push(now, origin, &frame, 1);
+        self.scratch = frame;
+    }
+
+    /// What reads are answered from, once the index exists.
+    pub(super) fn reading(&mut self, now: Time) -> Option<(Sources<'_>, &mut Reads)> {
+        let applied = self.applied();
+        let index = self.index.as_ref()?;
+        Some((Sources { index, order: &self.order, producer: &self.producer, applied, now }, &mut self.reads))
+    }
+}

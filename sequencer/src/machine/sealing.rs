@@ -1,0 +1,74 @@
+//! What a sequencer replica does when its view is changed: falls silent, answers, is repaired.
+
+use super::*;
+
+impl Sequencer {
+    pub(super) fn seal(&mut self, from: Address, view: ViewNumber, outputs: &mut Outputs) {
+        if view <= self.sealed_durable {
+            self.answer_seal(from, view, outputs);
+            return;
+        }
+        if view > self.sealed {
+            self.sealed = view;
+            if active(Mutant::SealNotDurable) {
+                self.answer_seal(from, view, outputs);
+                return;
+            }
+            self.appended.push_back(Appended::Seal(view));
+            outputs.append(DurableEntry::SequencerSeal { view });
+        }
+        self.seal_waits.push((from, view));
+    }
+
+    pub(super) fn answer_seal(&mut self, controller: Address, view: ViewNumber, outputs: &mut Outputs) {
+        let log = self.views.entry(view).or_default();
+        let (tail, commit) = (log.durable, log.commit);
+        if commit < tail {
+            mark(Mark::SealWithUncommittedTail);
+        }
+        let mut cursor = log.entries.cursor(commit.min(tail));
+        log.entries.copy(&mut cursor, tail, usize::MAX, &mut self.encoded);
+        let entries = self.encoded.split().freeze();
+        let shards = cut_shards(&log.entries, &entries);
+        outputs.send(controller, Message::SequencerSealed { view, tail, commit, entries, shards });
+    }
+
+    pub(super) fn repair_progress(&mut self, view: ViewNumber, outputs: &mut Outputs) {
+        let Some(repair) = self.repairs.get(&view) else { return };
+        let log = self.views.entry(view).or_default();
+        if log.durable >= repair.end {
+            outputs.send(repair.controller, Message::MetalogRepaired { view, durable: log.durable });
+            self.repairs.remove(&view);
+        } else if log.entries.len() < repair.end {
+            let message = Message::RepairPull { view, from: log.entries.len(), end: repair.end };
+            let source = self.address(repair.source, Role::Sequencer);
+            outputs.send(source, message);
+        }
+    }
+
+    pub(super) fn repair_pull(&mut self, from: Address, view: ViewNumber, index: u64, end: u64, outputs: &mut Outputs) {
+        let Some(log) = self.views.get(&view) else { return };
+        let end = end.min(log.durable);
+        if index >= end {
+            return;
+        }
+        let mut cursor = log.entries.cursor(index);
+        let count = log.entries.copy(&mut cursor, end, STREAM_MESSAGE_BYTES_MAX, &mut self.encoded);
+        let entries = self.encoded.split().freeze();
+        outputs.send(from, Message::RepairEntries { view, from: index, count, entries });
+    }
+}
+
+/// The shards that these entries cut, with their replicas: a shard's index is its `OpenShard`'s.
+fn cut_shards(log: &EntryLog, encoded: &[u8]) -> Box<[(u64, NodeSet)]> {
+    let mut shards = BTreeMap::new();
+    for (entry, _) in sealog_protocol::metalog::entries(encoded).flatten() {
+        let Entry::Cut(cut) = entry else { continue };
+        for moved in cut.moves().filter(|moved| moved.shard_index < log.len()) {
+            if let Some(Entry::OpenShard { replicas, .. }) = log.get(log.cursor(moved.shard_index)) {
+                shards.insert(moved.shard_index, replicas);
+            }
+        }
+    }
+    shards.into_iter().collect()
+}
