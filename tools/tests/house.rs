@@ -73,11 +73,8 @@ const AUDITED_UNSAFE: Option<&str> = None;
 const FILE_LINES_MAX: usize = 600;
 
 /// Larger files, each with its reason.
-const LARGER_FILES: &[(&str, &str)] = &[
-    ("engine/src/machine.rs", "one state machine: what each input does to the others' state is read side by side"),
-    ("sequencer/src/machine.rs", "one state machine: primary, backup and sealed are states of it"),
-    ("client/tests/session.rs", "one scripted server, and what the session says to it"),
-];
+const LARGER_FILES: &[(&str, &str)] =
+    &[("client/tests/session.rs", "one scripted server, and what the session says to it")];
 
 struct Room {
     folder: &'static str,
