@@ -177,7 +177,8 @@ fn a_directory_that_is_not_ours_is_left_alone() {
 
 #[test]
 fn records_are_appended_and_read() {
-    let node = Node::start(&fresh_directory("cli-records"));
+    let directory = fresh_directory("cli-records");
+    let node = Node::start(&directory);
     assert_eq!(lines(&node, &["read", "orders"]), Vec::<Value>::new(), "an unknown LogBook is empty");
     assert_eq!(lines(&node, &["check-tail", "orders"]), [json!({ "tail": null })]);
 
@@ -222,7 +223,8 @@ fn records_are_appended_and_read() {
 
 #[test]
 fn ids_can_be_given_in_the_place_of_names() {
-    let node = Node::start(&fresh_directory("cli-ids"));
+    let directory = fresh_directory("cli-ids");
+    let node = Node::start(&directory);
     append(&node, &["named", "by name"]);
     append(&node, &["--id", "12345", "by id"]);
     assert_eq!(data_of(&lines(&node, &["read", "--id", "12345"])), ["by id"]);
@@ -236,7 +238,8 @@ fn ids_can_be_given_in_the_place_of_names() {
 
 #[test]
 fn conditions_hold_or_fail_with_exit_code_5() {
-    let node = Node::start(&fresh_directory("cli-conditions"));
+    let directory = fresh_directory("cli-conditions");
+    let node = Node::start(&directory);
     let first = append(&node, &["lock", "mine", "--if-tail", "none"]);
     node.sealog(&["append", "lock", "too late", "--if-tail", "none"]).expect_failure(5, &[&first]);
     let second = append(&node, &["lock", "passed on", "--if-tail", &first, "--tag", "fresh"]);
@@ -248,7 +251,8 @@ fn conditions_hold_or_fail_with_exit_code_5() {
 
 #[test]
 fn lines_of_stdin_are_records_in_order() {
-    let node = Node::start(&fresh_directory("cli-lines"));
+    let directory = fresh_directory("cli-lines");
+    let node = Node::start(&directory);
     let input: String = (0..5000).map(|number| format!("line {number}\n")).collect();
     let output = with_input(&node, &["append", "lines", "--tag", "t"], (input + "no newline at the end").as_bytes());
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -272,7 +276,8 @@ fn lines_of_stdin_are_records_in_order() {
 
 #[test]
 fn an_acknowledgement_does_not_wait_for_the_next_line() {
-    let node = Node::start(&fresh_directory("cli-interactive"));
+    let directory = fresh_directory("cli-interactive");
+    let node = Node::start(&directory);
     let mut child = piped(&node, &["append", "chat"]);
     let mut stdin = child.stdin.take().expect("piped");
     let mut stdout = BufReader::new(child.stdout.take().expect("piped")).lines();
@@ -289,7 +294,8 @@ fn an_acknowledgement_does_not_wait_for_the_next_line() {
 
 #[test]
 fn bytes_that_are_not_text_come_back_as_base64() {
-    let node = Node::start(&fresh_directory("cli-bytes"));
+    let directory = fresh_directory("cli-bytes");
+    let node = Node::start(&directory);
     let output = with_input(&node, &["append", "bytes"], b"\xff\x00\n\n");
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let records = lines(&node, &["read", "bytes"]);
@@ -301,7 +307,8 @@ fn bytes_that_are_not_text_come_back_as_base64() {
 
 #[test]
 fn a_line_that_is_too_large_is_refused_and_those_before_it_are_kept() {
-    let node = Node::start(&fresh_directory("cli-large"));
+    let directory = fresh_directory("cli-large");
+    let node = Node::start(&directory);
     let mut input = b"small\n".to_vec();
     input.extend(vec![b'x'; 1 << 20]);
     input.extend(b"\n");
@@ -318,7 +325,8 @@ fn a_line_that_is_too_large_is_refused_and_those_before_it_are_kept() {
 
 #[test]
 fn a_tail_prints_what_is_appended_later() {
-    let node = Node::start(&fresh_directory("cli-tail"));
+    let directory = fresh_directory("cli-tail");
+    let node = Node::start(&directory);
     append(&node, &["news", "old"]);
     let mut child = piped(&node, &["tail", "news", "--limit", "2", "--tag", "t"]);
     let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
@@ -341,7 +349,8 @@ fn a_tail_prints_what_is_appended_later() {
 
 #[test]
 fn a_tail_waits_on_an_unknown_logbook_and_notices_that_its_node_is_gone() {
-    let node = Node::start(&fresh_directory("cli-tail-unknown"));
+    let directory = fresh_directory("cli-tail-unknown");
+    let node = Node::start(&directory);
     let mut child = piped(&node, &["tail", "nothing-yet", "--deadline", "1s"]);
     let mut stdout = BufReader::new(child.stdout.take().expect("piped")).lines();
     append(&node, &["nothing-yet", "first"]);
@@ -360,7 +369,8 @@ fn a_tail_waits_on_an_unknown_logbook_and_notices_that_its_node_is_gone() {
 
 #[test]
 fn whoever_closes_our_output_ends_us_quietly() {
-    let node = Node::start(&fresh_directory("cli-broken-pipe"));
+    let directory = fresh_directory("cli-broken-pipe");
+    let node = Node::start(&directory);
     let input: String = (0..20_000).map(|number| format!("a line that fills pipes {number}\n")).collect();
     assert_eq!(with_input(&node, &["append", "long"], input.as_bytes()).status.code(), Some(0));
     let mut child = piped(&node, &["read", "long"]);
@@ -471,7 +481,8 @@ fn a_unix_socket_serves_as_well() {
 
 #[test]
 fn a_short_bench_is_measured_and_verified() {
-    let node = Node::start(&fresh_directory("cli-bench"));
+    let directory = fresh_directory("cli-bench");
+    let node = Node::start(&directory);
     let shapes: [&[&str]; 3] = [
         &["--connections", "1", "--inflight", "1"],
         &["--connections", "4", "--inflight", "16", "--logbooks", "3", "--tags", "5", "--threads", "2"],
