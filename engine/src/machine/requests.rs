@@ -81,7 +81,8 @@ impl Engine {
 
     pub(super) fn admit_space(&self) -> Result<(), (ErrorCode, String)> {
         if self.is_disk_full() {
-            let message = "the disk is full: free space on it, and appends go on by themselves; reads are served";
+            let message = "the disk is full: free space on it, and appends go on by themselves; reads are served \
+                           (if it has space, the log of the node says why it can prepare no file)";
             return Err((ErrorCode::DiskFull, message.into()));
         }
         if self.index_bytes() > self.config.index_bytes_max {
