@@ -1,11 +1,13 @@
 //! Composition root: from configuration to running machines.
 //!
 //! [`settings`] is what a user says, [`directory`] what a node keeps, [`register`] where views are
-//! agreed upon on one machine; [`Node`] starts it all, in this process. The machines of an executor
+//! agreed upon on one machine; [`Node`] starts it all, in this process, and [`Embedded`] is one with
+//! its clients. The machines of an executor
 //! and what they say to each other are in `host` and `machines`.
 
 pub mod directory;
 mod durable_file;
+mod embedded;
 mod host;
 pub mod identity;
 mod machines;
@@ -16,6 +18,7 @@ mod register_thread;
 pub mod settings;
 mod status;
 
+pub use embedded::{Embedded, EmbeddedError};
 pub use node::{Node, NodeError, Stopper};
 pub use readiness::Start;
 pub use sealog_runtime::{Listen, RunError, StartError};

@@ -1,6 +1,7 @@
 //! A running node: its data directory, its executors, and the thread of its register.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -76,9 +77,24 @@ impl Node {
     pub fn start(settings: &Settings) -> Result<Node, NodeError> {
         let address = settings.listen_address()?;
         let directory = DataDirectory::open(&settings.data, settings.executors, settings.logspaces)?;
-        let executors = directory.identity.journals.len();
         let mut listen = vec![Listen::Tcp(address)];
         listen.extend(unix_socket(settings, &directory)?.map(Listen::Unix));
+        Node::start_on(settings, directory, listen)
+    }
+
+    /// As [`Node::start`], on the Unix socket alone; where no path for one is short enough, on a free
+    /// port of the loopback.
+    pub(crate) fn start_private(settings: &Settings) -> Result<Node, NodeError> {
+        let directory = DataDirectory::open(&settings.data, settings.executors, settings.logspaces)?;
+        let listen = match unix_socket(settings, &directory)? {
+            Some(path) => Listen::Unix(path),
+            None => Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+        };
+        Node::start_on(settings, directory, vec![listen])
+    }
+
+    fn start_on(settings: &Settings, directory: DataDirectory, listen: Vec<Listen>) -> Result<Node, NodeError> {
+        let executors = directory.identity.journals.len();
         let hash_seed = random_id().map_err(|error| NodeError::Io { doing: "draw a random number", error })?;
         let readiness = Arc::new(Readiness::default());
         let (register, requests) = mpsc::channel();

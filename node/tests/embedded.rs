@@ -6,7 +6,7 @@ use std::time::Duration;
 use sealog::blocking::Client;
 use sealog::{SeqNum, Tag};
 use sealog_node::settings::Settings;
-use sealog_node::{Node, NodeError, Start};
+use sealog_node::{Embedded, EmbeddedError, Node, NodeError, Start};
 
 /// An empty directory on the disk of the build: not every file system of temporary files can be
 /// written past its cache.
@@ -81,4 +81,20 @@ fn a_node_that_cannot_start_leaves_its_directory_to_the_next() {
     assert!(matches!(Node::start(&settings), Err(NodeError::Start(_))), "the port is taken");
     settings.listen = listen;
     stop(start(&settings).0);
+}
+
+#[test]
+fn an_embedded_node_gives_clients_and_stops_when_dropped() {
+    let settings = settings("embedded-clients");
+    for round in 0..2u8 {
+        let sealog = Embedded::with_settings(&settings).expect("it starts");
+        assert!(matches!(Embedded::with_settings(&settings), Err(EmbeddedError::Node(NodeError::Directory(_)))));
+        let book = sealog.blocking_client().expect("connected").logbook("book");
+        assert_eq!(book.read_range(Tag::ALL, SeqNum::MIN..=SeqNum::MAX, 10).expect("read").len(), usize::from(round));
+        book.append(&[], [round]).expect("acknowledged");
+        // An async client, which shares nothing with the blocking one, sees what its session must.
+        let client = pollster::block_on(sealog.client()).expect("connected");
+        let tail = pollster::block_on(client.logbook("book").check_tail_linearizable(Tag::ALL)).expect("answered");
+        assert!(tail.is_some());
+    }
 }
