@@ -40,21 +40,37 @@ pub enum FrameKind {
     /// The answer to a read: parts of batches.
     Records = 6,
     /// A node's first frame to another.
-    NodeHello = 7,
+    PeerHello = 7,
     /// A message between machines whose payload is covered by the checksum.
     Message = 8,
     /// A message between machines that carries batches, which check themselves.
     BatchMessage = 9,
     /// A logspace's chain of views, in a register.
     Chain = 10,
+    /// The answer to a node that is let in.
+    PeerWelcome = 11,
+    /// The answer to a node that is not, with the reason.
+    PeerRefusal = 12,
 }
 
 impl FrameKind {
     fn from_byte(byte: u8) -> Option<FrameKind> {
         use FrameKind::*;
-        [Batch, ClientHello, Welcome, Request, Reply, Records, NodeHello, Message, BatchMessage, Chain]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        let kinds = [
+            Batch,
+            ClientHello,
+            Welcome,
+            Request,
+            Reply,
+            Records,
+            PeerHello,
+            Message,
+            BatchMessage,
+            Chain,
+            PeerWelcome,
+            PeerRefusal,
+        ];
+        kinds.into_iter().find(|kind| *kind as u8 == byte)
     }
 
     /// The payload is made of batches or parts of them, each with its own checksums.

@@ -2,7 +2,7 @@
 //! of "apply metalog entries in order". Pure: no I/O, no clock, no thread.
 //!
 //! Begin with [`ids`] and [`metalog`], then [`logspace`] and [`machine`]; [`frame`], [`batch`],
-//! [`message`] and [`client`] are the bytes of the wire.
+//! [`message`], [`peer`] and [`client`] are the bytes of the wire.
 
 pub mod batch;
 pub mod client;
@@ -14,6 +14,7 @@ pub mod machine;
 pub mod message;
 pub mod metalog;
 pub mod mutant;
+pub mod peer;
 pub mod seqnum;
 pub mod tags;
 pub mod time;

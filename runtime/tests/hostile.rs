@@ -40,14 +40,14 @@ fn nonsense_ends_its_connection_with_a_reason_and_no_other() {
     encode_request(&mut damaged, 1, &read_request(0));
     damaged[40] ^= 1;
     let mut from_node = Vec::new();
-    write_frame(&mut from_node, FrameKind::NodeHello, 0, 0, b"", &[]);
+    write_frame(&mut from_node, FrameKind::PeerHello, 0, 0, b"", &[]);
     let cases: [(&[u8], bool, &str); 6] = [
         (b"GET / HTTP/1.1\r\n\r\n", false, "not a Sealog frame"),
         (&from_node, false, "not a client's hello"),
         (&other_version, false, "use the same release"),
         (&oversized, true, "over the limit"),
         (&damaged, true, "checksum"),
-        (&from_node, true, "NodeHello"),
+        (&from_node, true, "PeerHello"),
     ];
     for (number, (bytes, greeted, reason)) in cases.into_iter().enumerate() {
         let mut bad = if greeted { Client::connect(address) } else { Client::bare(address) };

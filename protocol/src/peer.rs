@@ -1,0 +1,282 @@
+//! How a connection between two nodes opens: who calls, who answers, and why one is turned away.
+//!
+//! ```text
+//! caller → answerer   PeerHello     cluster, node, incarnation, executor
+//! answerer → caller   PeerWelcome   the same of the answerer      or   PeerRefusal, and the end
+//! then both           Message, BatchMessage
+//! ```
+//!
+//! The version is the frame's own: a frame of another one is refused before it is read. [`Peers`]
+//! is the one rule of who is let in; both sides ask it, so both hold the same of each other.
+
+use std::collections::BTreeMap;
+
+use rkyv::rancor;
+use rkyv::{Archive, Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::frame::{Frame, FrameError, FrameKind, write_frame};
+use crate::ids::{ClusterId, Incarnation, NodeId};
+
+/// Who a node is, in this life of it, on the executor that speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerIdentity {
+    pub cluster: ClusterId,
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    /// The executor whose machines speak on this connection.
+    pub executor: u8,
+}
+
+/// The first frame of each side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Greeting {
+    /// The caller's.
+    Hello(PeerIdentity),
+    /// The answerer's, who let the caller in.
+    Welcome(PeerIdentity),
+    /// The answerer's, who did not. Nothing follows.
+    Refused(PeerRefusal),
+}
+
+/// Why a peer is not let in.
+#[derive(Clone, Debug, PartialEq, Eq, Error, Archive, Serialize, Deserialize)]
+pub enum PeerRefusal {
+    #[error(
+        "node {node} is of cluster {theirs}, but this one is of cluster {ours}: \
+         an address in [[peers]] leads to another cluster, correct it"
+    )]
+    Cluster { node: u64, theirs: u64, ours: u64 },
+    #[error("node {node} is not among this node's peers: add it to [[peers]] there, or correct the address here")]
+    Unknown { node: u64 },
+    #[error(
+        "node {node} has the identity of the node that it calls: a data directory was copied, \
+         or an address in [[peers]] leads back; give each node a directory of its own"
+    )]
+    Itself { node: u64 },
+    #[error(
+        "node {node} speaks as incarnation {theirs}, but incarnation {newest} of it was here: \
+         an older process of it still runs, or its data directory was set back; stop it"
+    )]
+    Older { node: u64, theirs: u64, newest: u64 },
+    #[error("node {found} answers where node {wanted} was expected: correct its address in [[peers]]")]
+    OtherNode { wanted: u64, found: u64 },
+    #[error(
+        "executor {found} of node {node} answers where its executor {wanted} was expected: \
+         list the addresses in [[peers]] in the order of the executors"
+    )]
+    OtherExecutor { node: u64, wanted: u8, found: u8 },
+}
+
+/// The peers that a node knows, and the newest life of each that it has met.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    own: PeerIdentity,
+    newest: BTreeMap<NodeId, Incarnation>,
+}
+
+impl Peers {
+    /// The peers of the node that speaks as `own`: these, besides itself.
+    pub fn new(own: PeerIdentity, peers: impl IntoIterator<Item = NodeId>) -> Peers {
+        let newest = peers.into_iter().filter(|node| *node != own.node).map(|node| (node, Incarnation(0))).collect();
+        Peers { own, newest }
+    }
+
+    pub fn own(&self) -> PeerIdentity {
+        self.own
+    }
+
+    /// Whether a peer that says this of itself is let in. If it is, its connection replaces older
+    /// ones from the same executor of it, and older lives of it are refused from now on.
+    pub fn admit(&mut self, peer: PeerIdentity) -> Result<(), PeerRefusal> {
+        let node = peer.node.0;
+        if peer.cluster != self.own.cluster {
+            return Err(PeerRefusal::Cluster { node, theirs: peer.cluster.0, ours: self.own.cluster.0 });
+        }
+        if peer.node == self.own.node {
+            return Err(PeerRefusal::Itself { node });
+        }
+        let newest = self.newest.get_mut(&peer.node).ok_or(PeerRefusal::Unknown { node })?;
+        if peer.incarnation < *newest {
+            return Err(PeerRefusal::Older { node, theirs: peer.incarnation.0, newest: newest.0 });
+        }
+        *newest = peer.incarnation;
+        Ok(())
+    }
+
+    /// As [`Peers::admit`], for a peer that was called: it must be the one that was wanted.
+    pub fn admit_called(&mut self, node: NodeId, executor: u8, peer: PeerIdentity) -> Result<(), PeerRefusal> {
+        // Another cluster is the better reason: there, every node is another one.
+        if peer.cluster == self.own.cluster && peer.node != node {
+            return Err(PeerRefusal::OtherNode { wanted: node.0, found: peer.node.0 });
+        }
+        if peer.node == node && peer.executor != executor {
+            return Err(PeerRefusal::OtherExecutor { node: node.0, wanted: executor, found: peer.executor });
+        }
+        self.admit(peer)
+    }
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct StoredIdentity {
+    cluster: u64,
+    node: u64,
+    incarnation: u64,
+    executor: u8,
+}
+
+/// Appends a greeting's frame to `out`.
+pub fn encode_greeting(out: &mut Vec<u8>, greeting: &Greeting) {
+    let identity = |peer: &PeerIdentity| {
+        let stored = StoredIdentity {
+            cluster: peer.cluster.0,
+            node: peer.node.0,
+            incarnation: peer.incarnation.0,
+            executor: peer.executor,
+        };
+        rkyv::to_bytes::<rancor::Error>(&stored)
+    };
+    let (kind, bytes) = match greeting {
+        Greeting::Hello(peer) => (FrameKind::PeerHello, identity(peer)),
+        Greeting::Welcome(peer) => (FrameKind::PeerWelcome, identity(peer)),
+        Greeting::Refused(refusal) => (FrameKind::PeerRefusal, rkyv::to_bytes::<rancor::Error>(refusal)),
+    };
+    let bytes = bytes.expect("serialising into memory cannot fail");
+    write_frame(out, kind, 0, 0, &bytes, &[]);
+}
+
+/// The greeting that a whole frame holds. The side that reads it says which ones it expects.
+///
+/// # Errors
+/// When it is no frame, or one of another kind: the peer does not know how to greet.
+pub fn decode_greeting(bytes: &[u8]) -> Result<Greeting, FrameError> {
+    let frame = Frame::parse(bytes)?.ok_or(FrameError::Truncated)?;
+    let identity = || {
+        let stored = rkyv::from_bytes::<StoredIdentity, rancor::Error>(frame.metadata);
+        let stored = stored.map_err(|_| FrameError::Metadata)?;
+        Ok(PeerIdentity {
+            cluster: ClusterId(stored.cluster),
+            node: NodeId(stored.node),
+            incarnation: Incarnation(stored.incarnation),
+            executor: stored.executor,
+        })
+    };
+    match frame.header.kind {
+        FrameKind::PeerHello => Ok(Greeting::Hello(identity()?)),
+        FrameKind::PeerWelcome => Ok(Greeting::Welcome(identity()?)),
+        FrameKind::PeerRefusal => {
+            let refusal = rkyv::from_bytes::<PeerRefusal, rancor::Error>(frame.metadata);
+            Ok(Greeting::Refused(refusal.map_err(|_| FrameError::Metadata)?))
+        }
+        other => Err(FrameError::Kind(other as u8)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::FORMAT_VERSION;
+
+    fn identity(node: u64, incarnation: u64) -> PeerIdentity {
+        PeerIdentity { cluster: ClusterId(9), node: NodeId(node), incarnation: Incarnation(incarnation), executor: 0 }
+    }
+
+    fn peers() -> Peers {
+        Peers::new(identity(1, 5), [1, 2, 3].map(NodeId))
+    }
+
+    fn frame(greeting: &Greeting) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_greeting(&mut out, greeting);
+        out
+    }
+
+    /// Releases must recognise each other's first frame to refuse it properly.
+    #[test]
+    fn golden_bytes() {
+        let peer = PeerIdentity { executor: 3, ..identity(2, 7) };
+        for (greeting, kind) in [(Greeting::Hello(peer), 7), (Greeting::Welcome(peer), 11)] {
+            let bytes = frame(&greeting);
+            assert_eq!(bytes[..16], [0xA1, 0x5E, FORMAT_VERSION, kind, 25, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            assert_eq!(bytes[32..57], *b"\x09\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x03");
+            assert_eq!(bytes.len(), 64);
+        }
+        let refused = frame(&Greeting::Refused(PeerRefusal::Unknown { node: 2 }));
+        assert_eq!((refused[3], refused[32]), (12, 1));
+        assert_eq!(refused[33..41], 2u64.to_le_bytes());
+    }
+
+    #[test]
+    fn greetings_round_trip_and_nothing_else_is_one() {
+        let refusal = PeerRefusal::Older { node: 2, theirs: 3, newest: 4 };
+        for greeting in [Greeting::Hello(identity(1, 1)), Greeting::Welcome(identity(2, 2)), Greeting::Refused(refusal)]
+        {
+            let bytes = frame(&greeting);
+            assert_eq!(decode_greeting(&bytes), Ok(greeting));
+            assert_eq!(decode_greeting(&bytes[..bytes.len() - 1]), Err(FrameError::Truncated));
+        }
+        let mut other = Vec::new();
+        write_frame(&mut other, FrameKind::Request, 0, 0, b"", &[]);
+        assert_eq!(decode_greeting(&other), Err(FrameError::Kind(FrameKind::Request as u8)));
+        let mut empty = Vec::new();
+        write_frame(&mut empty, FrameKind::PeerHello, 0, 0, b"", &[]);
+        assert_eq!(decode_greeting(&empty), Err(FrameError::Metadata));
+    }
+
+    #[test]
+    fn another_version_is_refused_before_it_is_read() {
+        let mut bytes = frame(&Greeting::Hello(identity(2, 1)));
+        bytes[2] = FORMAT_VERSION + 1;
+        let error = decode_greeting(&bytes).expect_err("another version");
+        assert_eq!(error, FrameError::Version { found: FORMAT_VERSION + 1 });
+        assert!(error.to_string().contains("use the same release on both sides"), "{error}");
+    }
+
+    #[test]
+    fn strangers_are_told_why() {
+        let mut peers = peers();
+        let wrong = PeerIdentity { cluster: ClusterId(8), ..identity(2, 1) };
+        let refusals = [
+            (wrong, PeerRefusal::Cluster { node: 2, theirs: 8, ours: 9 }, "another cluster"),
+            (identity(4, 1), PeerRefusal::Unknown { node: 4 }, "add it to [[peers]]"),
+            (identity(1, 9), PeerRefusal::Itself { node: 1 }, "directory of its own"),
+        ];
+        for (peer, expected, says) in refusals {
+            let refusal = peers.admit(peer).expect_err("a stranger");
+            assert!(refusal.to_string().contains(says), "{refusal}");
+            assert_eq!(refusal, expected);
+        }
+    }
+
+    #[test]
+    fn a_newer_life_of_a_node_shuts_out_the_older() {
+        let mut peers = peers();
+        assert_eq!(peers.admit(identity(2, 4)), Ok(()));
+        assert_eq!(peers.admit(identity(2, 4)), Ok(()), "a newer connection of the same life");
+        assert_eq!(peers.admit(identity(2, 6)), Ok(()));
+        let older = Err(PeerRefusal::Older { node: 2, theirs: 4, newest: 6 });
+        assert_eq!(peers.admit(identity(2, 4)), older);
+        assert_eq!(peers.admit(identity(3, 1)), Ok(()), "each node counts its own lives");
+    }
+
+    #[test]
+    fn a_refused_stranger_leaves_no_trace() {
+        let mut peers = peers();
+        let forged = PeerIdentity { cluster: ClusterId(8), ..identity(2, 100) };
+        assert!(peers.admit(forged).is_err());
+        assert_eq!(peers.admit(identity(2, 1)), Ok(()));
+    }
+
+    #[test]
+    fn who_answers_must_be_who_was_called() {
+        let mut peers = peers();
+        let other = PeerRefusal::OtherNode { wanted: 2, found: 3 };
+        assert_eq!(peers.admit_called(NodeId(2), 0, identity(3, 1)), Err(other));
+        let executor = PeerRefusal::OtherExecutor { node: 2, wanted: 1, found: 0 };
+        assert_eq!(peers.admit_called(NodeId(2), 1, identity(2, 1)), Err(executor));
+        let elsewhere = PeerIdentity { cluster: ClusterId(8), ..identity(3, 1) };
+        let cluster = PeerRefusal::Cluster { node: 3, theirs: 8, ours: 9 };
+        assert_eq!(peers.admit_called(NodeId(2), 0, elsewhere), Err(cluster));
+        assert_eq!(peers.admit_called(NodeId(2), 0, identity(2, 1)), Ok(()));
+    }
+}
