@@ -28,6 +28,14 @@ use crate::source::SegmentSource;
 use crate::status::JournalStatus;
 use crate::tags::{FooterChunk, TagsSource};
 
+/// Data of a block that takes a page, with its header and directory.
+const PAGE_DATA_BYTES: usize = ALIGNMENT * 5 / 8;
+/// Beside a write of up to so much data a block waits until it is as large; beside a larger one until
+/// it is half as large again. docs/measurements.md has what that changed.
+const SMALL_DATA_BYTES: usize = 16 << 10;
+/// A block of so much data never waits.
+const HELD_DATA_BYTES_MAX: usize = 64 << 10;
+
 /// Blocks without content whose memory is kept for others.
 const SPARE_BLOCKS_MAX: usize = 8;
 
@@ -47,6 +55,8 @@ struct Flight {
     id: u64,
     number: u64,
     done: bool,
+    /// Of its entries' data.
+    data_bytes: usize,
     entries: u32,
     forcing: bool,
     /// The durable prefix that it carries.
@@ -183,6 +193,9 @@ impl Journal {
         }
         let kind = self.next_kind(now)?;
         let need = self.next_need(kind);
+        if kind == BlockKind::Data && self.is_worth_waiting(need) {
+            return None;
+        }
         let segment = self.segments.make_room(need, self.next_number, self.vital)?;
         let mut block = match kind {
             BlockKind::Recovery => Gathering::default(),
@@ -212,6 +225,7 @@ impl Journal {
             id,
             number: header.number,
             done: false,
+            data_bytes: need.data_bytes,
             entries: block.entries,
             forcing: block.forcing,
             carries: header.durable,
@@ -238,6 +252,21 @@ impl Journal {
                 self.deadline().is_some_and(|deadline| now >= deadline).then_some(BlockKind::Mark)
             }
         }
+    }
+
+    /// Whether a block that is small beside the newest one being written had better wait for a write
+    /// to complete: more will have come by then. Blocks that overtake each other shrink until each
+    /// loses a tenth of itself to padding, and the disk its time to many small flushes.
+    fn is_worth_waiting(&self, need: Need) -> bool {
+        let newest = self.flights.iter().rev().find(|flight| !flight.done);
+        let newest_bytes = newest.map_or(0, |flight| flight.data_bytes);
+        let enough = match newest_bytes {
+            // What fits a page is one or two records: they gain nothing by company.
+            ..=PAGE_DATA_BYTES => 0,
+            ..=SMALL_DATA_BYTES => newest_bytes,
+            _ => newest_bytes + newest_bytes / 2,
+        };
+        need.data_bytes < enough.min(HELD_DATA_BYTES_MAX)
     }
 
     /// What the block that would be next takes.
