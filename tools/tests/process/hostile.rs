@@ -177,7 +177,7 @@ fn metadata_of_any_bytes_with_a_good_checksum_harms_nobody() {
 #[test]
 fn a_flood_that_reads_no_answer_is_held_back() {
     let data = fresh_directory("hostile-flood");
-    let mut node = node_with(&data, &[("SEALOG_SEND_DEADLINE", "300ms")]);
+    let mut node = node_with(&data, &[("SEALOG_SEND_DEADLINE", "1s")]);
     let mut bystander = Bystander::new(&node);
     let ended = AtomicBool::new(false);
     let address = node.address.clone();
@@ -206,7 +206,7 @@ fn a_flood_that_reads_no_answer_is_held_back() {
 #[test]
 fn who_stalls_anywhere_is_closed_in_time() {
     let data = fresh_directory("hostile-stall");
-    let deadlines = [("SEALOG_HANDSHAKE_DEADLINE", "100ms"), ("SEALOG_FRAME_DEADLINE", "100ms")];
+    let deadlines = [("SEALOG_HANDSHAKE_DEADLINE", "1s"), ("SEALOG_FRAME_DEADLINE", "1s")];
     let mut node = node_with(&data, &deadlines);
     let mut bystander = Bystander::new(&node);
     let whole = [hello(), batch()].concat();
