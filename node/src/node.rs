@@ -11,8 +11,8 @@ use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
 use sealog_protocol::machine::{Address, Role};
 use sealog_runtime::{
-    ExecutorConfig, ExecutorContext, ExecutorId, Handle, JournalConfig, Listen, NodeConfig, Poster, RunError,
-    StartError,
+    ClientLimits, ExecutorConfig, ExecutorContext, ExecutorId, Handle, JournalConfig, Listen, NodeConfig, Poster,
+    RunError, StartError,
 };
 use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
@@ -116,7 +116,13 @@ impl Node {
             .name("sealog-register".to_owned())
             .spawn(move || register_thread::serve(file_register, &requests, count))
             .map_err(|error| NodeError::Io { doing: "start the register's thread", error })?;
-        let config = NodeConfig::new(directory.path.clone(), executor_configs(settings, &directory, listen));
+        let mut config = NodeConfig::new(directory.path.clone(), executor_configs(settings, &directory, listen));
+        config.clients = ClientLimits {
+            connections_max: settings.connections_max,
+            handshake_deadline: settings.handshake_deadline,
+            frame_deadline: settings.frame_deadline,
+            send_deadline: settings.send_deadline,
+        };
         let limits = Limits::new(settings, directory.chains.len() as u64, hash_seed);
         let handle = sealog_runtime::start(config, move |context: ExecutorContext<Event>| {
             let machines = machines(&host, context.executor, limits);

@@ -10,8 +10,11 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use std::time::Duration;
+
 use bytesize::ByteSize;
 use sealog_protocol::limits::{CACHE_BYTES_MAX, LOGSPACES_MAX};
+use sealog_runtime::ClientLimits;
 use thiserror::Error;
 use toml::de::{DeTable, DeValue};
 
@@ -23,6 +26,7 @@ const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 const INDEX_BYTES_MIN: u64 = 1 << 20;
 const CACHE_BYTES_MIN: u64 = 4 << 20;
+const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 const ENVIRONMENT_PREFIX: &str = "SEALOG_";
 /// Variables with our prefix that are not a node's settings.
 const ENVIRONMENT_OF_CLIENTS: &[&str] = &["SEALOG_CONNECT"];
@@ -49,12 +53,21 @@ pub struct Settings {
     pub cache_bytes_max: u64,
     /// Size of a segment of the journal, in bytes.
     pub segment_bytes: u64,
+    /// Client connections at once; those beyond are told so and closed.
+    pub connections_max: usize,
+    /// For a client's hello, from its connection on.
+    pub handshake_deadline: Duration,
+    /// For the rest of a frame, from its first byte on.
+    pub frame_deadline: Duration,
+    /// For a client to take what is sent to it.
+    pub send_deadline: Duration,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub log: tracing::Level,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
+        let clients = ClientLimits::default();
         Settings {
             data: PathBuf::from("./sealog-data"),
             listen: LISTEN_DEFAULT.to_owned(),
@@ -65,6 +78,10 @@ impl Default for Settings {
             index_bytes_max: 4 << 30,
             cache_bytes_max: CACHE_BYTES_MAX as u64,
             segment_bytes: 64 << 20,
+            connections_max: clients.connections_max,
+            handshake_deadline: clients.handshake_deadline,
+            frame_deadline: clients.frame_deadline,
+            send_deadline: clients.send_deadline,
             log: tracing::Level::WARN,
         }
     }
@@ -213,6 +230,48 @@ const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "connections_max",
+        about: "Client connections at once. Beyond them a client is told so and closed; a low limit of open\n# files (ulimit -n) lowers it.",
+        default: "10000",
+        expected: "a number from 1 to 1048576",
+        set: |settings, text| {
+            let connections = text.parse().ok();
+            settings.connections_max =
+                connections.filter(|count| (1..=ClientLimits::CONNECTIONS_MAX).contains(count))?;
+            Some(())
+        },
+    },
+    Key {
+        name: "handshake_deadline",
+        about: "A connection whose hello has not come within this time is closed.",
+        default: "\"10s\"",
+        expected: "a time from 10ms to 1h",
+        set: |settings, text| {
+            settings.handshake_deadline = parse_deadline(text)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "frame_deadline",
+        about: "A frame that was begun (2 MiB at most) has to be there whole within this time.",
+        default: "\"30s\"",
+        expected: "a time from 10ms to 1h",
+        set: |settings, text| {
+            settings.frame_deadline = parse_deadline(text)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "send_deadline",
+        about: "A client that takes less than 256 KiB of its answers in this time is cut off.",
+        default: "\"30s\"",
+        expected: "a time from 10ms to 1h",
+        set: |settings, text| {
+            settings.send_deadline = parse_deadline(text)?;
+            Some(())
+        },
+    },
+    Key {
         name: "log",
         about: "What is logged to stderr.",
         default: "\"warn\"",
@@ -332,6 +391,10 @@ fn parse_bytes(text: &str) -> Option<u64> {
     text.parse::<ByteSize>().ok().map(|size| size.as_u64())
 }
 
+fn parse_deadline(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text).ok().filter(|deadline| DEADLINES.contains(deadline))
+}
+
 fn variable(key: &str) -> String {
     format!("{ENVIRONMENT_PREFIX}{}", key.to_ascii_uppercase())
 }
@@ -379,6 +442,10 @@ mod tests {
     fn values_have_human_units_and_limits() {
         assert_eq!(file("index_memory = \"2 GiB\"").unwrap().index_bytes_max, 2 << 30);
         assert_eq!(environment("SEALOG_SEGMENT_SIZE", "8MiB").unwrap().segment_bytes, 8 << 20);
+        assert_eq!(environment("SEALOG_FRAME_DEADLINE", "250ms").unwrap().frame_deadline, Duration::from_millis(250));
+        for wrong in ["connections_max = 0", "send_deadline = \"0s\"", "handshake_deadline = 10"] {
+            assert!(file(wrong).unwrap_err().to_string().contains("which is not"), "{wrong}");
+        }
         for wrong in
             ["executors = 0", "executors = \"many\"", "segment_size = \"1KiB\"", "listen = \"7440\"", "log = []"]
         {

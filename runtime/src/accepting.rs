@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use io_uring::{opcode, types};
 use sealog_protocol::Time;
 
+use crate::counters::Counters;
 use crate::limits::ACCEPT_PAUSE;
 use crate::listener::{Listener, accepted};
 use crate::ring::{Completion, Kind, Ring, Token};
@@ -46,13 +47,14 @@ impl Accepting {
     }
 
     /// A listener has a connection, or its accept has ended.
-    pub fn on_completion(&mut self, now: Time, completion: Completion) -> Option<OwnedFd> {
+    pub fn on_completion(&mut self, now: Time, completion: Completion, counters: &Counters) -> Option<OwnedFd> {
         let listening = &mut self.listening[completion.token.slot as usize];
         listening.is_armed = completion.more();
         match completion.bytes() {
             Ok(descriptor) => return Some(accepted(descriptor as i32)),
             Err(error) if self.is_stopped => tracing::debug!(%error, "accepts no more connections"),
             Err(error) => {
+                counters.accepts_failed.add(1);
                 tracing::warn!(address = %listening.listener.address(), %error, "cannot accept a connection");
                 listening.arm_at = Some(now + ACCEPT_PAUSE);
             }
@@ -74,5 +76,30 @@ impl Accepting {
                 ring.cancel(Token::new(Kind::Accept, slot as u32, 0));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Listen;
+
+    #[test]
+    fn without_descriptors_it_is_tried_again_after_a_pause_and_not_before() {
+        let listener = Listener::bind(&Listen::Tcp("127.0.0.1:0".parse().expect("an address"))).expect("a free port");
+        let (mut accepting, counters) = (Accepting::new(vec![listener]), Counters::default());
+        let mut ring = Ring::new().expect("a ring");
+        accepting.arm(Time(1), &mut ring);
+        assert_eq!(ring.in_flight(), 1);
+        let failed = Completion::failed(Token::new(Kind::Accept, 0, 0), libc::EMFILE);
+        assert!(accepting.on_completion(Time(1), failed, &counters).is_none());
+        assert_eq!(counters.accepts_failed.get(), 1);
+        let again = Time(1) + ACCEPT_PAUSE;
+        assert_eq!(accepting.deadline(), Some(again));
+        accepting.arm(Time(again.0 - 1), &mut ring);
+        assert_eq!(ring.in_flight(), 1, "it waits");
+        accepting.arm(again, &mut ring);
+        assert_eq!(ring.in_flight(), 2, "it tries again");
+        assert_eq!(accepting.deadline(), None);
     }
 }

@@ -13,16 +13,15 @@ use crate::ring::Ring;
 /// Below, glommio refuses to make its rings.
 const LOCKED_BYTES_MIN: u64 = 512 << 10;
 
-/// Tries out io_uring, locked memory, and O_DIRECT in `data`.
-pub(crate) fn check(data: &Path) -> Result<(), StartError> {
+/// Tries out io_uring, locked memory, and O_DIRECT in `data`; how many files may be open at once.
+pub(crate) fn check(data: &Path) -> Result<u64, StartError> {
     check_locked_memory()?;
     check_ring()?;
     probe_direct(data).map_err(|source| match source.raw_os_error() {
         Some(libc::EINVAL | libc::EOPNOTSUPP) => StartError::DirectIo { path: data.to_owned(), source },
         _ => StartError::Directory { path: data.to_owned(), source },
     })?;
-    raise_limit(libc::RLIMIT_NOFILE, libc::rlim_t::MAX);
-    Ok(())
+    Ok(raise_limit(libc::RLIMIT_NOFILE, libc::rlim_t::MAX))
 }
 
 fn check_locked_memory() -> Result<(), StartError> {

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use sealog_journal::JournalConfig;
 
+use crate::client_limits::ClientLimits;
+
 /// A node: its data directory and its executors.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -13,6 +15,7 @@ pub struct NodeConfig {
     pub data: PathBuf,
     /// One to [`NodeConfig::EXECUTORS_MAX`].
     pub executors: Vec<ExecutorConfig>,
+    pub clients: ClientLimits,
     pub pinning: Pinning,
     pub spinning: Spinning,
 }
@@ -20,9 +23,10 @@ pub struct NodeConfig {
 impl NodeConfig {
     pub const EXECUTORS_MAX: usize = 64;
 
-    /// A node with the default way of using cores.
+    /// A node with the default limits and way of using cores.
     pub fn new(data: PathBuf, executors: Vec<ExecutorConfig>) -> NodeConfig {
-        NodeConfig { data, executors, pinning: Pinning::Auto, spinning: Spinning::Auto }
+        let clients = ClientLimits::default();
+        NodeConfig { data, executors, clients, pinning: Pinning::Auto, spinning: Spinning::Auto }
     }
 }
 

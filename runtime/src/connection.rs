@@ -6,7 +6,8 @@ use sealog_protocol::Time;
 use sealog_protocol::frame::{FrameError, HEADER_BYTES, Header};
 use sealog_protocol::machine::ConnectionId;
 
-use crate::limits::KEPT_BYTES_MAX;
+use crate::client_limits::Clocks;
+use crate::limits::{KEPT_BYTES_MAX, SEND_BYTES_MAX};
 
 /// How far a connection is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,9 @@ pub(crate) struct Connection {
     pub id: ConnectionId,
     pub generation: u32,
     pub phase: Phase,
+    pub clocks: Clocks,
+    /// There are too many: it was never more than told so.
+    pub refused: bool,
     /// The host knows it.
     pub greeted: bool,
     /// A multishot receive is in flight.
@@ -50,11 +54,13 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub fn new(id: ConnectionId, generation: u32, socket: OwnedFd) -> Connection {
+    pub fn new(now: Time, id: ConnectionId, generation: u32, socket: OwnedFd) -> Connection {
         Connection {
             id,
             generation,
             phase: Phase::Fresh,
+            clocks: Clocks::new(now),
+            refused: false,
             greeted: false,
             receiving: false,
             is_dirty: false,
@@ -122,6 +128,11 @@ impl Connection {
         Ok(())
     }
 
+    /// A frame has begun whose rest has not come.
+    pub fn has_partial(&self) -> bool {
+        !self.partial.is_empty()
+    }
+
     /// Keeps what came while the connection is paused.
     pub fn hold(&mut self, bytes: &[u8]) {
         self.held.extend_from_slice(bytes);
@@ -151,7 +162,7 @@ impl Connection {
 
     /// What the next send carries: address and length, unmoved until [`Connection::sent`]. `None`
     /// while one is in flight, or when there is nothing.
-    pub fn next_send(&mut self) -> Option<(*const u8, u32)> {
+    pub fn next_send(&mut self, now: Time) -> Option<(*const u8, u32)> {
         if self.send_in_flight {
             return None;
         }
@@ -162,8 +173,9 @@ impl Connection {
             std::mem::swap(&mut self.sending, &mut self.output);
         }
         self.send_in_flight = true;
+        self.clocks.sending_since = now;
         let rest = &self.sending[self.sent..];
-        Some((rest.as_ptr(), u32::try_from(rest.len()).unwrap_or(u32::MAX)))
+        Some((rest.as_ptr(), rest.len().min(SEND_BYTES_MAX) as u32))
     }
 
     /// The send in flight has ended, having sent this much.
@@ -194,7 +206,7 @@ mod tests {
 
     fn connection() -> Connection {
         let socket = std::os::unix::net::UnixStream::pair().expect("a pair of sockets").0;
-        Connection::new(ConnectionId(1), 1, socket.into())
+        Connection::new(Time(0), ConnectionId(1), 1, socket.into())
     }
 
     fn frames_of(connection: &mut Connection, bytes: &[u8], out: &mut Vec<Vec<u8>>) -> Result<(), FrameError> {
@@ -233,13 +245,13 @@ mod tests {
     fn a_send_goes_on_where_it_stopped() {
         let mut connection = connection();
         connection.output().extend_from_slice(b"answer");
-        let (_, bytes) = connection.next_send().expect("something to send");
+        let (_, bytes) = connection.next_send(Time(0)).expect("something to send");
         assert_eq!(bytes, 6);
-        assert!(connection.next_send().is_none(), "one send at a time");
+        assert!(connection.next_send(Time(0)).is_none(), "one send at a time");
         connection.sent(2);
         assert_eq!(connection.unsent_bytes(), 4);
-        assert_eq!(connection.next_send().map(|(_, bytes)| bytes), Some(4));
+        assert_eq!(connection.next_send(Time(0)).map(|(_, bytes)| bytes), Some(4));
         connection.sent(4);
-        assert!(connection.next_send().is_none());
+        assert!(connection.next_send(Time(0)).is_none());
     }
 }

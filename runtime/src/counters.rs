@@ -26,6 +26,10 @@ counters! {
     connections_accepted,
     /// Connections refused because there were too many.
     connections_refused,
+    /// Tries to accept a connection that failed: too many open files, no memory.
+    accepts_failed,
+    /// Connections closed because their hello, or the rest of a frame, did not come in time.
+    connections_late,
     /// Connections closed for what they sent: not a frame, too large, damaged, or another version.
     connections_malformed,
     /// Connections cut off because their replies were not read.

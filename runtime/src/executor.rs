@@ -10,6 +10,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder};
 
 use crate::buffers::ReceiveBuffers;
 use crate::checks::check;
+use crate::client_limits::ClientLimits;
 use crate::clock::Clock;
 use crate::config::{ExecutorConfig, Listen, NodeConfig};
 use crate::cores::Cores;
@@ -20,6 +21,7 @@ use crate::error::{HostError, RunError, StartError};
 use crate::host::{ExecutorContext, ExecutorId, Host};
 use crate::inbox::{Inbox, Outbox, Shared, connect};
 use crate::journal_io::recover;
+use crate::limits::RESERVED_FILES;
 use crate::listener::Listener;
 use crate::park::Parker;
 use crate::ring::Ring;
@@ -45,7 +47,12 @@ where
     if !(1..=NodeConfig::EXECUTORS_MAX).contains(&executors) {
         return Err(StartError::Executors { executors });
     }
-    check(&config.data)?;
+    let open_files = check(&config.data)?;
+    let clients = config.clients.within(open_files, RESERVED_FILES * executors as u64);
+    if clients.connections_max < config.clients.connections_max {
+        let connections_max = clients.connections_max;
+        tracing::warn!(connections_max, open_files, "fewer connections: the limit of open files (ulimit -n) is low");
+    }
     let mut listeners = Vec::new();
     for executor in &config.executors {
         listeners.push(executor.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?);
@@ -75,6 +82,7 @@ where
         let (report, reported) = channel();
         let plan = Plan {
             config: config_of,
+            clients,
             directory: config.data.join(format!("journal-{index}")),
             context: ExecutorContext { executor, ..context.clone() },
             listeners,
@@ -128,6 +136,7 @@ struct Thread {
 /// What an executor's thread is made with.
 struct Plan<E: Send + 'static> {
     config: ExecutorConfig,
+    clients: ClientLimits,
     directory: PathBuf,
     context: ExecutorContext<E>,
     listeners: Vec<Listener>,
@@ -192,7 +201,7 @@ impl<E: Send + 'static> Plan<E> {
             outbox: self.outbox,
             journal,
             ring,
-            sockets: Sockets::new(executor, self.listeners, buffers),
+            sockets: Sockets::new(executor, self.listeners, self.clients, buffers),
             parker,
             spins: self.spins,
             completions: Vec::new(),

@@ -38,6 +38,7 @@ pub(crate) fn receive<H: Host>(
         }
     });
     counters.frames_received.add(frames);
+    connection.clocks.took_in(now, frames, connection.has_partial());
     result
 }
 

@@ -14,6 +14,7 @@
 mod accepting;
 mod buffers;
 mod checks;
+mod client_limits;
 mod clock;
 mod config;
 mod connection;
@@ -35,6 +36,7 @@ mod ring;
 mod sockets;
 mod watch;
 
+pub use client_limits::ClientLimits;
 pub use clock::Clock;
 pub use config::{ExecutorConfig, Listen, NodeConfig, Pinning, Spinning};
 pub use counters::Counters;

@@ -5,14 +5,22 @@ use std::time::Duration;
 
 use sealog_protocol::limits::FRAME_BYTES_MAX;
 
+use crate::client_limits::ClientLimits;
+
 /// Buffers that sockets of an executor are received into; a power of two. When all are in use,
 /// what clients send stays in their sockets.
 pub(crate) const RECEIVE_BUFFERS: u16 = 128;
 /// Bytes of each.
 pub(crate) const RECEIVE_BUFFER_BYTES: usize = 64 << 10;
 
-/// Connections of one executor.
-pub(crate) const CONNECTIONS_MAX: usize = 16_384;
+/// Connections beyond the configured limit that are being told so; more are closed without a word.
+pub(crate) const REFUSED_MAX: usize = 64;
+/// Descriptors that an executor needs beside those of its clients: segments that are read, those
+/// that are written and prepared, rings, listeners, and who is being refused.
+pub(crate) const RESERVED_FILES: u64 = OPEN_FILES_MAX as u64 + REFUSED_MAX as u64 + 64;
+/// Bytes of one send. A peer has to take them within the deadline of sends: it is what tells a slow
+/// reader from one that reads nothing.
+pub(crate) const SEND_BYTES_MAX: usize = 256 << 10;
 /// Unsent replies of one connection beyond which nothing more is taken from it.
 pub(crate) const UNSENT_BYTES_PAUSE: usize = 1 << 20;
 /// Unsent replies of one connection beyond which it is cut off.
@@ -50,6 +58,7 @@ pub(crate) const SLEEP_MIN: Duration = Duration::from_millis(1);
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two());
-const _: () = assert!(CONNECTIONS_MAX < 1 << 24, "a connection's slot has 24 bits of its id");
+const _: () =
+    assert!(ClientLimits::CONNECTIONS_MAX + REFUSED_MAX < 1 << 24, "a connection's slot has 24 bits of its id");
 const _: () = assert!(UNSENT_BYTES_MAX > UNSENT_BYTES_PAUSE + FRAME_BYTES_MAX, "one answer alone cuts nobody off");
 const _: () = assert!(UNSENT_BYTES_TOTAL_MAX >= UNSENT_BYTES_MAX);

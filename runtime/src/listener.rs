@@ -17,6 +17,11 @@ use crate::error::StartError;
 /// Connections that wait to be accepted, at most (the kernel's own limit permitting).
 const BACKLOG: i32 = 1024;
 
+/// A silent TCP peer is asked for a sign of life after so long, then so often, so many times.
+const KEEPALIVE_IDLE_S: i32 = 60;
+const KEEPALIVE_INTERVAL_S: i32 = 10;
+const KEEPALIVE_PROBES: i32 = 6;
+
 /// How long an address may be taken before that is an error. What a killed process had in its ring,
 /// its sockets among it, the kernel closes a moment after the process is gone.
 const TAKEN_PATIENCE: Duration = Duration::from_secs(2);
@@ -38,7 +43,7 @@ impl Listener {
                 let socket = patiently(|| TcpListener::bind(address)).map_err(failed)?;
                 let address = Listen::Tcp(socket.local_addr().map_err(failed)?);
                 // Accepted sockets inherit it.
-                set_nodelay(socket.as_raw_fd()).map_err(failed)?;
+                set_options(socket.as_raw_fd()).map_err(failed)?;
                 (OwnedFd::from(socket), address, None)
             }
             Listen::Unix(path) => {
@@ -114,17 +119,20 @@ fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-fn set_nodelay(socket: RawFd) -> io::Result<()> {
-    let on: libc::c_int = 1;
+/// Answers go out at once, and peers that vanished without a word are found out: a waiting reader
+/// is silent for as long as it likes, and no deadline of ours could tell it from a dead machine.
+fn set_options(socket: RawFd) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_S)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEPALIVE_PROBES)
+}
+
+fn set_option(socket: RawFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the option's value is an int that lives through the call.
     let result = unsafe {
-        libc::setsockopt(
-            socket,
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
+        libc::setsockopt(socket, level, option, (&raw const value).cast(), size_of::<libc::c_int>() as libc::socklen_t)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

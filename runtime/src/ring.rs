@@ -69,6 +69,12 @@ pub(crate) struct Completion {
 }
 
 impl Completion {
+    /// The last completion of an operation that failed.
+    #[cfg(test)]
+    pub fn failed(token: Token, errno: i32) -> Completion {
+        Completion { token, result: -errno, flags: 0 }
+    }
+
     /// The operation goes on, and will complete again.
     pub fn more(&self) -> bool {
         cqueue::more(self.flags)

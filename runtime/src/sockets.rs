@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   accept ─► Fresh ─hello─► Serving ──peer's end or error──► Dead ─► slot free
-//!               └──malformed────┴──► Leaving (told why) ───────┘
+//!               └─malformed, late─┴─► Leaving (told why) ──────┘
 //! ```
 //!
 //! Memory is bounded: received bytes by the receive buffers and one frame per connection; unsent
 //! replies by [`UNSENT_BYTES_PAUSE`], past which a connection is not read from, and
-//! [`UNSENT_BYTES_MAX`], past which it is cut off.
+//! [`UNSENT_BYTES_MAX`], past which it is cut off. What clients may take otherwise is in
+//! [`crate::client_limits`].
 
 #![allow(unsafe_code)]
 
@@ -20,11 +21,12 @@ use sealog_protocol::machine::ConnectionId;
 
 use crate::accepting::Accepting;
 use crate::buffers::{self, ReceiveBuffers};
+use crate::client_limits::{ClientLimits, Overdue};
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
 use crate::host::{ExecutorId, Host};
 use crate::intake::{Refusal, receive};
-use crate::limits::{CONNECTIONS_MAX, LEAVING, UNSENT_BYTES_MAX, UNSENT_BYTES_PAUSE, UNSENT_BYTES_TOTAL_MAX};
+use crate::limits::{LEAVING, REFUSED_MAX, UNSENT_BYTES_MAX, UNSENT_BYTES_PAUSE, UNSENT_BYTES_TOTAL_MAX};
 use crate::listener::{Listener, shut_down, shut_down_sending};
 use crate::ring::{Completion, Kind, Ring, Token};
 
@@ -43,6 +45,7 @@ pub(crate) struct Ended {
 /// The table of connections.
 pub(crate) struct Sockets {
     executor: ExecutorId,
+    limits: ClientLimits,
     accepting: Accepting,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -62,13 +65,25 @@ pub(crate) struct Sockets {
     /// Since the driver last asked.
     ended: Vec<Ended>,
     unsent_total: usize,
+    /// Connections beyond the limit, among them all.
+    refused: usize,
+    /// When deadlines are looked at again.
+    sweep_at: Time,
+    /// The last time that clients waited for us, not we for them.
+    excused: Time,
     stopping: bool,
 }
 
 impl Sockets {
-    pub fn new(executor: ExecutorId, listeners: Vec<Listener>, buffers: ReceiveBuffers) -> Sockets {
+    pub fn new(
+        executor: ExecutorId,
+        listeners: Vec<Listener>,
+        limits: ClientLimits,
+        buffers: ReceiveBuffers,
+    ) -> Sockets {
         Sockets {
             executor,
+            limits,
             accepting: Accepting::new(listeners),
             slots: Vec::new(),
             free: Vec::new(),
@@ -81,6 +96,9 @@ impl Sockets {
             leaving: Vec::new(),
             ended: Vec::new(),
             unsent_total: 0,
+            refused: 0,
+            sweep_at: Time(0),
+            excused: Time(0),
             stopping: false,
         }
     }
@@ -110,7 +128,7 @@ impl Sockets {
         self.accepting.arm(now, ring);
         self.end_receives(ring);
         self.arm_receives(ring);
-        self.submit_sends(ring, counters);
+        self.submit_sends(now, ring, counters);
     }
 
     fn end_receives(&mut self, ring: &mut Ring) {
@@ -141,14 +159,14 @@ impl Sockets {
         }
     }
 
-    fn submit_sends(&mut self, ring: &mut Ring, counters: &Counters) {
+    fn submit_sends(&mut self, now: Time, ring: &mut Ring, counters: &Counters) {
         for slot in self.dirty.drain(..) {
             let Some(connection) = self.slots[slot as usize].connection.as_deref_mut() else { continue };
             connection.is_dirty = false;
             if connection.phase == Phase::Dead {
                 continue;
             }
-            if let Some((address, bytes)) = connection.next_send() {
+            if let Some((address, bytes)) = connection.next_send(now) {
                 counters.sent_bytes.add(u64::from(bytes));
                 let entry = opcode::Send::new(types::Fd(connection.descriptor()), address, bytes);
                 let entry = entry.flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL).build();
@@ -161,31 +179,61 @@ impl Sockets {
 
     /// A listener has a connection, or has ended.
     pub fn on_accept(&mut self, now: Time, completion: Completion, counters: &Counters) {
-        let Some(socket) = self.accepting.on_completion(now, completion) else { return };
+        let Some(socket) = self.accepting.on_completion(now, completion, counters) else { return };
+        let is_refused = self.served() >= self.limits.connections_max;
+        if is_refused {
+            counters.connections_refused.add(1);
+            if self.refused >= REFUSED_MAX {
+                return;
+            }
+        }
         let slot = match self.free.pop() {
             Some(slot) => slot,
-            None if self.slots.len() < CONNECTIONS_MAX => {
+            None => {
                 self.slots.push(Slot::default());
                 self.slots.len() as u32 - 1
-            }
-            None => {
-                counters.connections_refused.add(1);
-                tracing::warn!(CONNECTIONS_MAX, "refused a connection: there are too many");
-                return;
             }
         };
         let entry = &mut self.slots[slot as usize];
         entry.generation += 1;
         let generation = entry.generation;
         let id = ConnectionId(u64::from(self.executor.0) << 56 | u64::from(generation) << 24 | u64::from(slot));
-        entry.connection = Some(Box::new(Connection::new(id, generation, socket)));
+        let mut connection = Box::new(Connection::new(now, id, generation, socket));
+        if is_refused {
+            connection.refused = true;
+            self.refused += 1;
+            let message = format!("all {} connections are in use (connections_max)", self.limits.connections_max);
+            self.leave(now, slot, &mut connection, ErrorCode::Busy, message);
+        } else {
+            counters.connections_accepted.add(1);
+        }
+        self.slots[slot as usize].connection = Some(connection);
         self.unarmed.push(slot);
-        counters.connections_accepted.add(1);
         self.count(counters);
     }
 
+    /// Connections within the limit.
+    fn served(&self) -> usize {
+        self.slots.len() - self.free.len() - self.refused
+    }
+
+    /// Tells a connection why it ends, and gives it a moment to read that.
+    fn leave(&mut self, now: Time, slot: u32, connection: &mut Connection, code: ErrorCode, message: String) {
+        if connection.unsent_bytes() == 0 {
+            encode_reply(connection.output(), 0, &Reply::Error { code, message });
+            self.unsent_total += connection.unsent_bytes();
+            if !connection.is_dirty {
+                connection.is_dirty = true;
+                self.dirty.push(slot);
+            }
+        }
+        self.tell_end(connection);
+        connection.phase = Phase::Leaving { until: now + LEAVING };
+        self.leaving.push(slot);
+    }
+
     fn count(&self, counters: &Counters) {
-        counters.connections_now.set((self.slots.len() - self.free.len()) as u64);
+        counters.connections_now.set(self.served() as u64);
     }
 
     /// Something was received, or a receive has ended.
@@ -211,6 +259,8 @@ impl Sockets {
             let slot = self.resumed.pop_front().expect("it is not empty");
             let Some(mut connection) = self.slots[slot as usize].connection.take() else { continue };
             let (held, unsent) = (connection.take_held(), connection.unsent_bytes());
+            // It was we who did not read the rest of its frame.
+            connection.clocks.took_in(now, 1, connection.has_partial());
             let result = feed(now, &mut connection, &held, host, counters);
             self.fed(now, slot, &mut connection, unsent, result, counters);
             self.slots[slot as usize].connection = Some(connection);
@@ -263,21 +313,15 @@ impl Sockets {
         result: Result<(), Refusal>,
         counters: &Counters,
     ) {
-        if let Err(refusal) = result {
-            counters.connections_malformed.add(1);
-            tracing::warn!(connection = connection.id.0, reason = %refusal, "closing a client's connection");
-            if connection.unsent_bytes() == 0 {
-                let reply = Reply::Error { code: ErrorCode::Invalid, message: refusal.to_string() };
-                encode_reply(connection.output(), 0, &reply);
-            }
-            self.tell_end(connection);
-            connection.phase = Phase::Leaving { until: now + LEAVING };
-            self.leaving.push(slot);
-        }
         self.unsent_total += connection.unsent_bytes() - unsent;
         if connection.unsent_bytes() > 0 && !connection.is_dirty {
             connection.is_dirty = true;
             self.dirty.push(slot);
+        }
+        if let Err(refusal) = result {
+            counters.connections_malformed.add(1);
+            tracing::warn!(connection = connection.id.0, reason = %refusal, "closing a client's connection");
+            self.leave(now, slot, connection, ErrorCode::Invalid, refusal.to_string());
         }
     }
 
@@ -372,7 +416,8 @@ impl Sockets {
             connection.phase == Phase::Dead && !connection.receiving && !connection.is_sending()
         };
         if self.at(slot).is_some_and(|connection| is_done(connection)) {
-            self.slots[slot as usize].connection = None;
+            let ended = self.slots[slot as usize].connection.take();
+            self.refused -= usize::from(ended.is_some_and(|connection| connection.refused));
             self.free.push(slot);
             self.count(counters);
         }
@@ -383,8 +428,15 @@ impl Sockets {
         self.ended.pop()
     }
 
-    /// Ends the connections whose time to leave is over.
+    /// Ends the connections whose time to leave is over, and those that are late with anything else.
     pub fn expire(&mut self, now: Time, counters: &Counters) {
+        if self.has_stalled() {
+            self.excused = now;
+        }
+        if self.sweep_at <= now && self.served() > 0 {
+            self.sweep_at = now + self.limits.sweep_interval();
+            self.sweep(now, counters);
+        }
         let mut at = 0;
         while let Some(slot) = self.leaving.get(at).copied() {
             match self.at(slot).map(|connection| connection.phase) {
@@ -399,6 +451,27 @@ impl Sockets {
         }
     }
 
+    fn sweep(&mut self, now: Time, counters: &Counters) {
+        for slot in 0..self.slots.len() as u32 {
+            let Some(connection) = self.slots[slot as usize].connection.as_deref() else { continue };
+            let Some(overdue) = self.limits.overdue(now, self.excused, connection) else { continue };
+            tracing::warn!(connection = connection.id.0, reason = %overdue, "closing a client's connection");
+            match overdue {
+                // There is no room in its socket to tell it why.
+                Overdue::Send { .. } => {
+                    counters.connections_slow.add(1);
+                    self.end(slot, counters);
+                }
+                Overdue::Handshake { .. } | Overdue::Frame { .. } => {
+                    counters.connections_late.add(1);
+                    let mut connection = self.slots[slot as usize].connection.take().expect("it was just seen");
+                    self.leave(now, slot, &mut connection, ErrorCode::Invalid, overdue.to_string());
+                    self.slots[slot as usize].connection = Some(connection);
+                }
+            }
+        }
+    }
+
     /// When something is due that no completion tells.
     pub fn deadline(&self) -> Option<Time> {
         let leaving =
@@ -406,7 +479,8 @@ impl Sockets {
                 Phase::Leaving { until } => Some(until),
                 _ => None,
             });
-        leaving.chain(self.accepting.deadline()).min()
+        let sweep = (self.served() > 0).then_some(self.sweep_at);
+        leaving.chain(self.accepting.deadline()).chain(sweep).min()
     }
 
     /// There is something that was received and not yet handed over.

@@ -4,14 +4,21 @@
 mod client;
 mod toy;
 
+use std::time::Duration;
+
 use client::{Client, batch, read_request};
-use sealog_protocol::client::{Answer, Reply, encode_request};
+use sealog_protocol::client::{Answer, ErrorCode, Reply, encode_request};
 use sealog_protocol::frame::{FrameKind, write_frame};
-use sealog_runtime::Handle;
+use sealog_runtime::{ClientLimits, Handle, NodeConfig};
 use toy::{Data, Event, Mode, config, start_toy};
 
 fn node(data: &Data) -> Handle<Event> {
-    start_toy(config(data, Mode::Alone, vec![data.socket()]), Mode::Alone).expect("it starts")
+    limited(data, ClientLimits::default())
+}
+
+fn limited(data: &Data, clients: ClientLimits) -> Handle<Event> {
+    let config = config(data, Mode::Alone, vec![data.socket()]);
+    start_toy(NodeConfig { clients, ..config }, Mode::Alone).expect("it starts")
 }
 
 /// A small generator of bytes: the same in every run.
@@ -170,6 +177,101 @@ fn a_thousand_connections_are_served_and_forgotten() {
         last.append(0, b"and time passes");
     }
     assert!(last.status().contains("\"closed\":999"));
+    node.stop();
+    node.wait().expect("an orderly stop");
+}
+
+/// Short enough for a test to wait for, long enough for a good client on a busy machine.
+const SHORT: Duration = Duration::from_millis(500);
+
+fn told(client: &mut Client) -> (ErrorCode, String) {
+    match client.answer().1 {
+        Answer::Reply(Reply::Error { code, message }) => (code, message),
+        answer => panic!("{answer:?}"),
+    }
+}
+
+#[test]
+fn who_says_no_hello_or_half_a_frame_is_told_and_closed() {
+    let data = Data::new("late");
+    let node = limited(
+        &data,
+        ClientLimits { handshake_deadline: SHORT, frame_deadline: 2 * SHORT, ..ClientLimits::default() },
+    );
+    let address = &node.addresses()[0];
+    let mut good = Client::connect(address);
+    let whole = batch(1, b"never finished");
+    let mut silent = Client::bare(address);
+    let mut half_hello = Client::bare(address);
+    half_hello.send(&[0x45]);
+    let mut half_header = Client::connect(address);
+    half_header.send(&whole[..3]);
+    let mut half_frame = Client::connect(address);
+    half_frame.send(&[batch(7, b"whole"), whole[..whole.len() - 1].to_vec()].concat());
+    assert!(matches!(half_frame.answer(), (7, Answer::Reply(Reply::Appended { .. }))));
+    for (client, reason) in
+        [(&mut silent, "no hello"), (&mut half_header, "not finished"), (&mut half_frame, "not finished")]
+    {
+        let (_, message) = told(client);
+        assert!(message.contains(reason), "{message}");
+        assert!(client.frame().is_none(), "the connection ends");
+    }
+    // Its first byte is no frame's: the reason differs, the end does not.
+    while half_hello.frame().is_some() {}
+    // Much longer ago than all deadlines, and it has nothing unfinished.
+    good.append(1, b"still here");
+    assert_eq!(node.counters()[0].connections_late.get() + node.counters()[0].connections_malformed.get(), 4);
+    while node.counters()[0].connections_now.get() > 1 {
+        good.append(2, b"and time passes");
+    }
+    node.stop();
+    node.wait().expect("an orderly stop");
+}
+
+#[test]
+fn who_takes_nothing_for_long_is_cut_off() {
+    let data = Data::new("full");
+    let node = limited(&data, ClientLimits { send_deadline: SHORT, ..ClientLimits::default() });
+    let address = &node.addresses()[0];
+    let mut good = Client::connect(address);
+    good.append(0, &[9; 1 << 20]);
+    let mut slow = Client::connect(address);
+    let mut request = Vec::new();
+    encode_request(&mut request, 1, &read_request(0));
+    // Far below what would cut it off for the memory that it takes.
+    slow.send(&request.repeat(4));
+    while node.counters()[0].connections_slow.get() == 0 {
+        good.append(1, b"others go on");
+    }
+    assert!(good.status().contains("\"closed\":1"), "the host was told");
+    node.stop();
+    node.wait().expect("an orderly stop");
+}
+
+#[test]
+fn beyond_the_limit_a_client_is_told_and_a_place_that_is_left_is_taken() {
+    let data = Data::new("limit");
+    let node = limited(&data, ClientLimits { connections_max: 3, ..ClientLimits::default() });
+    let address = &node.addresses()[0];
+    let mut good: Vec<Client> = (0..3).map(|_| Client::connect(address)).collect();
+    // More at once than are given the time to read why.
+    let mut refused: Vec<Client> = (0..100).map(|_| Client::bare(address)).collect();
+    let (code, message) = told(&mut refused[0]);
+    assert_eq!(code, ErrorCode::Busy);
+    assert!(message.contains("connections_max"), "{message}");
+    for client in &mut refused {
+        while client.frame().is_some() {}
+    }
+    for client in &mut good {
+        client.append(1, b"still here");
+    }
+    assert_eq!(node.counters()[0].connections_refused.get(), 100);
+    assert_eq!(node.counters()[0].connections_now.get(), 3);
+    drop(good.pop());
+    while node.counters()[0].connections_now.get() > 2 {
+        good[0].append(2, b"and time passes");
+    }
+    Client::connect(address).append(3, b"the place is free");
     node.stop();
     node.wait().expect("an orderly stop");
 }

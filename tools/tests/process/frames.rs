@@ -50,13 +50,13 @@ fn send(address: &str, bytes: &[u8]) -> Reaction {
     }
 }
 
-fn connect(address: &str) -> TcpStream {
+pub fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the server lives");
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
     stream
 }
 
-fn hello() -> Vec<u8> {
+pub fn hello() -> Vec<u8> {
     let mut bytes = Vec::new();
     encode_hello(&mut bytes, 0, &ClientHello { name: "nonsense".to_owned() });
     bytes
@@ -68,7 +68,7 @@ fn status_request() -> Vec<u8> {
     bytes
 }
 
-fn batch() -> Vec<u8> {
+pub fn batch() -> Vec<u8> {
     let mut bytes = Vec::new();
     let head = BatchHead {
         logbook: LogBookId(3),
@@ -84,24 +84,27 @@ fn batch() -> Vec<u8> {
 }
 
 /// Someone else's work, which must go on through all of it.
-struct Bystander {
+pub struct Bystander {
     logbook: LogBook,
     appended: Vec<SeqNum>,
 }
 
 impl Bystander {
-    fn new(node: &Node) -> Bystander {
+    pub fn new(node: &Node) -> Bystander {
         let client = Client::connect(&node.address).expect("a client");
         Bystander { logbook: client.logbook("bystander"), appended: Vec::new() }
     }
 
-    fn work(&mut self) {
-        let number = self.appended.len();
-        let appended = self.logbook.append(&[Tag(1)], format!("record {number}")).expect("others are unharmed");
+    pub fn work(&mut self) {
+        self.append(format!("record {}", self.appended.len()).into_bytes());
+    }
+
+    pub fn append(&mut self, payload: Vec<u8>) {
+        let appended = self.logbook.append(&[Tag(1)], payload).expect("others are unharmed");
         self.appended.push(appended.seqnum);
     }
 
-    fn check(&self) {
+    pub fn check(&self) {
         let records = self.logbook.scan(Tag(1), SeqNum::MIN..=SeqNum::MAX);
         let found: Vec<SeqNum> = records.map(|record| record.expect("readable").seqnum).collect();
         assert_eq!(found, self.appended);
@@ -251,7 +254,7 @@ fn a_reader_that_does_not_read_holds_up_nobody_else() {
     node.stop();
 }
 
-fn resident_bytes(process: u32) -> u64 {
+pub fn resident_bytes(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
     let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");

@@ -7,6 +7,7 @@
 mod damage;
 mod disk_faults;
 mod frames;
+mod hostile;
 mod kill;
 mod load;
 mod node;

@@ -104,6 +104,8 @@ pub struct NodeCommand {
     pub listen: String,
     pub segment_size: &'static str,
     pub executors: usize,
+    /// Variables that it is started with.
+    pub settings: Vec<(&'static str, &'static str)>,
     /// The program is given to this one to be run.
     pub wrapper: Vec<String>,
 }
@@ -116,6 +118,7 @@ impl NodeCommand {
             listen: "127.0.0.1:0".to_owned(),
             segment_size: "8MiB",
             executors: 1,
+            settings: Vec::new(),
             wrapper: Vec::new(),
         }
     }
@@ -127,7 +130,7 @@ impl NodeCommand {
         command.args(&words[1..]).args(["dev", "--listen", &self.listen, "--data"]).arg(&self.data);
         without_settings(&mut command);
         command.args(["--executors", &self.executors.to_string()]);
-        command.env("SEALOG_SEGMENT_SIZE", self.segment_size);
+        command.env("SEALOG_SEGMENT_SIZE", self.segment_size).envs(self.settings.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }

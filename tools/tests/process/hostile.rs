@@ -1,0 +1,298 @@
+//! A client that lies, floods, stalls and disappears, beside one that does its work: the table of
+//! docs/hostile-input.md, case by case.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
+use sealog_protocol::client::{CheckTailRequest, PlaceWire, ReadRequest, Request, encode_request};
+use sealog_protocol::frame::{Frame, HEADER_BYTES, Header, write_frame};
+use sealog_protocol::{LogBookId, RequestNumber, SeqNum, SessionId, Tag};
+
+use crate::frames::{Bystander, batch, connect, hello, resident_bytes};
+use crate::node::{Node, NodeCommand, fresh_directory, seed};
+
+/// A node that has taken all that is below stays under this.
+const RESIDENT_BYTES_MAX: u64 = 1 << 30;
+/// Values that a field may not have, or that no one expects of it.
+const LIES: [u64; 7] = [0, 1, 255, 1 << 32, 1 << 63, u64::MAX - 1, u64::MAX];
+const LAST: u64 = 0x1A57;
+
+fn request(id: u64, request: &Request) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_request(&mut bytes, id, request);
+    bytes
+}
+
+fn node_with(data: &std::path::Path, settings: &[(&'static str, &'static str)]) -> Node {
+    let command = NodeCommand { settings: settings.to_vec(), ..NodeCommand::new(data) };
+    command.start().unwrap_or_else(|ended| panic!("the node does not start: {ended:?}"))
+}
+
+/// The ids of all frames that come until the peer closes, or the answer to [`LAST`] is there.
+fn answers(stream: &mut TcpStream) -> Vec<u64> {
+    let mut ids = Vec::new();
+    loop {
+        let mut bytes = vec![0; HEADER_BYTES];
+        match stream.read_exact(&mut bytes) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("neither answered nor closed: {ids:?}"),
+            Err(_) => return ids,
+        }
+        let header = Header::parse(&bytes).expect("the node sends frames").expect("whole");
+        bytes.resize(header.frame_bytes(), 0);
+        if stream.read_exact(&mut bytes[HEADER_BYTES..]).is_err() {
+            return ids;
+        }
+        let frame = Frame::parse(&bytes).expect("the node sends valid frames").expect("whole");
+        ids.push(frame.header.place);
+        if frame.header.place == LAST {
+            return ids;
+        }
+    }
+}
+
+/// Says something false after a good hello, and then asks a plain question: the node answers that,
+/// or has closed the connection.
+fn lie(address: &str, false_frame: &[u8]) {
+    let mut stream = connect(address);
+    let bytes = [hello(), false_frame.to_vec(), request(LAST, &Request::Status)].concat();
+    // It may be closed before all is sent.
+    let _ = stream.write_all(&bytes);
+    answers(&mut stream);
+}
+
+fn false_requests() -> Vec<Request> {
+    let read = |change: &dyn Fn(&mut ReadRequest)| {
+        let place = PlaceWire::default();
+        let mut read = ReadRequest {
+            logbook: 3,
+            tag: 1,
+            from: 0,
+            until: u64::MAX,
+            backward: false,
+            records_max: 10,
+            wait_ms: 0,
+            place,
+            linearizable: false,
+        };
+        change(&mut read);
+        Request::Read(read)
+    };
+    let mut requests = Vec::new();
+    for value in LIES {
+        requests.push(Request::OpenSession { logspace: value as u16 });
+        requests.push(Request::NameLogBook { name: "n".repeat((value % 100_000) as usize) });
+        requests.push(read(&|read| read.logbook = value));
+        requests.push(read(&|read| read.tag = value));
+        requests.push(read(&|read| read.from = value));
+        requests.push(read(&|read| read.until = value));
+        requests.push(read(&|read| (read.from, read.until, read.backward) = (value, 0, true)));
+        requests.push(read(&|read| (read.from, read.until) = (u64::MAX, value)));
+        requests.push(read(&|read| read.records_max = value as u32));
+        requests.push(read(&|read| (read.from, read.wait_ms) = (u64::MAX, value as u32)));
+        requests.push(read(&|read| read.linearizable = true));
+        let (place, linearizable) = (PlaceWire::default(), value % 2 == 1);
+        requests.push(Request::CheckTail(CheckTailRequest { logbook: value, tag: value, place, linearizable }));
+    }
+    requests
+}
+
+fn false_batches() -> Vec<Vec<u8>> {
+    let mut batches = Vec::new();
+    for value in LIES {
+        let changes: [&dyn Fn(&mut BatchHead); 7] = [
+            &|head| head.logbook = LogBookId(value),
+            &|head| head.session = SessionId(value),
+            &|head| head.request = RequestNumber(value),
+            &|head| head.lowest_unanswered = RequestNumber(value),
+            &|head| head.time_ms = value,
+            &|head| head.condition = Some((Tag(value), SeqNum(0))),
+            &|head| head.condition = Some((Tag(1), SeqNum(value))),
+        ];
+        for change in changes {
+            let mut head = BatchHead {
+                logbook: LogBookId(3),
+                session: SessionId(1),
+                request: RequestNumber(1),
+                lowest_unanswered: RequestNumber(1),
+                time_ms: 0,
+                condition: None,
+            };
+            change(&mut head);
+            let mut bytes = Vec::new();
+            let records = [NewRecord { tags: &[Tag(value.max(1))], payload: &[7; 100] }];
+            write_batch(&mut bytes, 2, &head, &records).expect("within limits");
+            batches.push(bytes);
+        }
+    }
+    batches
+}
+
+#[test]
+fn lies_in_every_field_are_answered_or_end_the_connection() {
+    let data = fresh_directory("hostile-lies");
+    let mut node = Node::start(&data);
+    let mut bystander = Bystander::new(&node);
+    let requests = false_requests().into_iter().map(|false_request| request(5, &false_request));
+    for bytes in requests.chain(false_batches()) {
+        lie(&node.address, &bytes);
+        assert!(node.is_running(), "after {bytes:02x?}");
+    }
+    bystander.work();
+    bystander.check();
+    node.stop();
+}
+
+/// What only a peer that computes checksums can send: metadata that no client writes.
+#[test]
+fn metadata_of_any_bytes_with_a_good_checksum_harms_nobody() {
+    let data = fresh_directory("hostile-metadata");
+    let mut node = Node::start(&data);
+    let mut bystander = Bystander::new(&node);
+    let mut random = fastrand::Rng::with_seed(seed(0x5EA1_0021));
+    let mut whole: Vec<Vec<u8>> = false_requests().iter().take(12).map(|of| request(5, of)).collect();
+    whole.push(batch());
+    for round in 0..400 {
+        let bytes = &whole[round % whole.len()];
+        let frame = Frame::parse(bytes).expect("valid").expect("whole");
+        let mut metadata = frame.metadata.to_vec();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..metadata.len());
+            metadata[at] = random.u8(..);
+        }
+        metadata.truncate(random.usize(metadata.len() / 2..=2 * metadata.len()));
+        let count = if random.bool() { frame.header.count } else { random.u16(..) };
+        let mut changed = Vec::new();
+        write_frame(&mut changed, frame.header.kind, 5, count, &metadata, &[frame.payload]);
+        lie(&node.address, &changed);
+        assert!(node.is_running(), "after {changed:02x?}");
+    }
+    bystander.work();
+    bystander.check();
+    node.stop();
+}
+
+#[test]
+fn a_flood_that_reads_no_answer_is_held_back() {
+    let data = fresh_directory("hostile-flood");
+    let mut node = node_with(&data, &[("SEALOG_SEND_DEADLINE", "1s")]);
+    let mut bystander = Bystander::new(&node);
+    let ended = AtomicBool::new(false);
+    let address = node.address.clone();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut stream = connect(&address);
+                let flood = request(1, &Request::Status).repeat(1000);
+                stream.write_all(&hello()).expect("the server takes it");
+                // Until it is cut off: nothing ends this loop but the node.
+                while stream.write_all(&flood).is_ok() {}
+                ended.store(true, Ordering::Relaxed);
+            });
+        }
+        while !ended.load(Ordering::Relaxed) {
+            bystander.work();
+            assert!(resident_bytes(node.process()) < RESIDENT_BYTES_MAX);
+        }
+    });
+    bystander.check();
+    assert!(node.status()["executors"][0]["connections_slow"].as_u64() >= Some(4));
+    assert!(node.is_running());
+    node.stop();
+}
+
+#[test]
+fn who_stalls_anywhere_is_closed_in_time() {
+    let data = fresh_directory("hostile-stall");
+    let deadlines = [("SEALOG_HANDSHAKE_DEADLINE", "1s"), ("SEALOG_FRAME_DEADLINE", "1s")];
+    let mut node = node_with(&data, &deadlines);
+    let mut bystander = Bystander::new(&node);
+    let whole = [hello(), batch()].concat();
+    let greeting = hello().len();
+    let places: Vec<usize> = (0..whole.len()).step_by(7).filter(|at| *at != greeting).collect();
+    let mut stalled: Vec<TcpStream> = places
+        .iter()
+        .map(|at| {
+            let mut stream = connect(&node.address);
+            stream.write_all(&whole[..*at]).expect("the server takes it");
+            stream
+        })
+        .collect();
+    bystander.work();
+    for stream in &mut stalled {
+        // The end, or a reset; a timeout of half a minute is neither, and panics.
+        answers(stream);
+    }
+    bystander.work();
+    bystander.check();
+    let late = node.status()["executors"][0]["connections_late"].as_u64();
+    assert_eq!(late, Some(places.len() as u64));
+    assert!(node.is_running());
+    node.stop();
+}
+
+#[test]
+fn who_disappears_in_the_middle_leaves_nothing_behind() {
+    let data = fresh_directory("hostile-gone");
+    let mut node = Node::start(&data);
+    let mut bystander = Bystander::new(&node);
+    let bytes = [hello(), batch(), request(1, &Request::Status).repeat(20)].concat();
+    let mut random = fastrand::Rng::with_seed(seed(0x5EA1_0022));
+    for round in 0..300 {
+        let mut stream = connect(&node.address);
+        let _ = stream.write_all(&bytes[..random.usize(..bytes.len())]);
+        // Both ends at once, one end, or a reset for answers that nobody reads any more.
+        let _ = match round % 3 {
+            0 => stream.shutdown(Shutdown::Both),
+            1 => stream.shutdown(Shutdown::Read),
+            _ => Ok(()),
+        };
+        drop(stream);
+        if round % 10 == 0 {
+            bystander.work();
+        }
+    }
+    // The bystander's own and that of the question; the last closings may still be under way.
+    while node.status()["executors"][0]["connections_now"].as_u64() > Some(2) {
+        bystander.work();
+    }
+    bystander.check();
+    assert!(node.is_running());
+    node.stop();
+}
+
+#[test]
+fn more_connections_than_allowed_or_than_files_cost_nobody_else_anything() {
+    let data = fresh_directory("hostile-many");
+    // 300 descriptors are fewer than the journal and the allowed connections would take together.
+    let wrapper = ["prlimit", "--nofile=300:300", "--"].map(str::to_owned).to_vec();
+    let settings = vec![("SEALOG_CONNECTIONS_MAX", "200")];
+    let command = NodeCommand { wrapper, settings, segment_size: "4MiB", ..NodeCommand::new(&data) };
+    let mut node = command.start().expect("it starts");
+    let mut bystander = Bystander::new(&node);
+    let mut refused = 0;
+    let mut streams: Vec<TcpStream> = Vec::new();
+    for _ in 0..400 {
+        let mut stream = connect(&node.address);
+        let _ = stream.write_all(&[hello(), request(LAST, &Request::Status)].concat());
+        if answers(&mut stream).last() != Some(&LAST) {
+            refused += 1;
+        }
+        streams.push(stream);
+    }
+    assert!((200..400).contains(&refused), "{refused} of 400 were refused");
+    // Several segments: each needs a descriptor.
+    for _ in 0..12 {
+        bystander.append(vec![5; 1 << 20]);
+    }
+    bystander.check();
+    drop(streams);
+    assert!(node.is_running());
+    // The places come back as the node sees that those connections ended.
+    while node.sealog(&["status"]).code() != Some(0) {
+        bystander.work();
+    }
+    node.stop();
+}
