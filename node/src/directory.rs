@@ -39,6 +39,15 @@ pub struct DataDirectory {
     _lock: File,
 }
 
+/// What a directory is, at a look that changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// A node makes it at its first start.
+    Absent,
+    /// Nobody uses it.
+    Idle(Identity),
+}
+
 /// Why a directory can't be used. Nothing in it was changed.
 #[derive(Debug, Error)]
 pub enum DirectoryError {
@@ -97,6 +106,25 @@ impl DataDirectory {
         identity.incarnation = Incarnation(identity.incarnation.0 + 1);
         durable_file::replace(&identity_path, identity.encode().as_bytes()).map_err(failed("write to"))?;
         Ok(DataDirectory { path: path.to_owned(), identity, register, chains, _lock: lock })
+    }
+
+    /// Looks whether a node could start here.
+    ///
+    /// # Errors
+    /// Why not, as [`DataDirectory::open`] would say.
+    pub fn look(path: &Path) -> Result<Look, DirectoryError> {
+        if path.join("lock").exists() {
+            // Given back at once: only who holds it matters.
+            drop(lock(path)?);
+        }
+        match std::fs::read(path.join("identity")) {
+            Ok(bytes) => Identity::decode(&bytes)
+                .map(Look::Idle)
+                .map_err(|error| DirectoryError::Unusable { path: path.to_owned(), error }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => Ok(Look::Absent),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => refuse_foreign(path).map(|()| Look::Absent),
+            Err(error) => Err(DirectoryError::Io { path: path.to_owned(), doing: "read the identity in", error }),
+        }
     }
 
     /// Where an executor's journal keeps its segments.

@@ -21,4 +21,5 @@ mod status;
 pub use embedded::{Embedded, EmbeddedError};
 pub use node::{Node, NodeError, Stopper};
 pub use readiness::Start;
+pub use sealog_runtime::probe;
 pub use sealog_runtime::{Listen, RunError, StartError};

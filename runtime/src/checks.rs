@@ -17,24 +17,29 @@ const LOCKED_BYTES_MIN: u64 = 512 << 10;
 pub(crate) fn check(data: &Path) -> Result<u64, StartError> {
     check_locked_memory()?;
     check_ring()?;
-    probe_direct(data).map_err(|source| match source.raw_os_error() {
-        Some(libc::EINVAL | libc::EOPNOTSUPP) => StartError::DirectIo { path: data.to_owned(), source },
-        _ => StartError::Directory { path: data.to_owned(), source },
-    })?;
+    check_direct_io(data)?;
     Ok(raise_limit(libc::RLIMIT_NOFILE, libc::rlim_t::MAX))
 }
 
-fn check_locked_memory() -> Result<(), StartError> {
+pub(crate) fn check_direct_io(data: &Path) -> Result<(), StartError> {
+    probe_direct(data).map_err(|source| match source.raw_os_error() {
+        Some(libc::EINVAL | libc::EOPNOTSUPP) => StartError::DirectIo { path: data.to_owned(), source },
+        _ => StartError::Directory { path: data.to_owned(), source },
+    })
+}
+
+/// The limit of locked memory, raised if it must and may be.
+pub(crate) fn check_locked_memory() -> Result<u64, StartError> {
     let limit_bytes = raise_limit(libc::RLIMIT_MEMLOCK, LOCKED_BYTES_MIN);
     if limit_bytes < LOCKED_BYTES_MIN {
         let needed_bytes = LOCKED_BYTES_MIN;
         return Err(StartError::LockedMemory { limit_bytes, needed_bytes, needed_kib: needed_bytes >> 10 });
     }
-    Ok(())
+    Ok(limit_bytes)
 }
 
 /// Raises a limit of this process as far as it may, to `wanted` at most; what it is then.
-fn raise_limit(resource: libc::__rlimit_resource_t, wanted: libc::rlim_t) -> u64 {
+pub(crate) fn raise_limit(resource: libc::__rlimit_resource_t, wanted: libc::rlim_t) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: it fills the struct, which lives through the call.
     if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
@@ -50,7 +55,7 @@ fn raise_limit(resource: libc::__rlimit_resource_t, wanted: libc::rlim_t) -> u64
     limit.rlim_cur
 }
 
-fn check_ring() -> Result<(), StartError> {
+pub(crate) fn check_ring() -> Result<(), StartError> {
     match Ring::new() {
         Ok(_) => Ok(()),
         Err(source) => Err(StartError::RingRefused { reason: why_refused(&source), source }),

@@ -32,6 +32,7 @@ mod limits;
 mod listener;
 mod park;
 mod preparer;
+pub mod probe;
 mod ring;
 mod sockets;
 mod watch;

@@ -35,6 +35,8 @@ pub enum Verb {
     CheckTail(CheckTailArguments),
     /// Print a node's state.
     Status(StatusArguments),
+    /// Find out whether a node can run on this machine, and what to do if not.
+    Doctor(DoctorArguments),
     /// What is known of LogBooks.
     #[command(subcommand)]
     Logbook(LogbookVerb),
@@ -45,6 +47,17 @@ pub enum Verb {
     /// The configuration of a node.
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a directory.
+    Man {
+        /// The directory, made if it is not there.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -190,6 +203,18 @@ pub struct CheckTailArguments {
     pub linearizable: bool,
     #[command(flatten)]
     pub client: ClientArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    /// Directory of the node's data to be [default: ./sealog-data].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Address that the node is to listen on [default: 127.0.0.1:7440].
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    #[command(flatten)]
+    pub format: OutputArguments,
 }
 
 #[derive(Debug, Args)]

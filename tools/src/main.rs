@@ -2,14 +2,16 @@
 //!
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
 //! `read` (with `tail`, `check-tail`, `logbook list`), `status`, `serve` (with `dev`), `inspect`,
-//! `bench`. Data goes to stdout, talk to stderr.
+//! `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to stdout, talk to stderr.
 
 mod append;
 mod arguments;
 mod bench;
 mod connection;
+mod doctor;
 mod failure;
 mod inspect;
+mod manual;
 mod output;
 mod read;
 mod record;
@@ -45,10 +47,13 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Tail(arguments) => read::tail(arguments),
         Verb::CheckTail(arguments) => read::check_tail(arguments),
         Verb::Status(arguments) => status::run(arguments),
+        Verb::Doctor(arguments) => doctor::run(arguments),
         Verb::Logbook(LogbookVerb::List(arguments)) => read::list_logbooks(arguments),
         Verb::Inspect(arguments) => inspect::run(arguments),
         Verb::Bench(arguments) => bench::run(arguments),
         Verb::Config(ConfigVerb::Default) => serve::print_default(),
         Verb::Config(ConfigVerb::Check { config }) => serve::check(config),
+        Verb::Completions { shell } => manual::completions(*shell),
+        Verb::Man { out } => manual::pages(out),
     }
 }
