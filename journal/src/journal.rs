@@ -260,11 +260,13 @@ impl Journal {
     fn is_worth_waiting(&self, need: Need) -> bool {
         let newest = self.flights.iter().rev().find(|flight| !flight.done);
         let newest_bytes = newest.map_or(0, |flight| flight.data_bytes);
-        let enough = match newest_bytes {
+        let enough = if newest_bytes <= PAGE_DATA_BYTES {
             // What fits a page is one or two records: they gain nothing by company.
-            ..=PAGE_DATA_BYTES => 0,
-            ..=SMALL_DATA_BYTES => newest_bytes,
-            _ => newest_bytes + newest_bytes / 2,
+            0
+        } else if newest_bytes <= SMALL_DATA_BYTES {
+            newest_bytes
+        } else {
+            newest_bytes + newest_bytes / 2
         };
         need.data_bytes < enough.min(HELD_DATA_BYTES_MAX)
     }
