@@ -45,6 +45,10 @@ pub enum Event {
 
 type Waiting = Vec<(ConnectionId, u64)>;
 
+/// A turn of a busy machine can gather more than a small segment holds: as engines do, a run ends
+/// before it is that large.
+const RUN_BYTES_MAX: usize = 512 << 10;
+
 pub struct Toy {
     mode: Mode,
     executor: ExecutorId,
@@ -67,6 +71,21 @@ pub struct Toy {
 }
 
 impl Toy {
+    /// Gives the journal what was gathered.
+    fn close_run(&mut self) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        let batches = self.gathered.split().freeze();
+        let records = tags::write_tags(&mut self.tags, &batches).expect("whole frames");
+        let tags = self.tags.split().freeze();
+        let waiting = std::mem::replace(&mut self.waiting, self.spare.pop().unwrap_or_default());
+        self.appended.push_back((tags.clone(), waiting));
+        let entry = DurableEntry::Batches { shard: SHARD, first: self.end, batches, tags };
+        self.end += records;
+        self.actions.push(Action::Append { owner: OWNER, entry });
+    }
+
     pub fn new(context: &ExecutorContext<Event>, mode: Mode) -> Toy {
         Toy {
             mode,
@@ -165,6 +184,9 @@ impl Host for Toy {
         let frame = Frame::parse(bytes)?.ok_or(FrameError::Truncated)?;
         let request = frame.header.place;
         if frame.header.kind == FrameKind::Batch {
+            if self.gathered.len() + bytes.len() > RUN_BYTES_MAX {
+                self.close_run();
+            }
             self.gathered.extend_from_slice(bytes);
             self.waiting.push((connection, request));
             self.pending_bytes += bytes.len();
@@ -242,16 +264,7 @@ impl Host for Toy {
     }
 
     fn flush(&mut self, _: Time, actions: &mut Vec<Action>) {
-        if !self.gathered.is_empty() {
-            let batches = self.gathered.split().freeze();
-            let records = tags::write_tags(&mut self.tags, &batches).expect("whole frames");
-            let tags = self.tags.split().freeze();
-            let waiting = std::mem::replace(&mut self.waiting, self.spare.pop().unwrap_or_default());
-            self.appended.push_back((tags.clone(), waiting));
-            let entry = DurableEntry::Batches { shard: SHARD, first: self.end, batches, tags };
-            self.end += records;
-            actions.push(Action::Append { owner: OWNER, entry });
-        }
+        self.close_run();
         actions.append(&mut self.actions);
     }
 
