@@ -42,6 +42,13 @@ pub const REQUEST_RETRY: Duration = Duration::from_millis(200);
 /// Bytes of one Tags, Metalog, or Replicate message.
 pub const STREAM_MESSAGE_BYTES_MAX: usize = 1 << 20;
 
+/// Bytes of one part of an index checkpoint: it shares journal blocks with appends, which wait for it.
+pub const CHECKPOINT_PART_BYTES: usize = 64 << 10;
+/// Bytes of Tags after which a checkpoint may be worth writing.
+pub const CHECKPOINT_LOG_BYTES_MIN: u64 = 256 << 20;
+/// A checkpoint is begun when this many times the last one's bytes were appended since.
+pub const CHECKPOINT_LOG_FACTOR: u64 = 8;
+
 /// Sessions of one logspace. The oldest by last record goes first. Part of every verdict, so it
 /// is fixed in the chain of views when a cluster is created.
 pub const SESSIONS_MAX: u32 = 65_536;

@@ -8,9 +8,10 @@ use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::frame::{Frame, FrameError, FrameKind, write_frame};
-use crate::ids::{Incarnation, LogspaceId, NodeId, NodeSet, Place, ShardId, ViewNumber};
+use crate::ids::{Incarnation, LogBookId, LogspaceId, NodeId, NodeSet, Place, ShardId, Tag, ViewNumber};
 use crate::machine::{Address, Role};
 use crate::metalog::EngineIncarnation;
+use crate::seqnum::SeqNum;
 
 /// A message between machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +104,72 @@ pub enum Message {
         from: Place,
     },
 
+    /// Replica → learner: what is before the checkpoint at this place is gone, or not worth sending.
+    /// Its parts are on these storages.
+    MetalogGone {
+        from: Place,
+        checkpoint: Place,
+        replicas: Box<NodeSet>,
+    },
+
+    // Checkpoints of the index: engine → storages → engines.
+    /// Engine → storage: a part, the next after those that [`Message::CheckpointStored`] counts.
+    /// Storage → engine: the answer to [`Message::CheckpointOpen`].
+    CheckpointPart {
+        place: Place,
+        part: u32,
+        last: bool,
+        bytes: Bytes,
+    },
+    /// Storage → engine: so many parts of it are durable here.
+    CheckpointStored {
+        place: Place,
+        parts: u32,
+    },
+    /// Engine → primary: the whole checkpoint is durable on these storages.
+    CheckpointDone {
+        place: Place,
+        replicas: Box<NodeSet>,
+    },
+    /// Engine → storage: send this part.
+    CheckpointOpen {
+        place: Place,
+        part: u32,
+    },
+    /// Storage → engine: it has no such part, or can't read it. Ask another.
+    CheckpointNotHere {
+        place: Place,
+        part: u32,
+    },
+
+    // Space.
+    /// Engine → primary: trim. Done when the engine applies an entry that says so.
+    Trim {
+        logbook: LogBookId,
+        tag: Tag,
+        first: SeqNum,
+    },
+    /// Engine → storage, a hint: so many more records between these positions are dead.
+    Dying {
+        shard: ShardId,
+        from: u64,
+        to: u64,
+        records: u64,
+    },
+    /// Storage → engine: which of these records are dead? Entries as in [`Message::TagsEntries`].
+    Judge {
+        request: u64,
+        shard: ShardId,
+        first: u64,
+        entries: Bytes,
+    },
+    /// Engine → storage: a bit for each record, the first in the lowest bit of the first byte: dead,
+    /// and no rebuilt index needs its Tags.
+    Judged {
+        request: u64,
+        dead: Bytes,
+    },
+
     // Tags: storage → engine.
     /// Send Tags entries from this position on; also those that come.
     TagsOpen {
@@ -124,7 +191,7 @@ pub enum Message {
         shard: ShardId,
         position: u64,
     },
-    /// The whole batch that holds the position.
+    /// The whole batch that holds the position, and perhaps some that follow it.
     Fetched {
         request: u64,
         batch: Bytes,
@@ -270,6 +337,16 @@ enum Body {
     MetalogOpen(u32, u64),
     MetalogEntries(u32, u64, u32, bool),
     MetalogNotHere(u32, u64),
+    MetalogGone(u32, u64, u32, u64, Vec<u64>),
+    CheckpointPart(u32, u64, u32, bool),
+    CheckpointStored(u32, u64, u32),
+    CheckpointDone(u32, u64, Vec<u64>),
+    CheckpointOpen(u32, u64, u32),
+    CheckpointNotHere(u32, u64, u32),
+    Trim(u64, u64, u64),
+    Dying(Shard, u64, u64, u64),
+    Judge(u64, Shard, u64),
+    Judged(u64),
     TagsOpen(Shard, u64),
     TagsEntries(Shard, u64, bool),
     Fetch(u64, Shard, u64),
@@ -375,6 +452,25 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
             return (Body::MetalogEntries(from.view.0, from.index, *count, *more), entries);
         }
         Message::MetalogNotHere { from } => Body::MetalogNotHere(from.view.0, from.index),
+        Message::MetalogGone { from, checkpoint, replicas } => {
+            let (at, to) = (from, checkpoint);
+            Body::MetalogGone(at.view.0, at.index, to.view.0, to.index, numbers(replicas))
+        }
+        Message::CheckpointPart { place, part, last, bytes } => {
+            return (Body::CheckpointPart(place.view.0, place.index, *part, *last), bytes);
+        }
+        Message::CheckpointStored { place, parts } => Body::CheckpointStored(place.view.0, place.index, *parts),
+        Message::CheckpointDone { place, replicas } => {
+            Body::CheckpointDone(place.view.0, place.index, numbers(replicas))
+        }
+        Message::CheckpointOpen { place, part } => Body::CheckpointOpen(place.view.0, place.index, *part),
+        Message::CheckpointNotHere { place, part } => Body::CheckpointNotHere(place.view.0, place.index, *part),
+        Message::Trim { logbook, tag, first } => Body::Trim(logbook.0, tag.0, first.0),
+        Message::Dying { shard, from, to, records } => Body::Dying((*shard).into(), *from, *to, *records),
+        Message::Judge { request, shard, first, entries } => {
+            return (Body::Judge(*request, (*shard).into(), *first), entries);
+        }
+        Message::Judged { request, dead } => return (Body::Judged(*request), dead),
         Message::TagsOpen { shard, from } => Body::TagsOpen((*shard).into(), *from),
         Message::TagsEntries { shard, first, more, entries } => {
             return (Body::TagsEntries((*shard).into(), *first, *more), entries);
@@ -439,6 +535,26 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
             Message::MetalogEntries { from: place(v, index), count, more, entries: payload }
         }
         Body::MetalogNotHere(v, index) => Message::MetalogNotHere { from: place(v, index) },
+        Body::MetalogGone(v, index, to_view, to_index, nodes) => Message::MetalogGone {
+            from: place(v, index),
+            checkpoint: place(to_view, to_index),
+            replicas: Box::new(node_set(nodes)?),
+        },
+        Body::CheckpointPart(v, index, part, last) => {
+            Message::CheckpointPart { place: place(v, index), part, last, bytes: payload }
+        }
+        Body::CheckpointStored(v, index, parts) => Message::CheckpointStored { place: place(v, index), parts },
+        Body::CheckpointDone(v, index, nodes) => {
+            Message::CheckpointDone { place: place(v, index), replicas: Box::new(node_set(nodes)?) }
+        }
+        Body::CheckpointOpen(v, index, part) => Message::CheckpointOpen { place: place(v, index), part },
+        Body::CheckpointNotHere(v, index, part) => Message::CheckpointNotHere { place: place(v, index), part },
+        Body::Trim(logbook, tag, first) => {
+            Message::Trim { logbook: LogBookId(logbook), tag: Tag(tag), first: SeqNum(first) }
+        }
+        Body::Dying(shard, from, to, records) => Message::Dying { shard: shard.into(), from, to, records },
+        Body::Judge(request, shard, first) => Message::Judge { request, shard: shard.into(), first, entries: payload },
+        Body::Judged(request) => Message::Judged { request, dead: payload },
         Body::TagsOpen(shard, from) => Message::TagsOpen { shard: shard.into(), from },
         Body::TagsEntries(shard, first, more) => {
             Message::TagsEntries { shard: shard.into(), first, more, entries: payload }
@@ -477,6 +593,10 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
         Body::ShardCopy(shard, first) => Message::ShardCopy { shard: shard.into(), first, batches: payload },
         Body::ShardRepaired(shard, durable) => Message::ShardRepaired { shard: shard.into(), durable },
     })
+}
+
+fn numbers(nodes: &NodeSet) -> Vec<u64> {
+    nodes.iter().map(|node| node.0).collect()
 }
 
 fn node_set(nodes: Vec<u64>) -> Option<NodeSet> {
