@@ -86,6 +86,15 @@ pub enum Message {
         round: u64,
     },
 
+    /// Primary → backup, or replica → replica that is repaired from it: a committed checkpoint covers
+    /// the metalog before this place, so only what follows is sent. `entries` are the `OpenShard`
+    /// entries before it whose shards may still be cut, `indices` where in the view they are.
+    MetalogBase {
+        base: Place,
+        indices: Box<[u64]>,
+        entries: Bytes,
+    },
+
     // Metalog, to learners: committed entries only.
     /// Learner → replica: send what is committed from this place on.
     MetalogOpen {
@@ -141,6 +150,11 @@ pub enum Message {
         place: Place,
         part: u32,
     },
+    /// Primary or engine → storage: the metalog's entry of this checkpoint is committed. Those at
+    /// earlier places count no more.
+    CheckpointCommitted {
+        place: Place,
+    },
 
     // Space.
     /// Engine → primary: trim. Done when the engine applies an entry that says so.
@@ -191,12 +205,12 @@ pub enum Message {
         shard: ShardId,
         position: u64,
     },
-    /// The whole batch that holds the position, and perhaps some that follow it.
+    /// The whole batch that holds the position, and perhaps some that follow it without a gap.
     Fetched {
         request: u64,
         batch: Bytes,
     },
-    /// The storage has no such record: try the next replica.
+    /// The storage has no such record, any more or yet: try the next replica.
     FetchNotHere {
         request: u64,
     },
@@ -283,7 +297,8 @@ pub enum Message {
         from: u64,
         prefix: u64,
     },
-    /// Storage → storage: a run of batches, as `Replicate`, but from another storage.
+    /// Storage → storage: a run of batches, as `Replicate`, but from another storage. What lies
+    /// between the position asked for and `first` is not there any more.
     ShardCopy {
         shard: ShardId,
         first: u64,
@@ -334,6 +349,7 @@ enum Body {
     BackupAck(u32, u64),
     Confirm(u32, u64),
     Confirmed(u32, u64),
+    MetalogBase(u32, u64, Vec<u64>),
     MetalogOpen(u32, u64),
     MetalogEntries(u32, u64, u32, bool),
     MetalogNotHere(u32, u64),
@@ -343,6 +359,7 @@ enum Body {
     CheckpointDone(u32, u64, Vec<u64>),
     CheckpointOpen(u32, u64, u32),
     CheckpointNotHere(u32, u64, u32),
+    CheckpointCommitted(u32, u64),
     Trim(u64, u64, u64),
     Dying(Shard, u64, u64, u64),
     Judge(u64, Shard, u64),
@@ -447,6 +464,9 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
         Message::BackupAck { view, durable } => Body::BackupAck(view.0, *durable),
         Message::Confirm { view, round } => Body::Confirm(view.0, *round),
         Message::Confirmed { view, round } => Body::Confirmed(view.0, *round),
+        Message::MetalogBase { base, indices, entries } => {
+            return (Body::MetalogBase(base.view.0, base.index, indices.to_vec()), entries);
+        }
         Message::MetalogOpen { from } => Body::MetalogOpen(from.view.0, from.index),
         Message::MetalogEntries { from, count, more, entries } => {
             return (Body::MetalogEntries(from.view.0, from.index, *count, *more), entries);
@@ -465,6 +485,7 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
         }
         Message::CheckpointOpen { place, part } => Body::CheckpointOpen(place.view.0, place.index, *part),
         Message::CheckpointNotHere { place, part } => Body::CheckpointNotHere(place.view.0, place.index, *part),
+        Message::CheckpointCommitted { place } => Body::CheckpointCommitted(place.view.0, place.index),
         Message::Trim { logbook, tag, first } => Body::Trim(logbook.0, tag.0, first.0),
         Message::Dying { shard, from, to, records } => Body::Dying((*shard).into(), *from, *to, *records),
         Message::Judge { request, shard, first, entries } => {
@@ -530,6 +551,9 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
         Body::BackupAck(v, durable) => Message::BackupAck { view: view(v), durable },
         Body::Confirm(v, round) => Message::Confirm { view: view(v), round },
         Body::Confirmed(v, round) => Message::Confirmed { view: view(v), round },
+        Body::MetalogBase(v, index, indices) => {
+            Message::MetalogBase { base: place(v, index), indices: indices.into(), entries: payload }
+        }
         Body::MetalogOpen(v, index) => Message::MetalogOpen { from: place(v, index) },
         Body::MetalogEntries(v, index, count, more) => {
             Message::MetalogEntries { from: place(v, index), count, more, entries: payload }
@@ -549,6 +573,7 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
         }
         Body::CheckpointOpen(v, index, part) => Message::CheckpointOpen { place: place(v, index), part },
         Body::CheckpointNotHere(v, index, part) => Message::CheckpointNotHere { place: place(v, index), part },
+        Body::CheckpointCommitted(v, index) => Message::CheckpointCommitted { place: place(v, index) },
         Body::Trim(logbook, tag, first) => {
             Message::Trim { logbook: LogBookId(logbook), tag: Tag(tag), first: SeqNum(first) }
         }
