@@ -664,6 +664,87 @@ fn a_repair_goes_on_behind_what_its_source_has_dropped() {
     assert!(target.fetch(0).is_err());
 }
 
+/// A fixed sequence of numbers that looks like chance.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+#[test]
+fn whatever_happens_in_whatever_order_what_lives_can_be_read_and_no_prefix_falls() {
+    let mut released = 0;
+    for seed in 0..60 {
+        let (mut chance, mut world) = (Chance(seed), World::new());
+        let (mut end, mut checkpoint, mut sealed) = (0, 0, false);
+        for _ in 0..120 {
+            match chance.below(11) {
+                0..=2 => {
+                    let count = 1 + chance.below(40);
+                    let payload_bytes = [10, 1000, 40_000][chance.below(3) as usize];
+                    if !sealed {
+                        world.write(end, count, payload_bytes);
+                        end += count;
+                    }
+                }
+                3 => world.journal.open += 1,
+                4 | 5 if end > 0 => {
+                    let from = chance.below(end);
+                    let to = (from + 1 + chance.below(80)).min(end);
+                    let kept = 1 + chance.below(20);
+                    let dead: Vec<u64> = (from..to).filter(|position| position % kept != 0 || kept == 1).collect();
+                    let records = dead.len() as u64;
+                    world.is_dead(dead);
+                    world.dying(from, to, records);
+                }
+                6 => {
+                    checkpoint += 1;
+                    world.part(place(checkpoint), 0, false);
+                    world.part(place(checkpoint), 1, true);
+                    world.commit(checkpoint);
+                }
+                7 => {
+                    let segment = chance.below(u64::from(world.journal.open) + 1) as u32;
+                    if segment < world.journal.open && world.journal.entries.contains_key(&segment) {
+                        world.input(Input::Vacate { segment });
+                        assert!(!world.journal.entries.contains_key(&segment), "seed {seed}: segment {segment} stays");
+                    }
+                }
+                8 => world.restart(),
+                9 => world.input(Input::Disconnected { node: NODE }),
+                _ if chance.below(20) == 0 => {
+                    sealed = true;
+                    world.say(CONTROLLER, Message::Seal { view: ViewNumber(1) });
+                }
+                _ => world.start(),
+            }
+            let prefix = world.storage.shards().find(|(id, ..)| *id == SHARD).map_or(0, |(_, _, durable)| durable);
+            if world.storage.shards().next().is_some_and(|_| prefix != end) {
+                // Without a writer the run was not taken.
+                assert!(prefix < end, "seed {seed}");
+                end = prefix;
+            }
+        }
+        let dead = world.dead.clone().expect("it answers");
+        world.restart();
+        let prefix = world.storage.shards().find(|(id, ..)| *id == SHARD).map_or(0, |(_, _, durable)| durable);
+        assert_eq!(prefix, end, "seed {seed}: the prefix fell");
+        for position in (0..end).filter(|position| !dead.contains(position)) {
+            assert!(world.fetch(position).is_ok(), "seed {seed}: record {position} lives");
+        }
+        for part in [0, 1].into_iter().filter(|_| checkpoint > 0) {
+            let read = world.open_part(place(checkpoint), part);
+            assert!(matches!(read, Message::CheckpointPart { .. }), "seed {seed}: part {part} of {checkpoint}");
+        }
+        assert_eq!(world.storage.sealed(), ViewNumber(u32::from(sealed)), "seed {seed}");
+        released += world.released.len();
+    }
+    assert!(released > 500, "{released} segments");
+}
+
 /// Each of these mistakes is noticed by the test that is about it.
 #[cfg(feature = "simulation")]
 #[test]
