@@ -463,6 +463,84 @@ fn views_before_the_base_go_whole() {
     assert_eq!((world.sequencer.base(), world.end(2)), (place(2, 4), 12));
 }
 
+/// A fixed sequence of numbers that looks like chance.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+#[test]
+fn whatever_happens_in_whatever_order_the_metalog_from_the_base_on_is_there() {
+    let mut released = 0;
+    for seed in 0..200 {
+        let (mut chance, mut world) = (Chance(seed), World::alone());
+        let (mut ends, mut base) = (Vec::new(), Place::default());
+        // Of each view, what it holds; the first entry opens the shard.
+        let mut trims: Vec<Vec<u64>> = vec![vec![0]];
+        let mut next = 1;
+        for _ in 0..80 {
+            let view = ends.len() as u32 + 1;
+            match chance.below(8) {
+                0..=2 => {
+                    for _ in 0..1 + chance.below(10) {
+                        world.trim(next);
+                        trims[view as usize - 1].push(next);
+                        next += 1;
+                    }
+                }
+                3 => world.open += 1,
+                4 | 5 => {
+                    let of = 1 + chance.below(u64::from(view)) as u32;
+                    let index = chance.below(trims[of as usize - 1].len() as u64 + 1);
+                    let before = world.end(view);
+                    world.done(place(of, index));
+                    if world.end(view) > before {
+                        assert!(place(of, index) > base, "seed {seed}");
+                        base = place(of, index);
+                        trims[view as usize - 1].push(0);
+                    }
+                    assert_eq!(world.sequencer.base(), base, "seed {seed}");
+                }
+                6 => {
+                    let segment = chance.below(u64::from(world.open) + 1) as u32;
+                    if segment < world.open && world.kept.contains_key(&segment) {
+                        world.input(Input::Vacate { segment });
+                        assert!(!world.kept.contains_key(&segment), "seed {seed}: segment {segment} stays");
+                    }
+                }
+                _ => {
+                    let end = world.end(view);
+                    if chance.below(2) == 0 {
+                        world.say(CONTROLLER, Message::Seal { view: ViewNumber(view) });
+                    }
+                    ends.push(end);
+                    world.restart(&ends);
+                    world.open_shard(1);
+                    trims.push(vec![0]);
+                }
+            }
+            let view = ends.len() as u32 + 1;
+            assert_eq!(world.end(view), trims[view as usize - 1].len() as u64, "seed {seed}: entries are missing");
+            for of in base.view.0.max(1)..=view {
+                let kept = &trims[of as usize - 1];
+                let from = if of == base.view.0 { base.index } else { 0 };
+                let encoded = world.sequencer.entries(ViewNumber(of), from, u64::MAX);
+                let found: Vec<u64> = entries(&encoded)
+                    .flatten()
+                    .map(|(entry, _)| if let Entry::Trim { first, .. } = entry { first.0 } else { 0 })
+                    .collect();
+                assert_eq!(found, kept[from as usize..], "seed {seed}: view {of}");
+            }
+        }
+        released += world.released.len();
+    }
+    assert!(released > 500, "{released} segments");
+}
+
 /// Each of these mistakes is noticed by the test that is about it.
 #[cfg(feature = "simulation")]
 #[test]
