@@ -52,44 +52,48 @@ pub struct Extents {
 }
 
 impl Extents {
-    /// A run lies at `at`; `batches` are the records and bytes of each of its batches. It replaces what
-    /// was known of these positions: returned are the segments that held them, with how many records.
+    /// A run of so many records lies at `at`; `batches` are the records and bytes of each of its
+    /// batches. It replaces what was known of these positions: returned are the segments that held
+    /// them, with how many records.
     pub fn place(
         &mut self,
         first: u64,
+        records: u64,
         at: JournalPlace,
         batches: impl Iterator<Item = (u64, u32)>,
     ) -> Vec<(u32, u64)> {
-        let mut marks: Vec<Mark> = Vec::new();
-        let (mut position, mut offset) = (0, at.offset);
-        for (records, bytes) in batches {
-            let records = records as u32;
-            match marks.last_mut() {
-                Some(mark) if mark.bytes < STORED_MARK_BYTES => {
-                    mark.records += records;
-                    mark.bytes += bytes;
-                }
-                _ => marks.push(Mark { position, records, offset, bytes }),
-            }
-            position += records;
-            offset += bytes / 8;
-        }
-        let end = first + u64::from(position);
+        let end = first + records;
         let replaced = self.cut(first, end);
-        self.add(Extent { base: first, end, segment: at.segment, marks });
+        // Most runs follow the one before: nothing is allocated for them.
+        if let Some(extent) = self.extent_before(first, end, at.segment) {
+            let shift = (first - extent.base) as u32;
+            add_marks(&mut extent.marks, shift, at.offset, batches);
+            extent.end = end;
+        } else {
+            let mut extent = Extent { base: first, end, segment: at.segment, marks: Vec::new() };
+            add_marks(&mut extent.marks, 0, at.offset, batches);
+            self.extents.insert(first, extent);
+        }
         replaced
     }
 
+    /// The extent that goes on with the positions from `first` to `end` in this segment.
+    fn extent_before(&mut self, first: u64, end: u64, segment: u32) -> Option<&mut Extent> {
+        let (_, extent) = self.extents.range_mut(..first).next_back()?;
+        (extent.segment == segment && end - extent.base < 1 << 32).then_some(extent)
+    }
+
     fn add(&mut self, new: Extent) {
-        let before = self.extents.range_mut(..new.base).next_back().map(|(_, extent)| extent);
-        let Some(extent) = before.filter(|extent| extent.segment == new.segment && new.end - extent.base < 1 << 32)
-        else {
-            self.extents.insert(new.base, new);
-            return;
-        };
-        let shift = (new.base - extent.base) as u32;
-        extent.marks.extend(new.marks.iter().map(|mark| Mark { position: mark.position + shift, ..*mark }));
-        extent.end = new.end;
+        match self.extent_before(new.base, new.end, new.segment) {
+            Some(extent) => {
+                let shift = (new.base - extent.base) as u32;
+                extent.marks.extend(new.marks.iter().map(|mark| Mark { position: mark.position + shift, ..*mark }));
+                extent.end = new.end;
+            }
+            None => {
+                self.extents.insert(new.base, new);
+            }
+        }
     }
 
     /// Forgets where these positions lie; returns the segments that held them, with how many records.
@@ -222,6 +226,23 @@ impl Extents {
     }
 }
 
+/// Adds the marks of a run whose first record is at `position` from the base on.
+fn add_marks(marks: &mut Vec<Mark>, mut position: u32, mut offset: u32, batches: impl Iterator<Item = (u64, u32)>) {
+    let mut run = None;
+    for (records, bytes) in batches {
+        let records = records as u32;
+        let mark = run.get_or_insert(Mark { position, records: 0, offset, bytes: 0 });
+        mark.records += records;
+        mark.bytes += bytes;
+        position += records;
+        offset += bytes / 8;
+        if mark.bytes >= STORED_MARK_BYTES {
+            marks.extend(run.take());
+        }
+    }
+    marks.extend(run);
+}
+
 impl Extent {
     /// How many records there are between these positions.
     fn records(&self, from: u64, to: u64) -> u64 {
@@ -250,7 +271,7 @@ mod tests {
     #[test]
     fn a_mark_stands_every_16_kib_and_covers_whole_batches() {
         let mut extents = Extents::default();
-        assert!(extents.place(0, at(1, 0), ones(100, 1024)).is_empty());
+        assert!(extents.place(0, 100, at(1, 0), ones(100, 1024)).is_empty());
         let found = extents.find(40).expect("it is there");
         assert_eq!(found, Found { at: at(1, 32 * 128), bytes: 16 << 10, first: 32, end: 48 });
         assert_eq!(extents.find(100), None);
@@ -261,9 +282,9 @@ mod tests {
     #[test]
     fn a_later_copy_replaces_an_earlier_one_and_says_whose_place_it_took() {
         let mut extents = Extents::default();
-        extents.place(0, at(1, 0), ones(100, 1024));
-        assert_eq!(extents.place(10, at(2, 0), ones(5, 1024)), [(1, 5)]);
-        assert_eq!(extents.place(90, at(2, 900), ones(5, 1024)), [(1, 5)]);
+        extents.place(0, 100, at(1, 0), ones(100, 1024));
+        assert_eq!(extents.place(10, 5, at(2, 0), ones(5, 1024)), [(1, 5)]);
+        assert_eq!(extents.place(90, 5, at(2, 900), ones(5, 1024)), [(1, 5)]);
         for (position, segment) in [(9, 1), (10, 2), (14, 2), (15, 1), (50, 1), (89, 1), (90, 2), (95, 1), (99, 1)] {
             assert_eq!(extents.find(position).map(|found| found.at.segment), Some(segment), "position {position}");
         }
@@ -283,7 +304,7 @@ mod tests {
             let mut extents = Extents::default();
             for index in 0..runs.len() {
                 let (first, segment) = runs[(index + rotation) % runs.len()];
-                extents.place(first, at(segment, first as u32 * 128), ones(10, 1024));
+                extents.place(first, 10, at(segment, first as u32 * 128), ones(10, 1024));
             }
             for position in 0..40u64 {
                 let (_, segment) = runs[position as usize / 10];
@@ -298,10 +319,10 @@ mod tests {
     #[test]
     fn copies_with_gaps_share_an_extent_while_nothing_lies_between() {
         let mut extents = Extents::default();
-        extents.place(0, at(1, 0), ones(30, 1024));
-        extents.place(30, at(2, 0), ones(30, 1024));
+        extents.place(0, 30, at(1, 0), ones(30, 1024));
+        extents.place(30, 30, at(2, 0), ones(30, 1024));
         for first in [3, 9, 40] {
-            extents.place(first, at(5, first as u32 * 128), ones(1, 1024));
+            extents.place(first, 1, at(5, first as u32 * 128), ones(1, 1024));
         }
         extents.forget(1);
         assert_eq!(extents.extents.len(), 4, "3 and 9, to 30; to 40; 40; 41 to 60");
@@ -314,7 +335,7 @@ mod tests {
     #[test]
     fn a_recovered_run_is_refined_once_it_was_read() {
         let mut extents = Extents::default();
-        extents.place(0, at(1, 0), [(100, 100 << 10)].into_iter());
+        extents.place(0, 100, at(1, 0), [(100, 100 << 10)].into_iter());
         let found = extents.find(70).expect("it is there");
         assert_eq!((found.first, found.bytes), (0, 100 << 10));
         extents.refine(found, ones(64, 1024));

@@ -71,7 +71,7 @@ impl StoredShard {
     pub fn settle(&mut self, at: JournalPlace) -> u64 {
         let run = self.in_flight.pop_front().expect("the journal reports what it was given, in order");
         assert!(run.first >= self.durable, "runs become durable in order");
-        self.extents.place(run.first, at, batch_sizes(&run.batches));
+        self.extents.place(run.first, run.records, at, batch_sizes(&run.batches));
         self.durable = run.first + run.records;
         self.dirty = true;
         run.records
@@ -82,7 +82,7 @@ impl StoredShard {
     pub fn recover(&mut self, first: u64, records: u64, at: JournalPlace, bytes: u32) -> Vec<(u32, u64)> {
         self.durable = self.durable.max(first + records);
         self.received = self.durable;
-        self.extents.place(first, at, std::iter::once((records, bytes)))
+        self.extents.place(first, records, at, std::iter::once((records, bytes)))
     }
 
     /// Finds the batch that holds a position.

@@ -346,9 +346,10 @@ impl Storage {
 
     pub(super) fn batches_moved(&mut self, shard: ShardId, first: u64, batches: &[u8], at: JournalPlace) {
         if let Some(stored) = self.shards.get_mut(&shard) {
-            let replaced = stored.extents.place(first, at, batch_sizes(batches));
+            let records = batch_sizes(batches).map(|(records, _)| records).sum();
+            let replaced = stored.extents.place(first, records, at, batch_sizes(batches));
             self.segments.replaced(&replaced);
-            self.segments.add_records(at.segment, batch_sizes(batches).map(|(records, _)| records).sum());
+            self.segments.add_records(at.segment, records);
         }
         self.step_done();
     }
