@@ -354,6 +354,45 @@ fn a_vacated_segment_is_given_back_when_what_counts_in_it_is_durable_elsewhere()
     assert!(matches!(world.learn(place(1, 5)), Some(Message::MetalogEntries { count: 8, .. })));
 }
 
+#[test]
+fn a_vacated_segment_waits_for_the_base_that_its_copies_begin_at() {
+    let mut world = World::alone();
+    world.trims(0, 10);
+    world.open += 1;
+    world.done(place(1, 5));
+    world.open += 1;
+    world.holding = true;
+    world.done(place(1, 12));
+    let at = JournalPlace { segment: world.in_flight.pop_front().expect("the entry"), offset: 8 };
+    world.input(Input::Durable(at));
+    assert_eq!(world.sequencer.base(), place(1, 12));
+    world.input(Input::Vacate { segment: 0 });
+    assert!(world.released.is_empty(), "a restart begins at the base that is durable");
+    world.holding = false;
+    world.run(Outputs::default());
+    assert!(world.released.contains(&0));
+}
+
+#[test]
+fn a_seal_is_answered_while_a_base_past_the_tail_is_on_its_way_to_the_disk() {
+    let mut world = World::new(TWO, &[ONE, TWO, NodeId(3)]);
+    let view = ViewNumber(1);
+    world.say(CONTROLLER, Message::Seal { view });
+    world.say(CONTROLLER, Message::RepairMetalog { view, end: 20, source: ONE });
+    world.holding = true;
+    let base = Message::MetalogBase { base: place(1, 15), indices: Box::default(), entries: Default::default() };
+    world.say(sequencer_of(ONE), base);
+    world.sent.clear();
+    world.say(CONTROLLER, Message::Seal { view });
+    let answer = world.sent.pop().map(|(_, message)| message);
+    assert!(matches!(answer, Some(Message::SequencerSealed { tail: 0, commit: 15, .. })));
+    world.holding = false;
+    world.run(Outputs::default());
+    world.say(CONTROLLER, Message::Seal { view });
+    let answer = world.sent.pop().map(|(_, message)| message);
+    assert!(matches!(answer, Some(Message::SequencerSealed { tail: 15, commit: 15, .. })));
+}
+
 fn seals_outlive_their_segment() {
     let mut world = World::alone();
     world.trims(0, 10);

@@ -181,8 +181,8 @@ impl Sequencer {
         if !std::mem::take(&mut self.space.look) {
             return;
         }
-        let copied = self.space.vacated.iter().filter(|(_, copies)| **copies == 0).map(|(segment, _)| *segment);
-        let mut free: Vec<u32> = self.held.covered().into_iter().chain(copied).collect();
+        let vacated = self.space.vacated.keys().copied();
+        let mut free: Vec<u32> = self.held.covered().into_iter().chain(vacated).collect();
         free.sort_unstable();
         free.dedup();
         for segment in free {
