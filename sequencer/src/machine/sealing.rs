@@ -27,10 +27,8 @@ impl Sequencer {
             mark(Mark::SealWithUncommittedTail);
         }
         // A base that is not yet durable may be past the tail: all before it is committed.
-        if tail >= log.entries.first() {
-            let mut cursor = log.entries.cursor(commit.min(tail).max(log.entries.first()));
-            log.entries.copy(&mut cursor, tail, usize::MAX, &mut self.encoded);
-        }
+        let mut cursor = log.entries.cursor(commit.min(tail).max(log.entries.first()));
+        log.entries.copy(&mut cursor, tail, usize::MAX, &mut self.encoded);
         let entries = self.encoded.split().freeze();
         let shards = cut_shards(&log.entries, &entries);
         outputs.send(controller, Message::SequencerSealed { view, tail, commit, entries, shards });
