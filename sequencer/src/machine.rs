@@ -364,6 +364,7 @@ impl Sequencer {
                 primary.connected(*node);
             }
             self.primary = Some(primary);
+            self.tell_storages(outputs);
         } else if active(Mutant::PrimaryResumes) && first && self.base < (Place { view: view.number, index: 1 }) {
             self.resume_as_primary(chain);
         } else {

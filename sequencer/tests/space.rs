@@ -272,6 +272,19 @@ fn who_asks_for_what_is_gone_is_told_of_the_checkpoint() {
 }
 
 #[test]
+fn a_new_primary_tells_the_storages_which_checkpoint_counts() {
+    let mut world = World::alone();
+    world.trims(0, 9);
+    world.done(place(1, 5));
+    world.restart(&[]);
+    assert!(world.sequencer.status().view == ViewNumber(1) && !world.sequencer.status().is_primary);
+    world.sent.clear();
+    let chain = world.chain(&[11]);
+    world.input(Input::Chain(&chain));
+    assert!(world.sent.contains(&(STORAGE, Message::CheckpointCommitted { place: place(1, 5) })));
+}
+
+#[test]
 fn segments_before_a_durable_base_are_given_back() {
     let mut world = World::alone();
     for _ in 0..4 {

@@ -47,15 +47,20 @@ impl Sequencer {
         self.checkpoints_pending = pending;
         let Some(checkpoint) = newest else { return };
         self.checkpoint = Some(checkpoint);
-        if let Some(primary) = self.active_primary() {
-            for node in primary.view.storages.iter() {
-                let to = self.address(node, Role::Storage);
-                outputs.send(to, Message::CheckpointCommitted { place: checkpoint.place });
-            }
-        }
+        self.tell_storages(outputs);
         if checkpoint.place > self.base {
             mark(Mark::MetalogBaseMoved);
             self.set_base(checkpoint.place, outputs);
+        }
+    }
+
+    /// As primary: tells the view's storages which checkpoint counts. One that is not connected hears
+    /// it when it is.
+    pub(super) fn tell_storages(&self, outputs: &mut Outputs) {
+        let (Some(primary), Some(checkpoint)) = (self.active_primary(), self.checkpoint) else { return };
+        for node in primary.view.storages.iter() {
+            let to = self.address(node, Role::Storage);
+            outputs.send(to, Message::CheckpointCommitted { place: checkpoint.place });
         }
     }
 
