@@ -1,7 +1,7 @@
 //! The `sealog` binary.
 //!
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
-//! `read` (with `tail`, `check-tail`, `logbook list`), `status`, `serve` (with `dev`), `inspect`,
+//! `read` (with `tail`, `check-tail`, `logbook list`), `keep` (`trim`, `logbook set`), `status`, `serve` (with `dev`), `inspect`,
 //! `bench`. Data goes to stdout, talk to stderr.
 
 mod append;
@@ -10,6 +10,7 @@ mod bench;
 mod connection;
 mod failure;
 mod inspect;
+mod keep;
 mod output;
 mod read;
 mod record;
@@ -44,8 +45,11 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Read(arguments) => read::read(arguments),
         Verb::Tail(arguments) => read::tail(arguments),
         Verb::CheckTail(arguments) => read::check_tail(arguments),
+        Verb::Trim(arguments) => keep::trim(arguments),
         Verb::Status(arguments) => status::run(arguments),
         Verb::Logbook(LogbookVerb::List(arguments)) => read::list_logbooks(arguments),
+        Verb::Logbook(LogbookVerb::Show(arguments)) => keep::show(arguments),
+        Verb::Logbook(LogbookVerb::Set(arguments)) => keep::set(arguments),
         Verb::Inspect(arguments) => inspect::run(arguments),
         Verb::Bench(arguments) => bench::run(arguments),
         Verb::Config(ConfigVerb::Default) => serve::print_default(),
