@@ -146,3 +146,29 @@ fn buffers_are_used_again() {
         }
     }
 }
+
+#[test]
+fn a_block_small_beside_the_one_being_written_waits_for_it() {
+    let mut driver = Driver::new(config());
+    driver.settle();
+    driver.append(STORAGE, run(shard(0), 0, 8, 1000));
+    driver.submit();
+    assert_eq!(driver.in_flight.len(), 1, "alone, it goes at once");
+    driver.append(STORAGE, run(shard(0), 8, 1, 1000));
+    driver.submit();
+    assert_eq!(driver.in_flight.len(), 1, "one record waits beside eight");
+    driver.append(STORAGE, run(shard(0), 9, 8, 1000));
+    driver.submit();
+    assert_eq!(driver.in_flight.len(), 2, "nine do not");
+    driver.append(STORAGE, run(shard(0), 17, 1, 1000));
+    driver.submit();
+    assert_eq!(driver.in_flight.len(), 2);
+    driver.complete(1);
+    driver.submit();
+    assert_eq!(driver.in_flight.len(), 1, "the first write is what it now waits for");
+    driver.complete(0);
+    driver.submit();
+    assert_eq!(driver.in_flight.len(), 1, "with nothing being written it goes");
+    driver.settle();
+    assert_eq!(driver.durable, 4);
+}

@@ -115,7 +115,7 @@ impl DataDirectory {
     pub fn look(path: &Path) -> Result<Look, DirectoryError> {
         if path.join("lock").exists() {
             // Given back at once: only who holds it matters.
-            drop(lock(path)?);
+            drop(hold_lock(path)?);
         }
         match std::fs::read(path.join("identity")) {
             Ok(bytes) => Identity::decode(&bytes)
@@ -142,8 +142,17 @@ fn journal_path(path: &Path, executor: usize) -> PathBuf {
     path.join(format!("journal-{executor}"))
 }
 
-/// Takes the lock, which the system gives back when the process ends, however it ends.
+/// Takes the lock, and writes into it who has it.
 fn lock(path: &Path) -> Result<File, DirectoryError> {
+    let mut file = hold_lock(path)?;
+    let written = file.set_len(0).and_then(|()| file.rewind());
+    let written = written.and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
+    written.map_err(|error| DirectoryError::Io { path: path.to_owned(), doing: "lock", error })?;
+    Ok(file)
+}
+
+/// Takes the lock, which the system gives back when the process ends, however it ends.
+fn hold_lock(path: &Path) -> Result<File, DirectoryError> {
     let failed = |error| DirectoryError::Io { path: path.to_owned(), doing: "lock", error };
     let mut options = OpenOptions::new();
     let mut file =
@@ -157,8 +166,6 @@ fn lock(path: &Path) -> Result<File, DirectoryError> {
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    let written = file.set_len(0).and_then(|()| file.rewind());
-    written.and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes())).map_err(failed)?;
     Ok(file)
 }
 

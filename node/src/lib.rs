@@ -2,8 +2,8 @@
 //!
 //! [`settings`] is what a user says, [`directory`] what a node keeps, [`register`] where views are
 //! agreed upon on one machine; [`Node`] starts it all, in this process, and [`Embedded`] is one with
-//! its clients. The machines of an executor
-//! and what they say to each other are in `host` and `machines`.
+//! its clients. The machines of an executor and what they say to each other are in `host` and
+//! `machines`.
 
 pub mod directory;
 mod durable_file;

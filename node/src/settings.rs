@@ -9,7 +9,6 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-
 use std::time::Duration;
 
 use bytesize::ByteSize;
