@@ -191,6 +191,29 @@ impl CheckTailError {
     }
 }
 
+/// Why a LogBook was not trimmed, or what it keeps was not set or told. Each may be asked for again.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ManageError {
+    /// The server refused the request as wrong.
+    #[error("the server refused: {message}")]
+    Refused { message: String },
+    /// The server's disk is full. Trims are taken all the same.
+    #[error("the server's disk is full: trim or free space, then try again ({message})")]
+    DiskFull { message: String },
+    /// The deadline passed while connected. A change may have taken effect.
+    #[error("no answer before the deadline{}", because(.refusal))]
+    Deadline { refusal: Option<Refusal> },
+    /// No connection at the deadline. A change may have taken effect.
+    #[error("cannot reach the server: {reason}")]
+    Unreachable { reason: ConnectionError },
+}
+
+impl ManageError {
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, ManageError::Refused { .. })
+    }
+}
+
 /// Why the node's state was not told.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StatusError {

@@ -41,10 +41,12 @@ pub mod session;
 mod token;
 
 pub use client::{Builder, Client, ClientSession};
-pub use error::{AppendError, CheckTailError, ConnectError, ConnectionError, ReadError, Refusal, StatusError};
+pub use error::{
+    AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, Refusal, StatusError,
+};
 pub use logbook::{LogBook, PendingAppend, Scan};
 pub use sealog_protocol::batch::NewRecord;
-pub use sealog_protocol::client::{Durability, ReadRecord as Record};
+pub use sealog_protocol::client::{Description, Durability, ReadRecord as Record};
 pub use sealog_protocol::{LogBookId, SeqNum, Tag};
-pub use session::{Appended, Condition, Counters, OperationId};
+pub use session::{Appended, Condition, Counters, OperationId, Retention};
 pub use token::{Token, TokenError};

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealog_protocol::batch::NewRecord;
-use sealog_protocol::client::ReadRecord as Record;
+use sealog_protocol::client::{Description, ReadRecord as Record};
 use sealog_protocol::limits::READ_RECORDS_MAX;
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
-use crate::error::{AppendError, CheckTailError, ReadError};
-use crate::face::call::{Call, append_outcome, read_outcome, tail_outcome};
+use crate::error::{AppendError, CheckTailError, ManageError, ReadError};
+use crate::face::call::{Call, append_outcome, described, manage_outcome, read_outcome, tail_outcome, trimmed};
 use crate::face::driver::Shared;
 use crate::face::operation::Book;
-use crate::session::{Appended, Condition, Direction, Operation, Read, ReadRecords};
+use crate::session::{Appended, Condition, Direction, Manage, Managed, Operation, Read, ReadRecords, Retention};
 
 /// A log of a [`crate::Client`]. Cheap to make and to clone.
 #[derive(Clone)]
@@ -163,6 +163,36 @@ impl LogBook {
     async fn tail(&self, tag: Tag, linearizable: bool) -> Result<Option<SeqNum>, CheckTailError> {
         let operation = Operation::CheckTail { logbook: self.book.id, tag, linearizable };
         tail_outcome(Call::query(&self.shared, operation, self.deadline).await)
+    }
+
+    /// Lets the records with this tag below `first` go, for ever; [`Tag::ALL`]: all records below it.
+    /// Returns the first SeqNum kept: less than `first` if that was past the tail, more if it was
+    /// trimmed further before. A record with several tags goes when each of them is trimmed past it.
+    ///
+    /// # Errors
+    /// [`ManageError`]; trimming again is safe.
+    pub async fn trim(&self, tag: Tag, first: SeqNum) -> Result<SeqNum, ManageError> {
+        Ok(trimmed(self.manage(Manage::Trim { logbook: self.book.id, tag, first }).await?))
+    }
+
+    /// Has the LogBook trimmed by itself from now on, in place of what was set before.
+    ///
+    /// # Errors
+    /// [`ManageError`]; setting again is safe.
+    pub async fn set_retention(&self, retention: Retention) -> Result<(), ManageError> {
+        self.manage(Manage::SetRetention { logbook: self.book.id, retention }).await.map(drop)
+    }
+
+    /// What is known of the LogBook, at least as new as the session has seen.
+    ///
+    /// # Errors
+    /// When it does not come before the deadline.
+    pub async fn describe(&self) -> Result<Description, ManageError> {
+        Ok(described(self.manage(Manage::Describe { logbook: self.book.id }).await?))
+    }
+
+    async fn manage(&self, manage: Manage) -> Result<Managed, ManageError> {
+        manage_outcome(Call::query(&self.shared, Operation::Manage(manage), self.deadline).await)
     }
 }
 

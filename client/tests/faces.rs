@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::FakeServer;
 use common::tcp::TcpServer;
-use sealog::{AppendError, Client, ConnectError, ConnectionError, SeqNum, Tag, blocking};
+use sealog::{AppendError, Client, ConnectError, ConnectionError, ReadError, Retention, SeqNum, Tag, blocking};
 
 const TAG: Tag = Tag(3);
 
@@ -57,6 +57,14 @@ async fn every_verb(address: String) {
     assert_eq!(failed, Err(AppendError::ConditionFailed { tail: seqnums[99] }));
     let last = book.append_if(TAG, Some(seqnums[99]), b"x").await.expect("the condition holds").seqnum;
     assert_eq!(book.check_tail_linearizable(TAG).await, Ok(Some(last)));
+    assert_eq!(book.trim(Tag::ALL, seqnums[90]).await, Ok(seqnums[90]));
+    assert_eq!(book.read_next(TAG, SeqNum::MIN).await, Err(ReadError::Trimmed { first: seqnums[90] }));
+    assert_eq!(book.trim(Tag::ALL, seqnums[1]).await, Ok(seqnums[90]), "a trim never goes back");
+    let retention = Retention { age: Some(Duration::from_secs(60)), bytes: Some(1 << 30) };
+    assert_eq!(book.set_retention(retention).await, Ok(()));
+    let description = book.describe().await.expect("told");
+    assert_eq!((description.first, description.tail), (seqnums[90].0, last.0));
+    assert_eq!((description.retain_ms, description.retain_bytes, description.records), (60_000, 1 << 30, 11));
 
     let waiting = book.read_next_wait(TAG, last.next(), Duration::from_secs(10));
     let writer = client.clone().logbook_by_id(book.id());

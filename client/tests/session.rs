@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use common::FakeServer;
 use sealog::session::{
-    Append, Condition, Direction, Operation, OperationId, Outcome, Read, Session, SessionConfig, SubmitError, Target,
+    Append, Condition, Direction, Manage, Managed, Operation, OperationId, Outcome, Read, Session, SessionConfig,
+    SubmitError, Target,
 };
 use sealog::{AppendError, Appended, ConnectionError, LogBookId, NewRecord, ReadError, SeqNum, Tag, Token};
-use sealog_protocol::Time;
 use sealog_protocol::client::ErrorCode;
+use sealog_protocol::{LogspaceId, Time};
 
 const TAG: Tag = Tag(9);
 
@@ -686,4 +687,25 @@ fn connections_are_tried_at_growing_intervals() {
     assert_eq!(pauses[..2], [Duration::ZERO, Duration::ZERO]);
     let longest = SessionConfig::default().backoff_max;
     assert!(pauses[2..6].is_sorted() && pauses[11] >= longest / 2 && pauses[11] <= longest, "{pauses:?}");
+}
+
+#[test]
+fn a_trim_is_asked_for_again_after_a_lost_connection() {
+    let mut world = World::connected();
+    world.append(b"old");
+    world.append(b"kept");
+    world.run();
+    world.completions();
+    let first = world.server.records[1].seqnum;
+    let trim = Manage::Trim { logbook: LogBookId::from_name("book"), tag: Tag::ALL, first };
+    world
+        .session
+        .submit(world.now, Operation::Manage(trim), world.now + Duration::from_secs(5))
+        .expect("there is room");
+    world.send(usize::MAX);
+    world.cut();
+    assert_eq!(world.completions(), []);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.outcome(), Outcome::Manage(Ok(Managed::Trimmed { first })));
+    assert_eq!(world.session.token().place(LogspaceId(0)), world.server.place(), "the answer raises the token");
 }

@@ -257,7 +257,12 @@ impl Machine for Controller {
                 self.install(now, outputs);
             }
             Input::Tick => self.tick(now, outputs),
-            Input::Durable(_) | Input::Read { .. } | Input::TagsRead { .. } | Input::Swapped | Input::Space { .. } => {}
+            Input::Durable(_)
+            | Input::Read { .. }
+            | Input::TagsRead { .. }
+            | Input::Swapped
+            | Input::Space { .. }
+            | Input::Vacate { .. } => {}
         }
     }
 

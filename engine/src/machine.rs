@@ -418,7 +418,12 @@ impl Machine for Engine {
             Input::Connected { node, incarnation } => self.node_connected(now, node, incarnation, outputs),
             Input::Disconnected { node } => self.node_disconnected(node),
             Input::Tick => self.tick(now, outputs),
-            Input::Durable(_) | Input::Read { .. } | Input::TagsRead { .. } | Input::Swapped | Input::Space { .. } => {}
+            Input::Durable(_)
+            | Input::Read { .. }
+            | Input::TagsRead { .. }
+            | Input::Swapped
+            | Input::Space { .. }
+            | Input::Vacate { .. } => {}
         }
     }
 

@@ -60,7 +60,7 @@ impl World {
         let settings = ClusterSettings { sessions_max: 2, session_window: 4, ..ClusterSettings::new(ClusterId(1), 1) };
         let mut world = World {
             engine: Engine::new(EngineConfig::new(NODE, incarnation, LOGSPACE, 1)),
-            storage: Storage::new(StorageConfig { node: NODE, logspace: LOGSPACE }),
+            storage: Storage::new(StorageConfig::new(NODE, LOGSPACE)),
             sequencer: Sequencer::new(SequencerConfig::new(NODE, incarnation, LOGSPACE, NODE)),
             controller: Controller::new(ControllerConfig::new(LOGSPACE)),
             chain: Chain { settings, logspace: LOGSPACE, views: vec![view], ends: Vec::new() },
@@ -118,6 +118,7 @@ impl World {
                     self.give_chain();
                 }
                 Output::ReadRegister => self.give_chain(),
+                Output::Release { .. } => {}
                 Output::ReadTags { .. } => panic!("nothing here is behind"),
             }
         }

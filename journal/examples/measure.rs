@@ -116,24 +116,24 @@ fn run(payload_bytes: usize, records: u64) -> (Bytes, Bytes) {
 }
 
 fn recover(memory: &mut Memory, records: u64) {
-    let (mut entries, mut tags_bytes) = (0u64, 0u64);
+    let (mut entries, mut batch_bytes) = (0u64, 0u64);
     let start = Instant::now();
     let journal = Journal::recover(JournalConfig::new(1), memory, &mut |_, recovered| {
         entries += 1;
-        if let Recovered::Batches { tags, .. } = recovered {
-            tags_bytes += tags.len() as u64;
+        if let Recovered::Batches { bytes, .. } = recovered {
+            batch_bytes += u64::from(bytes);
         }
     })
     .expect("what was written");
     let elapsed = start.elapsed();
     let report = journal.report();
     println!(
-        "recover: {} sealed and {} scanned segments, {} MB read, {entries} entries, {} MB of Tags: {:.1} ms, {:.1} ns a \
+        "recover: {} sealed and {} scanned segments, {} MB read, {entries} entries, {} MB of batches: {:.1} ms, {:.1} ns a \
          record ({:.2} s for 10 million)",
         report.sealed_segments,
         report.scanned_segments,
         report.bytes_read >> 20,
-        tags_bytes >> 20,
+        batch_bytes >> 20,
         elapsed.as_secs_f64() * 1e3,
         elapsed.as_nanos() as f64 / records as f64,
         elapsed.as_secs_f64() * 1e7 / records as f64,

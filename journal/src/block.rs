@@ -50,6 +50,7 @@ impl Need {
         let directory_bytes = Entry::of(entry, 0, 0).encoded_bytes();
         let (data_bytes, tags_bytes) = match entry {
             DurableEntry::Batches { batches, tags, .. } => (batches.len(), tags.len() + CHUNK_ENTRY_BYTES),
+            DurableEntry::Checkpoint { bytes, .. } => (bytes.len().next_multiple_of(8), 0),
             _ => (0, 0),
         };
         Need { data_bytes, directory_bytes, footer_bytes: directory_bytes + tags_bytes }
@@ -95,13 +96,10 @@ impl Gathering {
             DurableEntry::Batches { batches, tags, .. } => {
                 let (records, tags_bytes) = measure(batches);
                 assert!(records > 0 && tags.len() == tags_bytes, "a run has batches, and the Tags of each");
-                let room = HEADER_BYTES + self.directory.len() + need.data_bytes + need.directory_bytes;
-                let buffer = self.buffer.get_or_insert_with(|| new_buffer(pool, room));
-                let offset = (buffer.len() / 8) as u32;
-                buffer.push(batches);
-                self.data_checksum.update(batches);
+                let offset = self.push_data(batches, need, pool);
                 Entry::of(&entry, offset, records)
             }
+            DurableEntry::Checkpoint { bytes, .. } => Entry::of(&entry, self.push_data(bytes, need, pool), 0),
             _ => Entry::of(&entry, 0, 0),
         };
         listed.encode(owner, &mut self.directory);
@@ -113,6 +111,17 @@ impl Gathering {
             self.tags_bytes += tags.len();
             self.tags.push(tags);
         }
+    }
+
+    /// Returns where the data begins, in units of 8 bytes. What follows begins at such a unit too.
+    fn push_data(&mut self, data: &[u8], need: Need, pool: &mut BufferPool) -> u32 {
+        let room = HEADER_BYTES + self.directory.len() + need.data_bytes + need.directory_bytes;
+        let buffer = self.buffer.get_or_insert_with(|| new_buffer(pool, room));
+        let start = buffer.len();
+        buffer.push(data);
+        buffer.pad_to(start + need.data_bytes);
+        self.data_checksum.update(&buffer[start..]);
+        (start / 8) as u32
     }
 
     /// Makes the block's bytes, for this place. The header's sizes, checksum and counts are filled

@@ -8,13 +8,15 @@
 //!  |  3 |role|logspace| view | commit 8                                                           |
 //!  |  4 |role|logspace| view |   a sequencer replica's seal                                       |
 //!  |  5 |role|logspace| view |   a storage's seal                                                 |
+//!  |  6 |role|logspace| view | index 8: the metalog's base                                       |
+//!  |  7 |role|logspace| view | index 8 | part 4 | last 4 | offset 4 | bytes 4: of a checkpoint     |
 //!  +----+----+--------+------+-------------------------------------------------------------------+
 //! ```
 //!
-//! `offset` is where a run of batches begins in its segment, in units of 8 bytes; `tags` how many
-//! bytes its Tags entries take in the segment's footer.
+//! `offset` is where a run of batches, or a part of an index checkpoint, begins in its segment, in
+//! units of 8 bytes; `tags` how many bytes the run's Tags entries take in the segment's footer.
 
-use sealog_protocol::ids::{LogspaceId, ShardId, ViewNumber};
+use sealog_protocol::ids::{LogspaceId, Place, ShardId, ViewNumber};
 use sealog_protocol::machine::{DurableEntry, Role};
 
 use crate::config::Owner;
@@ -25,12 +27,17 @@ const METALOG: u8 = 2;
 const COMMIT: u8 = 3;
 const SEQUENCER_SEAL: u8 = 4;
 const STORAGE_SEAL: u8 = 5;
+const METALOG_BASE: u8 = 6;
+const CHECKPOINT: u8 = 7;
 
 /// Bytes of the part that all entries have.
 const HEAD_BYTES: usize = 8;
 /// Bytes of a run of batches in a directory.
 pub const BATCHES_BYTES: usize = 40;
 const METALOG_HEAD_BYTES: usize = 24;
+const CHECKPOINT_BYTES: usize = 32;
+/// Where in its line an entry with data has its offset.
+const OFFSET_AT: usize = 24;
 
 /// A run of batches, as a directory lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +59,18 @@ impl Run {
     }
 }
 
+/// A part of an index checkpoint, as a directory lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Of the checkpoint.
+    pub place: Place,
+    pub part: u32,
+    pub last: bool,
+    /// Where it begins in its segment, in units of 8 bytes.
+    pub offset: u32,
+    pub bytes: u32,
+}
+
 /// One entry of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry<'a> {
@@ -60,6 +79,8 @@ pub enum Entry<'a> {
     Commit { view: ViewNumber, commit: u64 },
     SequencerSeal { view: ViewNumber },
     StorageSeal { view: ViewNumber },
+    MetalogBase { place: Place },
+    Checkpoint(Part),
 }
 
 impl<'a> Entry<'a> {
@@ -80,15 +101,22 @@ impl<'a> Entry<'a> {
             DurableEntry::Commit { view, commit } => Entry::Commit { view: *view, commit: *commit },
             DurableEntry::SequencerSeal { view } => Entry::SequencerSeal { view: *view },
             DurableEntry::StorageSeal { view } => Entry::StorageSeal { view: *view },
+            DurableEntry::MetalogBase { place } => Entry::MetalogBase { place: *place },
+            DurableEntry::Checkpoint { place, part, last, bytes } => {
+                Entry::Checkpoint(Part { place: *place, part: *part, last: *last, offset, bytes: bytes.len() as u32 })
+            }
         }
     }
 
-    /// Losing it could break a promise: metalog entries and seals. Lost records are noticed by
-    /// whoever reads them, a lost commit index is learned again.
+    /// Losing it could break a promise: metalog entries, their base, and seals. Lost records are
+    /// noticed by whoever reads them, a lost commit index is learned again, a checkpoint has copies.
     pub fn is_vital(&self) -> bool {
         match self {
-            Entry::Metalog { .. } | Entry::SequencerSeal { .. } | Entry::StorageSeal { .. } => true,
-            Entry::Batches(_) | Entry::Commit { .. } => false,
+            Entry::Metalog { .. }
+            | Entry::SequencerSeal { .. }
+            | Entry::StorageSeal { .. }
+            | Entry::MetalogBase { .. } => true,
+            Entry::Batches(_) | Entry::Commit { .. } | Entry::Checkpoint(_) => false,
         }
     }
 
@@ -102,7 +130,8 @@ impl<'a> Entry<'a> {
         match self {
             Entry::Batches(_) => BATCHES_BYTES,
             Entry::Metalog { entries, .. } => METALOG_HEAD_BYTES + entries.len().next_multiple_of(8),
-            Entry::Commit { .. } => HEAD_BYTES + 8,
+            Entry::Commit { .. } | Entry::MetalogBase { .. } => HEAD_BYTES + 8,
+            Entry::Checkpoint(_) => CHECKPOINT_BYTES,
             Entry::SequencerSeal { .. } | Entry::StorageSeal { .. } => HEAD_BYTES,
         }
     }
@@ -137,6 +166,17 @@ impl<'a> Entry<'a> {
             }
             Entry::SequencerSeal { view } => head(SEQUENCER_SEAL, *view),
             Entry::StorageSeal { view } => head(STORAGE_SEAL, *view),
+            Entry::MetalogBase { place } => {
+                head(METALOG_BASE, place.view);
+                out.extend_from_slice(&place.index.to_le_bytes());
+            }
+            Entry::Checkpoint(part) => {
+                head(CHECKPOINT, part.place.view);
+                out.extend_from_slice(&part.place.index.to_le_bytes());
+                for field in [part.part, u32::from(part.last), part.offset, part.bytes] {
+                    out.extend_from_slice(&field.to_le_bytes());
+                }
+            }
         }
     }
 
@@ -166,6 +206,24 @@ impl<'a> Entry<'a> {
             COMMIT => Entry::Commit { view, commit: u64_at(bytes.get(..HEAD_BYTES + 8)?, HEAD_BYTES) },
             SEQUENCER_SEAL => Entry::SequencerSeal { view },
             STORAGE_SEAL => Entry::StorageSeal { view },
+            METALOG_BASE => {
+                let index = u64_at(bytes.get(..HEAD_BYTES + 8)?, HEAD_BYTES);
+                Entry::MetalogBase { place: Place { view, index } }
+            }
+            CHECKPOINT => {
+                let body = bytes.get(..CHECKPOINT_BYTES)?;
+                Entry::Checkpoint(Part {
+                    place: Place { view, index: u64_at(body, 8) },
+                    part: u32_at(body, 16),
+                    last: match u32_at(body, 20) {
+                        0 => false,
+                        1 => true,
+                        _ => return None,
+                    },
+                    offset: u32_at(body, OFFSET_AT),
+                    bytes: u32_at(body, 28),
+                })
+            }
             _ => return None,
         };
         let encoded = entry.encoded_bytes();
@@ -193,13 +251,18 @@ pub fn entries(directory: &[u8]) -> impl Iterator<Item = Result<(Owner, Entry<'_
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MalformedEntry;
 
-/// Adds `base` to the offsets of all runs: a block's place is known when it is written, not when
+/// Adds `base` to the offsets of all data: a block's place is known when it is written, not when
 /// its entries come.
 pub(crate) fn move_runs(directory: &mut [u8], base: u32) {
     let mut at = 0;
     while let Some((_, entry, bytes)) = Entry::decode(&directory[at..]) {
-        if let Entry::Batches(run) = entry {
-            directory[at + 24..at + 28].copy_from_slice(&(run.offset + base).to_le_bytes());
+        let offset = match entry {
+            Entry::Batches(run) => Some(run.offset),
+            Entry::Checkpoint(part) => Some(part.offset),
+            _ => None,
+        };
+        if let Some(offset) = offset {
+            directory[at + OFFSET_AT..at + OFFSET_AT + 4].copy_from_slice(&(offset + base).to_le_bytes());
         }
         at += bytes;
     }
@@ -215,8 +278,9 @@ mod tests {
 
     const OWNER: Owner = (LogspaceId(0x0102), Role::Sequencer);
     const VIEW: ViewNumber = ViewNumber(3);
+    const PLACE: Place = Place { view: VIEW, index: 18 };
 
-    fn samples() -> [Entry<'static>; 5] {
+    fn samples() -> [Entry<'static>; 7] {
         let run =
             Run { shard: ShardId { view: VIEW, index: 4 }, first: 5, offset: 6, bytes: 7, records: 8, tags_bytes: 9 };
         [
@@ -225,6 +289,8 @@ mod tests {
             Entry::Commit { view: VIEW, commit: 17 },
             Entry::SequencerSeal { view: VIEW },
             Entry::StorageSeal { view: VIEW },
+            Entry::MetalogBase { place: PLACE },
+            Entry::Checkpoint(Part { place: PLACE, part: 2, last: true, offset: 3, bytes: 4 }),
         ]
     }
 
@@ -250,6 +316,11 @@ mod tests {
             "1100000000000000",
             "0403020103000000",
             "0503020103000000",
+            "0603020103000000",
+            "1200000000000000",
+            "0703020103000000",
+            "1200000000000000",
+            "02000000010000000300000004000000",
         );
         assert_eq!(hex, golden, "the byte format of directories changed: it is on disks");
     }
@@ -264,11 +335,13 @@ mod tests {
     }
 
     #[test]
-    fn moving_touches_offsets_of_runs_alone() {
+    fn moving_touches_offsets_of_data_alone() {
         let mut bytes = encoded();
         move_runs(&mut bytes, 100);
         let mut expected = encoded();
-        expected[24] += 100;
+        expected[OFFSET_AT] += 100;
+        let part = expected.len() - CHECKPOINT_BYTES;
+        expected[part + OFFSET_AT] += 100;
         assert_eq!(bytes, expected);
     }
 

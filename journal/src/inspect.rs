@@ -217,6 +217,7 @@ fn visit_entries(segment: u32, block: &Block<'_>, visitor: &mut dyn FnMut(Findin
         };
         let offset = match &entry {
             Entry::Batches(run) => run.offset,
+            Entry::Checkpoint(part) => part.offset,
             _ => (block.header.offset() / 8) as u32,
         };
         visitor(Finding::Entry { owner, entry, at: JournalPlace { segment, offset } });

@@ -382,6 +382,9 @@ impl Journal {
         self.segments.failed(segment);
     }
 
+    /// A machine needs nothing any more of what it has in a segment.
+    pub fn release(&mut self, _owner: Owner, _segment: u32) {}
+
     /// The disk has no room for another segment, and what remains is needed for what is promised:
     /// three quarters of a segment, beside what is queued.
     pub fn is_full(&self) -> bool {
@@ -473,6 +476,7 @@ fn list_entries(
         let block_place = (header.offset() / 8) as u32;
         let (offset, run_tags) = match &entry {
             Entry::Batches(run) => (run.offset, tags.next().map_or(&[][..], |tags| tags)),
+            Entry::Checkpoint(part) => (part.offset, &[][..]),
             _ => (block_place, &[][..]),
         };
         segment.footer.add(header.number, owner, &entry, run_tags);

@@ -55,8 +55,8 @@ impl<'a> Walk<'a> {
         let trailer = footer.trailer;
         self.pass_missing(trailer.first_number, trailer.first_vital, (trailer.segment, 0))?;
         for entry in footer.entries() {
-            let (owner, entry, tags) = entry.map_err(|_| malformed(trailer.segment, trailer.footer_offset))?;
-            self.hand_on(trailer.segment, owner, &entry, tags);
+            let (owner, entry, _) = entry.map_err(|_| malformed(trailer.segment, trailer.footer_offset))?;
+            self.hand_on(trailer.segment, owner, &entry);
         }
         for damage in &footer.damages {
             self.report.add_damage(*damage);
@@ -181,9 +181,13 @@ impl<'a> Walk<'a> {
         for entry in entries(block.directory) {
             let (owner, entry) = entry.map_err(|_| malformed(segment, header.offset()))?;
             vital += u32::from(entry.is_vital());
+            // A part of a checkpoint with damaged data is not whole: it has copies.
+            if matches!(entry, Entry::Checkpoint(_)) && !is_data_intact {
+                continue;
+            }
             let Entry::Batches(run) = entry else {
                 footer.add(header.number, owner, &entry, &[]);
-                self.hand_on(segment, owner, &entry, &[]);
+                self.hand_on(segment, owner, &entry);
                 continue;
             };
             let batches = batches_of(block, &run).ok_or(malformed(segment, header.offset()))?;
@@ -195,13 +199,13 @@ impl<'a> Walk<'a> {
                     return Err(malformed(segment, header.offset()));
                 }
                 footer.add(header.number, owner, &entry, &tags);
-                self.hand_on(segment, owner, &entry, &tags);
+                self.hand_on(segment, owner, &entry);
                 self.tags = tags;
             } else {
                 salvage(&run, batches, &mut |part, tags| {
                     let entry = Entry::Batches(part);
                     footer.add(header.number, owner, &entry, tags);
-                    self.hand_on(segment, owner, &entry, tags);
+                    self.hand_on(segment, owner, &entry);
                 });
             }
         }
@@ -215,16 +219,27 @@ impl<'a> Walk<'a> {
         Ok(vital)
     }
 
-    fn hand_on(&mut self, segment: u32, owner: Owner, entry: &Entry<'_>, tags: &[u8]) {
+    fn hand_on(&mut self, segment: u32, owner: Owner, entry: &Entry<'_>) {
         let recovered = match *entry {
-            Entry::Batches(run) => {
-                let at = JournalPlace { segment, offset: run.offset };
-                Recovered::Batches { shard: run.shard, first: run.first, at, tags }
-            }
-            Entry::Metalog { view, from, entries, .. } => Recovered::Metalog { view, from, entries },
-            Entry::Commit { view, commit } => Recovered::Commit { view, commit },
-            Entry::SequencerSeal { view } => Recovered::SequencerSeal { view },
-            Entry::StorageSeal { view } => Recovered::StorageSeal { view },
+            Entry::Batches(run) => Recovered::Batches {
+                shard: run.shard,
+                first: run.first,
+                records: u64::from(run.records),
+                at: JournalPlace { segment, offset: run.offset },
+                bytes: run.bytes,
+            },
+            Entry::Metalog { view, from, entries, .. } => Recovered::Metalog { view, from, entries, segment },
+            Entry::Commit { view, commit } => Recovered::Commit { view, commit, segment },
+            Entry::SequencerSeal { view } => Recovered::SequencerSeal { view, segment },
+            Entry::StorageSeal { view } => Recovered::StorageSeal { view, segment },
+            Entry::MetalogBase { place } => Recovered::MetalogBase { place, segment },
+            Entry::Checkpoint(part) => Recovered::Checkpoint {
+                place: part.place,
+                part: part.part,
+                last: part.last,
+                at: JournalPlace { segment, offset: part.offset },
+                bytes: part.bytes,
+            },
         };
         self.report.entries += 1;
         (self.sink)(owner, recovered);

@@ -7,7 +7,7 @@ use std::sync::mpsc::Sender;
 
 use bytes::Bytes;
 use sealog_protocol::batch::Batch;
-use sealog_protocol::client::{ClientHello, Request, Welcome, decode_request};
+use sealog_protocol::client::{ClientHello, Welcome, decode_request};
 use sealog_protocol::frame::{Frame, FrameError, FrameKind};
 use sealog_protocol::machine::{
     Address, ConnectionId, Input, JournalPlace, Output, Outputs, ReadFailure, Recovered, Role,
@@ -117,6 +117,7 @@ impl NodeHost {
                 Output::ReadTags { ticket, shard, segment, from } => {
                     self.actions.push(Action::ReadTags { owner, ticket, shard, segment, from });
                 }
+                Output::Release { segment } => self.actions.push(Action::Release { owner, segment }),
                 Output::CompareAndSwap { chain } => self.ask_register(from, RegisterWish::Swap(chain)),
                 Output::ReadRegister => self.ask_register(from, RegisterWish::Read),
             }
@@ -189,13 +190,7 @@ impl NodeHost {
             }
             return Ok(of_logbook(Batch::parse_metadata(*frame)?.metadata.logbook().0));
         }
-        Ok(match decode_request(frame)? {
-            Request::OpenSession { logspace } => Some(LogspaceId(logspace)),
-            Request::NameLogBook { name } => of_logbook(LogBookId::from_name(&name).0),
-            Request::Read(read) => of_logbook(read.logbook),
-            Request::CheckTail(check) => of_logbook(check.logbook),
-            Request::Status => None,
-        })
+        Ok(decode_request(frame)?.logspace(logspaces))
     }
 
     fn status_wanted(&mut self, connection: ConnectionId, request: u64) {
@@ -254,6 +249,11 @@ impl Host for NodeHost {
     fn start(&mut self, now: Time) -> Result<(), HostError> {
         if let Some(message) = self.unrecoverable.take() {
             return Err(HostError(message));
+        }
+        for at in 0..self.machines.slots().len() {
+            if let RoleMachine::Sequencer(sequencer) = &mut self.machines.slot(at).machine {
+                sequencer.finish_recovery().map_err(|error| HostError(error.to_string()))?;
+            }
         }
         let (node, incarnation) = (self.node, self.incarnation);
         let chains = self.config.chains.clone();

@@ -216,7 +216,7 @@ fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines
                 config.cache_bytes_max = limits.cache_bytes_max;
                 RoleMachine::Engine(Box::new(Engine::new(config)))
             }
-            Role::Storage => RoleMachine::Storage(Box::new(Storage::new(StorageConfig { node, logspace }))),
+            Role::Storage => RoleMachine::Storage(Box::new(Storage::new(StorageConfig::new(node, logspace)))),
             Role::Sequencer => {
                 let config = SequencerConfig::new(node, incarnation, logspace, node);
                 RoleMachine::Sequencer(Box::new(Sequencer::new(config)))

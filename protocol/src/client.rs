@@ -48,8 +48,68 @@ pub enum Request {
     },
     Read(ReadRequest),
     CheckTail(CheckTailRequest),
+    /// Lets records below a SeqNum go: [`Reply::TrimDone`].
+    Trim(TrimRequest),
+    /// Has a LogBook trimmed by itself from now on: [`Reply::RetentionSet`].
+    SetRetention(RetentionRequest),
+    /// What is known of a LogBook: [`Reply::Described`].
+    Describe {
+        logbook: u64,
+        place: PlaceWire,
+    },
     /// The node's state: [`Reply::Status`].
     Status,
+}
+
+impl Request {
+    /// The logspace that it concerns, of so many; `None` for what any executor of a node answers.
+    pub fn logspace(&self, logspaces: u16) -> Option<LogspaceId> {
+        let logbook = match self {
+            Request::OpenSession { logspace } => return Some(LogspaceId(*logspace)),
+            Request::NameLogBook { name } => LogBookId::from_name(name),
+            Request::Read(read) => LogBookId(read.logbook),
+            Request::CheckTail(check) => LogBookId(check.logbook),
+            Request::Trim(trim) => LogBookId(trim.logbook),
+            Request::SetRetention(retention) => LogBookId(retention.logbook),
+            Request::Describe { logbook, .. } => LogBookId(*logbook),
+            Request::Status => return None,
+        };
+        Some(logbook.logspace(logspaces))
+    }
+}
+
+/// Trims a LogBook's tag.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct TrimRequest {
+    pub logbook: u64,
+    /// 0 trims the whole LogBook.
+    pub tag: u64,
+    /// The first SeqNum kept.
+    pub first: u64,
+}
+
+/// What a LogBook keeps. Zero: no bound.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct RetentionRequest {
+    pub logbook: u64,
+    pub age_ms: u64,
+    /// Bytes of payload.
+    pub bytes: u64,
+}
+
+/// What is known of a LogBook.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Description {
+    /// Its trim point: the first SeqNum kept. 0: nothing was trimmed.
+    pub first: u64,
+    /// The last visible record. 0: none.
+    pub tail: u64,
+    /// Records that are kept.
+    pub records: u64,
+    /// Retention by age, in milliseconds. 0: none.
+    pub retain_ms: u64,
+    /// Retention by bytes of payload. 0: none.
+    pub retain_bytes: u64,
 }
 
 /// Reads records of a LogBook by tag: [`Reply::Records`].
@@ -171,6 +231,19 @@ pub enum Reply {
         first: SeqNum,
         place: Place,
     },
+    /// The trim is in force: reads of the tag begin at `first`, which may be less than was asked for,
+    /// for a trim never reaches what is still to come, or more, for it never goes back.
+    TrimDone {
+        first: SeqNum,
+        place: Place,
+    },
+    RetentionSet {
+        place: Place,
+    },
+    Described {
+        description: Box<Description>,
+        place: Place,
+    },
     /// JSON text.
     Status {
         json: String,
@@ -210,6 +283,9 @@ enum ReplyBody {
     ConditionFailed { tail: u64, place: PlaceWire },
     Tail { tail: u64, place: PlaceWire },
     Trimmed { first: u64, place: PlaceWire },
+    TrimDone { first: u64, place: PlaceWire },
+    RetentionSet { place: PlaceWire },
+    Described { description: Description, place: PlaceWire },
     Status { json: String },
     Error { code: ErrorCode, message: String },
 }
@@ -283,6 +359,11 @@ pub fn encode_reply(out: &mut Vec<u8>, request: u64, reply: &Reply) {
         Reply::ConditionFailed { tail, place } => ReplyBody::ConditionFailed { tail: tail.0, place: (*place).into() },
         Reply::Tail { tail, place } => ReplyBody::Tail { tail: tail.unwrap_or(SeqNum::MIN).0, place: (*place).into() },
         Reply::Trimmed { first, place } => ReplyBody::Trimmed { first: first.0, place: (*place).into() },
+        Reply::TrimDone { first, place } => ReplyBody::TrimDone { first: first.0, place: (*place).into() },
+        Reply::RetentionSet { place } => ReplyBody::RetentionSet { place: (*place).into() },
+        Reply::Described { description, place } => {
+            ReplyBody::Described { description: (**description).clone(), place: (*place).into() }
+        }
         Reply::Status { json } => ReplyBody::Status { json: json.clone() },
         Reply::Error { code, message } => ReplyBody::Error { code: *code, message: message.clone() },
     };
@@ -387,6 +468,11 @@ fn decode_reply_metadata(metadata: &[u8]) -> Result<Reply, FrameError> {
             Reply::Tail { tail: (tail != 0).then_some(SeqNum(tail)), place: place.into() }
         }
         ReplyBody::Trimmed { first, place } => Reply::Trimmed { first: SeqNum(first), place: place.into() },
+        ReplyBody::TrimDone { first, place } => Reply::TrimDone { first: SeqNum(first), place: place.into() },
+        ReplyBody::RetentionSet { place } => Reply::RetentionSet { place: place.into() },
+        ReplyBody::Described { description, place } => {
+            Reply::Described { description: Box::new(description), place: place.into() }
+        }
         ReplyBody::Status { json } => Reply::Status { json },
         ReplyBody::Error { code, message } => Reply::Error { code, message },
     })

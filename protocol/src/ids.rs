@@ -90,6 +90,8 @@ impl Tag {
     pub const SYSTEM_NAME: Tag = Tag(1);
     /// In LogBook 0: marks `Session` records.
     pub const SYSTEM_SESSION: Tag = Tag(2);
+    /// Of a record in LogBook 0 that sets a LogBook's retention; its second tag is the LogBook's id.
+    pub const SYSTEM_RETENTION: Tag = Tag(3);
 
     /// The tag of this name: XXH3-64 with seed 0, where 0 becomes 1. Collisions are accepted.
     pub fn from_name(name: &str) -> Tag {

@@ -42,6 +42,27 @@ pub const REQUEST_RETRY: Duration = Duration::from_millis(200);
 /// Bytes of one Tags, Metalog, or Replicate message.
 pub const STREAM_MESSAGE_BYTES_MAX: usize = 1 << 20;
 
+/// Bytes of one part of an index checkpoint: it shares journal blocks with appends, which wait for it.
+pub const CHECKPOINT_PART_BYTES: usize = 64 << 10;
+/// Bytes of Tags after which a checkpoint may be worth writing.
+pub const CHECKPOINT_LOG_BYTES_MIN: u64 = 256 << 20;
+/// A checkpoint is begun when this many times the last one's bytes were appended since.
+pub const CHECKPOINT_LOG_FACTOR: u64 = 8;
+
+/// Checkpoints of which a storage keeps parts at once; the oldest unfinished one gives way.
+pub const CHECKPOINTS_KEPT_MAX: usize = 4;
+/// Trims that a primary has not yet committed; further requests are dropped, and come again.
+pub const TRIMS_IN_FLIGHT_MAX: usize = 1024;
+/// Bytes a second at which a storage reads segments to tell what lives in them, and appends that
+/// again: a fraction of a disk's, for appends wait behind it.
+pub const REWRITE_BYTES_PER_S: u64 = 64 << 20;
+/// How long a storage waits for a verdict about dead records before it asks another engine.
+pub const JUDGE_RETRY: Duration = Duration::from_secs(1);
+/// Bytes that a storage reads at once from its journal, unless a batch is larger.
+pub const STORED_READ_BYTES: u32 = 256 << 10;
+/// Bytes of a run of batches between two places that a storage remembers.
+pub const STORED_MARK_BYTES: u32 = 16 << 10;
+
 /// Sessions of one logspace. The oldest by last record goes first. Part of every verdict, so it
 /// is fixed in the chain of views when a cluster is created.
 pub const SESSIONS_MAX: u32 = 65_536;

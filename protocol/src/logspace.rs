@@ -39,13 +39,21 @@ pub struct Logspace {
     /// How many SeqNums of the view are given out.
     position: u64,
     shards: BTreeMap<ShardId, Shard>,
+    checkpoint: Option<Checkpoint>,
+}
+
+/// The last checkpoint of the index that the metalog names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    pub place: Place,
+    /// Storages that hold it.
+    pub replicas: NodeSet,
 }
 
 impl Logspace {
     /// Before the first entry of this view, the first of its chain.
     pub fn new(view: &View) -> Logspace {
-        let mut logspace =
-            Logspace { place: Place { view: ViewNumber(0), index: 0 }, position: 0, shards: BTreeMap::new() };
+        let mut logspace = Logspace { place: Place::default(), position: 0, shards: BTreeMap::new(), checkpoint: None };
         logspace.enter(view);
         logspace
     }
@@ -57,6 +65,15 @@ impl Logspace {
     /// The SeqNum that the next ordered record gets.
     pub fn next_seqnum(&self) -> SeqNum {
         SeqNum::new(self.place.view, self.position)
+    }
+
+    /// Where a trim applied here takes effect: it never reaches records that are still to come.
+    pub fn clamp_trim(&self, first: SeqNum) -> SeqNum {
+        first.min(self.next_seqnum())
+    }
+
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_ref()
     }
 
     pub fn shard(&self, shard: ShardId) -> Option<&Shard> {
@@ -110,7 +127,14 @@ impl Logspace {
                     ordered(Ordered { shard: shard_id, from, to: moved.prefix, seqnum });
                 }
             }
+            // The index keeps the trim points; see [`Logspace::clamp_trim`].
             Entry::Trim { .. } => {}
+            Entry::Checkpoint { place, replicas } => {
+                let is_newer = self.checkpoint.is_none_or(|last| last.place < place);
+                if is_newer && place <= self.place {
+                    self.checkpoint = Some(Checkpoint { place, replicas });
+                }
+            }
         }
         self.place.index += 1;
     }

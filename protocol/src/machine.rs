@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::client::Reply;
-use crate::ids::{Incarnation, LogspaceId, NodeId, ShardId, ViewNumber};
+use crate::ids::{Incarnation, LogspaceId, NodeId, Place, ShardId, ViewNumber};
 use crate::message::Message;
 use crate::time::Time;
 use crate::view::Chain;
@@ -82,6 +82,9 @@ pub enum Input<'a> {
     Swapped,
     /// Whether the journal has room for more than what is already promised.
     Space { full: bool },
+    /// Little in this segment is still held: append again what counts of yours, then say
+    /// [`Output::Release`].
+    Vacate { segment: u32 },
     /// The machine's deadline has passed.
     Tick,
 }
@@ -100,32 +103,55 @@ pub enum DurableEntry {
     SequencerSeal { view: ViewNumber },
     /// This storage has sealed the view.
     StorageSeal { view: ViewNumber },
+    /// A committed checkpoint covers the metalog before this place: what this replica has of it may
+    /// be missing from the journal from now on.
+    MetalogBase { place: Place },
+    /// A part of the index checkpoint at `place`.
+    Checkpoint { place: Place, part: u32, last: bool, bytes: Bytes },
 }
 
 /// What a journal's recovery hands to a machine, in the order of its entries' appending.
 #[derive(Clone, Copy, Debug)]
 pub enum Recovered<'a> {
-    /// A run of batches whose first begins at `at`; the others follow without gaps.
+    /// A run of batches whose first begins at `at`; the others follow without gaps. Later copies of
+    /// the same positions hold the same.
     Batches {
         shard: ShardId,
         first: u64,
+        records: u64,
         at: JournalPlace,
-        tags: &'a [u8],
+        bytes: u32,
     },
     Metalog {
         view: ViewNumber,
         from: u64,
         entries: &'a [u8],
+        segment: u32,
     },
     Commit {
         view: ViewNumber,
         commit: u64,
+        segment: u32,
     },
     SequencerSeal {
         view: ViewNumber,
+        segment: u32,
     },
     StorageSeal {
         view: ViewNumber,
+        segment: u32,
+    },
+    MetalogBase {
+        place: Place,
+        segment: u32,
+    },
+    /// The part's bytes are read with [`Output::Read`].
+    Checkpoint {
+        place: Place,
+        part: u32,
+        last: bool,
+        at: JournalPlace,
+        bytes: u32,
     },
 }
 
@@ -143,6 +169,8 @@ pub enum Output {
     /// Read Tags of durable batches of a shard in a segment, from the first batch that ends after
     /// `from`; at most about [`crate::limits::STREAM_MESSAGE_BYTES_MAX`]. [`Input::TagsRead`] follows.
     ReadTags { ticket: u64, shard: ShardId, segment: u32, from: u64 },
+    /// This machine needs nothing any more of what it has in a segment that it gets no more places in.
+    Release { segment: u32 },
     /// Install this chain if the register still holds the one that it extends.
     CompareAndSwap { chain: Box<Chain> },
     /// Read the register again. [`Input::Chain`] follows.

@@ -7,7 +7,7 @@
 use bytes::BufMut;
 use thiserror::Error;
 
-use crate::ids::{Incarnation, LogBookId, NodeId, NodeSet, ShardId, Tag, ViewNumber};
+use crate::ids::{Incarnation, LogBookId, NodeId, NodeSet, Place, ShardId, Tag, ViewNumber};
 use crate::seqnum::SeqNum;
 
 /// An engine in one of its lives.
@@ -29,8 +29,11 @@ pub enum Entry<'a> {
     MoveShard { shard: ShardId, replicas: NodeSet },
     /// Records between the shards' old and new prefixes become ordered.
     Cut(Cut<'a>),
-    /// Records of the LogBook with the tag below `first` may go. Applied from the issue on trim.
+    /// Records of the LogBook with the tag below `first` may go; tag 0: all of them.
     Trim { logbook: LogBookId, tag: Tag, first: SeqNum },
+    /// An index checkpoint at this place is durable on these storages: nobody needs what the metalog
+    /// has before it. One at an earlier place than the last has no effect.
+    Checkpoint { place: Place, replicas: NodeSet },
 }
 
 /// The moves of a cut, in its order, read in place: shards of the entry's own view.
@@ -73,6 +76,7 @@ const CLOSE_SHARD: u8 = 2;
 const MOVE_SHARD: u8 = 3;
 const CUT: u8 = 4;
 const TRIM: u8 = 5;
+const CHECKPOINT: u8 = 6;
 
 impl<'a> Entry<'a> {
     /// The entry at the start of `bytes`, and how many bytes it takes.
@@ -103,6 +107,10 @@ impl<'a> Entry<'a> {
                 tag: Tag(read_varint(&mut rest)?),
                 first: SeqNum(read_varint(&mut rest)?),
             },
+            CHECKPOINT => {
+                let ShardId { view, index } = read_shard(&mut rest)?;
+                Entry::Checkpoint { place: Place { view, index }, replicas: read_nodes(&mut rest)? }
+            }
             _ => return Err(EntryError),
         };
         Ok((entry, bytes.len() - rest.len()))
@@ -138,6 +146,12 @@ impl<'a> Entry<'a> {
                 write_varint(out, logbook.0);
                 write_varint(out, tag.0);
                 write_varint(out, first.0);
+            }
+            Entry::Checkpoint { place, replicas } => {
+                out.put_u8(CHECKPOINT);
+                write_varint(out, u64::from(place.view.0));
+                write_varint(out, place.index);
+                write_nodes(out, replicas);
             }
         }
     }
@@ -241,6 +255,7 @@ mod tests {
             Entry::CloseShard { shard_index: 7 },
             Entry::MoveShard { shard, replicas },
             Entry::Trim { logbook: LogBookId(1), tag: Tag(0), first: SeqNum(u64::MAX) },
+            Entry::Checkpoint { place: Place { view: ViewNumber(3), index: 300 }, replicas },
         ]
         .iter()
         .map(|entry| {

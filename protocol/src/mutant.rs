@@ -79,6 +79,16 @@ named! {
         ConditionBeforeDuplicate,
         /// An engine that has restarted goes on in its earlier life's shard, from the beginning.
         ShardPositionReused,
+        /// A sequencer replica drops the metalog before a checkpoint whose entry is not committed.
+        MetalogDroppedEarly,
+        /// A storage releases a segment in which batches live.
+        SegmentReleasedWhileLiving,
+        /// A storage releases a segment before the copies of what lives in it are durable.
+        SegmentReleasedBeforeCopy,
+        /// The newest seal goes with its segment.
+        SealNotAppendedAgain,
+        /// A storage drops a checkpoint before a newer one is committed.
+        CheckpointDroppedEarly,
     }
 }
 
@@ -123,6 +133,15 @@ named! {
         NameCollision,
         PrimaryRestarted,
         TagsResumed,
+        SegmentReleased,
+        SegmentRewritten,
+        BatchKeptForPrefix,
+        MetalogBaseMoved,
+        MetalogGoneTold,
+        SealAppendedAgain,
+        CheckpointStored,
+        VacateAnswered,
+        BackupTookBase,
     }
 }
 

@@ -194,6 +194,7 @@ impl<H: Host> Driver<H> {
                 Action::ReadTags { owner, ticket, shard, segment, from } => {
                     self.journal.read_tags(&mut self.ring, owner, ticket, shard, segment, from);
                 }
+                Action::Release { owner, segment } => self.journal.release(owner, segment),
             }
         }
     }

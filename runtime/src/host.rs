@@ -126,6 +126,8 @@ pub enum Action {
     Read { owner: Owner, ticket: u64, at: JournalPlace, bytes: u32 },
     /// Read Tags of a shard: [`Host::tags_read`] follows.
     ReadTags { owner: Owner, ticket: u64, shard: ShardId, segment: u32, from: u64 },
+    /// The machine needs nothing of a segment any more.
+    Release { owner: Owner, segment: u32 },
 }
 
 const _: () = assert!(size_of::<Action>() <= 136, "actions are moved about: they stay small");

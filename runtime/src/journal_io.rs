@@ -112,6 +112,10 @@ impl JournalIo {
         self.journal.append(now, owner, entry);
     }
 
+    pub fn release(&mut self, owner: Owner, segment: u32) {
+        self.journal.release(owner, segment);
+    }
+
     pub fn status(&self) -> JournalStatus {
         self.journal.status()
     }

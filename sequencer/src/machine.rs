@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sealog_protocol::limits::{CUTS_IN_FLIGHT_MAX, REQUEST_RETRY, STREAM_MESSAGE_BYTES_MAX, STUCK_CUT};
+use sealog_protocol::logspace::Checkpoint;
 use sealog_protocol::machine::{Address, DurableEntry, Input, Machine, Output, Outputs, Recovered, Role};
 use sealog_protocol::message::{Message, ViewReason};
 use sealog_protocol::metalog::{EngineIncarnation, Entry, EntryError};
@@ -12,11 +13,21 @@ use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::Chain;
 use sealog_protocol::{Incarnation, LogspaceId, NodeId, NodeSet, Place, Time, ViewNumber};
 
-use crate::entry_log::EntryLog;
-use crate::primary::{Primary, Query};
+use crate::entry_log::{Cursor, EntryLog};
+use crate::held::{Held, HeldRun};
+use crate::primary::{Primary, Query, TrimRequest};
 
+mod following;
 mod leading;
+mod recovery;
 mod sealing;
+mod space;
+mod teaching;
+
+use recovery::Pieces;
+pub use recovery::RecoverError;
+use space::Space;
+use teaching::Learner;
 
 /// An entry with as many shards or nodes as one can name.
 const ENTRY_BYTES_MAX: usize = 512;
@@ -60,6 +71,14 @@ pub struct SequencerStatus {
     pub durable: u64,
     pub cuts_in_flight: usize,
     pub sealed: ViewNumber,
+    /// A committed checkpoint covers the metalog before it: it is gone here.
+    pub base: Place,
+    /// Segments of the journal that hold something of this replica.
+    pub segments: usize,
+    /// Segments that it gave back in this life.
+    pub segments_released: u64,
+    /// What the journal kept has a hole: this replica says nothing.
+    pub refused: bool,
 }
 
 /// A view's metalog on this replica.
@@ -73,11 +92,6 @@ struct ViewLog {
     commit_kept: u64,
 }
 
-struct Learner {
-    to: Address,
-    next: Place,
-}
-
 struct Repair {
     end: u64,
     source: NodeId,
@@ -85,9 +99,17 @@ struct Repair {
 }
 
 enum Appended {
-    Entries { view: ViewNumber, end: u64 },
-    Commit,
+    Entries(HeldRun),
+    /// Entries that were in a segment which has to go.
+    Copy {
+        run: HeldRun,
+        of: u32,
+    },
+    Commit(Place),
     Seal(ViewNumber),
+    /// An `OpenShard` entry that outlives the base which follows.
+    Opened,
+    Base(Place),
 }
 
 /// A sequencer replica of one logspace.
@@ -95,6 +117,17 @@ pub struct Sequencer {
     config: SequencerConfig,
     chain: Option<Chain>,
     views: BTreeMap<ViewNumber, ViewLog>,
+    /// What a committed checkpoint covers: the metalog before it is not here, but perhaps on disk.
+    base: Place,
+    /// The last checkpoint whose entry is known to be committed.
+    checkpoint: Option<Checkpoint>,
+    /// Entries that name a checkpoint are here and not known to be committed.
+    checkpoints_pending: bool,
+    held: Held,
+    space: Space,
+    /// What recovery has handed over, until it is put together.
+    recovering: Option<Pieces>,
+    refused: bool,
     primary: Option<Primary>,
     /// The newest view that is sealed here: from the moment of the Seal on, nothing is said for it.
     sealed: ViewNumber,
@@ -117,6 +150,13 @@ impl Sequencer {
             config,
             chain: None,
             views: BTreeMap::new(),
+            base: Place::default(),
+            checkpoint: None,
+            checkpoints_pending: false,
+            held: Held::default(),
+            space: Space::default(),
+            recovering: None,
+            refused: false,
             primary: None,
             sealed: ViewNumber(0),
             sealed_durable: ViewNumber(0),
@@ -131,31 +171,6 @@ impl Sequencer {
         }
     }
 
-    /// Takes back what the journal kept, before the first input.
-    ///
-    /// # Errors
-    /// When entries are malformed: the journal and this build disagree on the format.
-    pub fn recover(&mut self, entry: Recovered<'_>) -> Result<(), EntryError> {
-        match entry {
-            Recovered::Metalog { view, from, entries } => {
-                let log = self.views.entry(view).or_default();
-                log.entries.extend(from, entries)?;
-                log.durable = log.entries.len();
-            }
-            Recovered::Commit { view, commit } => {
-                let log = self.views.entry(view).or_default();
-                log.commit = log.commit.max(commit);
-                log.commit_kept = log.commit;
-            }
-            Recovered::SequencerSeal { view } => {
-                self.sealed = self.sealed.max(view);
-                self.sealed_durable = self.sealed;
-            }
-            Recovered::Batches { .. } | Recovered::StorageSeal { .. } => {}
-        }
-        Ok(())
-    }
-
     pub fn status(&self) -> SequencerStatus {
         let view = self.chain.as_ref().map_or(ViewNumber(0), |chain| chain.current().number);
         let log = self.views.get(&view);
@@ -166,19 +181,35 @@ impl Sequencer {
             durable: log.map_or(0, |log| log.durable),
             cuts_in_flight: self.primary.as_ref().map_or(0, Primary::cuts_in_flight),
             sealed: self.sealed,
+            base: self.base,
+            segments: self.held.segments(),
+            segments_released: self.space.released,
+            refused: self.refused,
         }
     }
 
-    /// For each view: how many entries are durable here, and the commit index known.
+    /// Where the metalog begins here.
+    pub fn base(&self) -> Place {
+        self.base
+    }
+
+    /// The last checkpoint whose entry is known to be committed.
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_ref()
+    }
+
+    /// For each view from the base on: up to which index entries are durable here, or covered by the
+    /// base, and the commit index known.
     pub fn views(&self) -> impl Iterator<Item = (ViewNumber, u64, u64)> + '_ {
         self.views.iter().map(|(view, log)| (*view, log.durable, log.commit))
     }
 
-    /// The entries of a view that are here from `from` up to `end`, in their encoding.
+    /// The entries of a view that are here from `from` up to `end`, in their encoding. None when those
+    /// at `from` are gone.
     pub fn entries(&self, view: ViewNumber, from: u64, end: u64) -> Bytes {
         let mut out = BytesMut::new();
         if let Some(log) = self.views.get(&view)
-            && from <= log.entries.len()
+            && (log.entries.first()..=log.entries.end()).contains(&from)
         {
             log.entries.copy(&mut log.entries.cursor(from), end, usize::MAX, &mut out);
         }
@@ -202,7 +233,10 @@ impl Sequencer {
                     primary.report(from.node, shard, received, durable);
                 }
             }
-            Message::BackupResume { view, tail } => self.backup_resume(from.node, view, tail),
+            Message::BackupResume { view, tail } => self.backup_resume(from.node, view, tail, outputs),
+            Message::MetalogBase { base, indices, entries } => {
+                self.metalog_base(from, base, &indices, &entries, outputs);
+            }
             Message::BackupAppend { view, from: index, commit, entries, .. } => {
                 self.backup_append(from, view, index, commit, &entries, outputs);
             }
@@ -237,7 +271,11 @@ impl Sequencer {
                     self.append(&Entry::CloseShard { shard_index: shard.index }, outputs);
                 }
             }
+            Message::Trim { logbook, tag, first } => self.trim(from, TrimRequest { logbook, tag, first }, outputs),
+            Message::CheckpointDone { place, replicas } => self.checkpoint_done(from, place, *replicas, outputs),
             Message::CommitQuery { request } => self.commit_query(from, request),
+            // A view before the base has ended long ago, and so the register says.
+            Message::Seal { view } | Message::RepairMetalog { view, .. } if view < self.base.view => {}
             Message::Seal { view } => self.seal(from, view, outputs),
             Message::RepairMetalog { view, .. } if active(Mutant::SealedRefusesRepair) && view <= self.sealed => {}
             Message::RepairMetalog { view, end, source } => {
@@ -257,176 +295,43 @@ impl Sequencer {
         }
     }
 
-    // As backup.
-
-    /// Whether `node` is the primary of this view, the last that this replica knows of.
-    fn follows(&self, view: ViewNumber, node: NodeId) -> bool {
-        self.chain.as_ref().is_some_and(|chain| chain.current().number == view && chain.current().primary == node)
-    }
-
-    fn backup_append(
-        &mut self,
-        from: Address,
-        view: ViewNumber,
-        index: u64,
-        commit: u64,
-        entries: &Bytes,
-        outputs: &mut Outputs,
-    ) {
-        if self.chain.as_ref().is_none_or(|chain| chain.current().number < view) {
-            // A view that this replica has not heard of: nothing is done for it on a peer's word.
-            outputs.push(Output::ReadRegister);
-            return;
-        }
-        let silent = view <= self.sealed && !active(Mutant::SealedBackupAcknowledges);
-        if silent || !self.follows(view, from.node) {
-            return;
-        }
-        if index > self.views.entry(view).or_default().entries.len() {
-            self.resume_as_backup(outputs);
-            return;
-        }
-        if !entries.is_empty() {
-            self.take_entries(view, index, entries, outputs);
-        }
-        let log = self.views.entry(view).or_default();
-        log.commit = log.commit.max(commit);
-    }
-
-    /// Takes entries of a view that are not here yet: to the log and to the journal.
-    fn take_entries(&mut self, view: ViewNumber, index: u64, entries: &Bytes, outputs: &mut Outputs) {
-        let log = self.views.entry(view).or_default();
-        let from = log.entries.len();
-        if index > from {
-            return;
-        }
-        // What a peer sends malformed is dropped from there on; the stream stops, and says where.
-        let count = log.entries.extend(index, entries).unwrap_or(log.entries.len() - from) as u32;
-        if count == 0 {
-            return;
-        }
-        let mut cursor = log.entries.cursor(from);
-        log.entries.copy(&mut cursor, u64::MAX, usize::MAX, &mut self.encoded);
-        let entries = self.encoded.split().freeze();
-        self.appended.push_back(Appended::Entries { view, end: from + u64::from(count) });
-        outputs.append(DurableEntry::Metalog { view, from, count, entries });
-    }
-
-    /// Tells the primary where this backup stands.
-    fn resume_as_backup(&mut self, outputs: &mut Outputs) {
-        let Some(view) = self.chain.as_ref().map(Chain::current) else { return };
-        let (number, primary) = (view.number, view.primary);
-        if primary == self.config.node || number <= self.sealed || !view.sequencers.contains(self.config.node) {
-            return;
-        }
-        let to = self.address(primary, Role::Sequencer);
-        let log = self.views.entry(number).or_default();
-        outputs.send(to, Message::BackupResume { view: number, tail: log.entries.len() });
-        outputs.send(to, Message::BackupAck { view: number, durable: log.durable });
-    }
-
-    fn acknowledge(&mut self, outputs: &mut Outputs) {
-        if !std::mem::take(&mut self.acknowledge) {
-            return;
-        }
-        let Some(view) = self.chain.as_ref().map(Chain::current) else { return };
-        let silent = view.number <= self.sealed && !active(Mutant::SealedBackupAcknowledges);
-        if silent || view.primary == self.config.node {
-            return;
-        }
-        let Some(log) = self.views.get(&view.number) else { return };
-        let message = Message::BackupAck { view: view.number, durable: log.durable };
-        outputs.send(self.address(view.primary, Role::Sequencer), message);
-    }
-
-    // As keeper of the metalog.
-
-    /// Up to where the view's entries may be told to learners: they are committed, and here.
-    fn told(&self, view: ViewNumber) -> u64 {
-        let Some(log) = self.views.get(&view) else { return 0 };
-        let end = self.chain.as_ref().and_then(|chain| chain.end(view));
-        end.unwrap_or(log.commit).min(log.entries.len())
-    }
-
-    fn metalog_open(&mut self, from: Address, place: Place, outputs: &mut Outputs) {
-        self.learners.retain(|learner| learner.to != from);
-        let told = self.told(place.view);
-        let ended = self.chain.as_ref().and_then(|chain| chain.end(place.view));
-        let current = self.chain.as_ref().is_some_and(|chain| chain.current().number == place.view);
-        if place.index < told {
-            let mut learner = Learner { to: from, next: place };
-            self.teach(&mut learner, told, outputs);
-            if !self.is_ended(place.view) && learner.next.index == told {
-                self.learners.push(learner);
-            }
-        } else if current && self.views_keeps(place.view) {
-            self.learners.push(Learner { to: from, next: place });
-        } else if ended != Some(place.index) {
-            outputs.send(from, Message::MetalogNotHere { from: place });
-        }
-    }
-
-    fn is_ended(&self, view: ViewNumber) -> bool {
-        self.chain.as_ref().is_some_and(|chain| chain.end(view).is_some())
-    }
-
-    /// Whether this replica is one of the view's.
-    fn views_keeps(&self, view: ViewNumber) -> bool {
-        let view = self.chain.as_ref().and_then(|chain| chain.view(view));
-        view.is_some_and(|view| view.sequencers.contains(self.config.node))
-    }
-
-    /// Sends a learner one message of what it lacks up to `told`.
-    fn teach(&mut self, learner: &mut Learner, told: u64, outputs: &mut Outputs) {
-        let log = &self.views[&learner.next.view];
-        let mut cursor = if learner.next.index == log.entries.len() {
-            return;
-        } else {
-            log.entries.cursor(learner.next.index)
-        };
-        let count = log.entries.copy(&mut cursor, told, STREAM_MESSAGE_BYTES_MAX, &mut self.encoded);
-        let more = cursor.index() < told;
-        let message =
-            Message::MetalogEntries { from: learner.next, count, more, entries: self.encoded.split().freeze() };
-        outputs.send(learner.to, message);
-        learner.next.index = cursor.index();
-    }
-
-    fn teach_all(&mut self, outputs: &mut Outputs) {
-        self.reserve();
-        let mut learners = std::mem::take(&mut self.learners);
-        learners.retain_mut(|learner| {
-            let told = self.told(learner.next.view);
-            if learner.next.index < told {
-                self.teach(learner, told, outputs);
-            }
-            // One that was told of more to come asks again by itself.
-            learner.next.index >= told
-        });
-        self.learners = learners;
-    }
-
     /// Puts the commit index on the next block.
     fn keep_commit(&mut self, outputs: &mut Outputs) {
         let Some(view) = self.chain.as_ref().map(|chain| chain.current().number) else { return };
         let Some(log) = self.views.get_mut(&view) else { return };
         if log.commit > log.commit_kept {
             log.commit_kept = log.commit;
-            self.appended.push_back(Appended::Commit);
+            self.appended.push_back(Appended::Commit(Place { view, index: log.commit }));
             outputs.append(DurableEntry::Commit { view, commit: log.commit });
         }
     }
 
-    fn durable(&mut self, outputs: &mut Outputs) {
+    fn durable(&mut self, segment: u32, outputs: &mut Outputs) {
+        if self.held.moved_to(segment) {
+            self.space.look = true;
+        }
         match self.appended.pop_front().expect("the journal reports what it was given, in order") {
-            Appended::Entries { view, end } => {
-                let log = self.views.get_mut(&view).expect("views are never forgotten");
-                log.durable = log.durable.max(end);
-                self.acknowledge = true;
-                self.repair_progress(view, outputs);
+            Appended::Entries(run) => {
+                self.held.add(segment, run);
+                // None when a base has passed the view.
+                if let Some(log) = self.views.get_mut(&run.view) {
+                    log.durable = log.durable.max(run.end);
+                    self.acknowledge = true;
+                    self.repair_progress(run.view, outputs);
+                }
             }
-            Appended::Commit => {}
+            Appended::Copy { run, of } => {
+                self.held.add(segment, run);
+                self.copy_durable(of);
+            }
+            Appended::Commit(place) => self.held.commit.lies(place, segment),
+            Appended::Opened => self.opened_durable(segment),
+            Appended::Base(base) => {
+                self.base_durable(base, segment);
+                self.repair_progress(base.view, outputs);
+            }
             Appended::Seal(view) => {
+                self.seal_kept(view, segment);
                 self.sealed_durable = self.sealed_durable.max(view);
                 let ready = self.seal_waits.extract_if(.., |(_, view)| *view <= self.sealed_durable);
                 let ready: Vec<(Address, ViewNumber)> = ready.collect();
@@ -459,7 +364,8 @@ impl Sequencer {
                 primary.connected(*node);
             }
             self.primary = Some(primary);
-        } else if active(Mutant::PrimaryResumes) && first {
+            self.tell_storages(outputs);
+        } else if active(Mutant::PrimaryResumes) && first && self.base < (Place { view: view.number, index: 1 }) {
             self.resume_as_primary(chain);
         } else {
             // Primary in an earlier life: it may have said what it does not remember.
@@ -474,7 +380,7 @@ impl Sequencer {
         let mut primary = Primary::new(view, self.config.node);
         let kept = std::mem::take(&mut self.views.entry(view.number).or_default().entries);
         let mut log = EntryLog::default();
-        let mut cursor = kept.cursor(0);
+        let mut cursor = kept.cursor(kept.first());
         let mut encoded = BytesMut::new();
         kept.copy(&mut cursor, u64::MAX, usize::MAX, &mut encoded);
         for (entry, bytes) in sealog_protocol::metalog::entries(&encoded).flatten() {
@@ -505,6 +411,12 @@ impl Sequencer {
                 backup.next = None;
             }
             primary.connected(node);
+        }
+        if let Some(checkpoint) = self.checkpoint
+            && self.active_primary().is_some_and(|primary| primary.view.storages.contains(node))
+        {
+            let place = checkpoint.place;
+            outputs.send(self.address(node, Role::Storage), Message::CheckpointCommitted { place });
         }
         if self.chain.as_ref().is_some_and(|chain| chain.current().primary == node) {
             self.resume_as_backup(outputs);
@@ -555,9 +467,17 @@ impl Sequencer {
 
 impl Machine for Sequencer {
     fn handle(&mut self, now: Time, input: Input<'_>, outputs: &mut Outputs) {
+        if self.recovering.is_some() {
+            // A driver that wants to know asks for it before the first input.
+            let _ = self.finish_recovery();
+        }
+        if self.refused {
+            return;
+        }
         match input {
             Input::Message { from, message } => self.message(from, message, outputs),
-            Input::Durable(_) => self.durable(outputs),
+            Input::Durable(at) => self.durable(at.segment, outputs),
+            Input::Vacate { segment } => self.vacate(segment, outputs),
             Input::Chain(chain) => self.chain(now, chain, outputs),
             Input::Connected { node, incarnation } => self.connected(node, incarnation, outputs),
             Input::Disconnected { node } => self.disconnected(now, node),
@@ -567,9 +487,14 @@ impl Machine for Sequencer {
     }
 
     fn flush(&mut self, now: Time, outputs: &mut Outputs) {
+        if self.refused {
+            return;
+        }
         self.lead(now, outputs);
         self.acknowledge(outputs);
         self.teach_all(outputs);
+        self.take_checkpoints(outputs);
+        self.free_segments(outputs);
         self.keep_commit(outputs);
         if self.ask_again.is_none() && self.is_sealed() && !active(Mutant::SealedAsksNobody) {
             self.ask_again = Some(now + REQUEST_RETRY);

@@ -1,15 +1,16 @@
 //! What only the primary of a view knows: how far everybody is, what is cut, what waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use sealog_protocol::limits::TRIMS_IN_FLIGHT_MAX;
 use sealog_protocol::logspace::Logspace;
 use sealog_protocol::machine::Address;
 use sealog_protocol::metalog::{CutMove, EngineIncarnation, Entry, encode_cut};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::View;
-use sealog_protocol::{Incarnation, NodeId, ShardId, Time};
+use sealog_protocol::{Incarnation, LogBookId, NodeId, SeqNum, ShardId, Tag, Time};
 
 use crate::entry_log::{Cursor, EntryLog};
 use crate::progress::{ShardProgress, nth_largest};
@@ -30,6 +31,14 @@ pub struct Backup {
     pub commit_sent: u64,
 }
 
+/// A trim that an engine asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrimRequest {
+    pub logbook: LogBookId,
+    pub tag: Tag,
+    pub first: SeqNum,
+}
+
 /// A linearizable query that waits for its round.
 #[derive(Clone, Copy, Debug)]
 pub struct Query {
@@ -48,6 +57,8 @@ pub struct Primary {
     pub queries: Vec<Query>,
     /// The last round asked of the backups.
     pub round: u64,
+    /// Trims that are not yet committed, with the indices of their entries.
+    trims: VecDeque<(u64, TrimRequest)>,
     progress: BTreeMap<ShardId, ShardProgress>,
     /// Shards whose progress moved since the last cut. A few at most.
     moved: Vec<ShardId>,
@@ -71,6 +82,7 @@ impl Primary {
             backups: others.map(|id| (id, Backup { next: Some(Cursor::default()), ..Backup::default() })).collect(),
             queries: Vec::new(),
             round: 0,
+            trims: VecDeque::new(),
             progress: BTreeMap::new(),
             moved: Vec::new(),
             commit: Cursor::default(),
@@ -102,8 +114,21 @@ impl Primary {
         if matches!(entry, Entry::Cut(_)) {
             self.cuts_in_flight += 1;
         }
-        log.push(encoded);
+        log.push(entry, encoded);
         self.logspace.apply(entry, |_| {});
+    }
+
+    /// Whether this trim is worth an entry, which the caller appends next: it is not on its way.
+    pub fn wants_trim(&mut self, trim: TrimRequest) -> bool {
+        let commit = self.commit();
+        while self.trims.front().is_some_and(|(index, _)| *index < commit) {
+            self.trims.pop_front();
+        }
+        if self.trims.len() >= TRIMS_IN_FLIGHT_MAX || self.trims.iter().any(|(_, known)| *known == trim) {
+            return false;
+        }
+        self.trims.push_back((self.logspace.place().index, trim));
+        true
     }
 
     /// Encodes a cut of all that moved, if something did. `engine` tells which life of an engine
@@ -167,7 +192,7 @@ impl Primary {
             log.advance(&mut self.commit);
         }
         let index = self.commit.index();
-        if index == majority && majority < own_durable.min(log.len()) {
+        if index == majority && majority < own_durable.min(log.end()) {
             mark(Mark::CommitWaitsForBackup);
         }
         self.stuck = match self.stuck {

@@ -205,7 +205,7 @@ impl Client {
                 }
                 Outcome::CheckTail(Err(CheckTailError::Deadline { .. } | CheckTailError::Unreachable { .. })) => {}
                 Outcome::CheckTail(Err(error)) => return Err(Failure::ClientError { error: error.to_string() }),
-                Outcome::Status(_) => {}
+                Outcome::Status(_) | Outcome::Manage(_) => {}
             }
         }
         Ok(seen)

@@ -83,9 +83,11 @@ impl Invariants {
             DurableEntry::Metalog { view, from, entries, .. } => {
                 truth.took_entries(owner.0, node, *view, *from, entries)
             }
-            DurableEntry::Commit { .. } | DurableEntry::SequencerSeal { .. } | DurableEntry::StorageSeal { .. } => {
-                Ok(())
-            }
+            DurableEntry::Commit { .. }
+            | DurableEntry::SequencerSeal { .. }
+            | DurableEntry::StorageSeal { .. }
+            | DurableEntry::MetalogBase { .. }
+            | DurableEntry::Checkpoint { .. } => Ok(()),
         }
     }
 

@@ -254,6 +254,11 @@ impl Node {
         let recovered = Journal::recover(config, &mut self.disk, &mut sink);
         let failure = |reason| Failure::Recovery { node: self.id, reason };
         let journal = recovered.map_err(|error| failure(error.to_string()))?;
+        for (_, machine) in &mut machines {
+            if let RoleMachine::Sequencer(sequencer) = machine {
+                sequencer.finish_recovery().map_err(|error| failure(error.to_string()))?;
+            }
+        }
         if let Some(reason) = malformed {
             return Err(failure(reason));
         }
@@ -293,7 +298,7 @@ impl Node {
                 add(Role::Engine, RoleMachine::Engine(Box::new(Engine::new(config))));
             }
             if roles.storage {
-                add(Role::Storage, RoleMachine::Storage(Box::new(Storage::new(StorageConfig { node, logspace }))));
+                add(Role::Storage, RoleMachine::Storage(Box::new(Storage::new(StorageConfig::new(node, logspace)))));
             }
             if roles.sequencer {
                 let mut config = SequencerConfig::new(node, incarnation, logspace, controller);

@@ -4,12 +4,12 @@
 use sealog_engine::Engine;
 use sealog_journal::{BlockBuffer, TagsSource};
 use sealog_protocol::batch::Batch;
-use sealog_protocol::client::{Request, Welcome, decode_hello, decode_request, encode_reply, encode_welcome};
+use sealog_protocol::client::{Welcome, decode_hello, decode_request, encode_reply, encode_welcome};
 use sealog_protocol::frame::{Frame, FrameError, FrameKind};
 use sealog_protocol::machine::{Address, ConnectionId, Input, Machine, Output, Outputs, Role};
 use sealog_protocol::message::{Message, encode};
 use sealog_protocol::view::Chain;
-use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Place, ShardId, Time};
+use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place, ShardId, Time};
 
 use crate::network::ConnectionIndex;
 use crate::node::{Effect, Life, NodeInput, Owner, RoleMachine};
@@ -201,6 +201,7 @@ impl Turn<'_> {
                     TagsSource::Footer(chunk) => self.effects.push(Effect::ReadFooter { owner, ticket, chunk }),
                 }
             }
+            Output::Release { segment } => self.life.journal.release(owner, segment),
             Output::CompareAndSwap { chain } => self.effects.push(Effect::Swap { chain }),
             Output::ReadRegister => self.effects.push(Effect::ReadRegister { logspace: from.logspace }),
         }
@@ -293,7 +294,7 @@ impl Turn<'_> {
             }
             FrameKind::Request if *greeted => {
                 let request = decode_request(&frame)?;
-                let logspace = self.logspace_of(&request);
+                let logspace = request.logspace(self.plan.settings.logspaces).ok_or(FrameError::Metadata)?;
                 self.engine(logspace, |engine, now, outputs| {
                     engine.request(now, connection, frame.header.place, request, outputs);
                     Ok(())
@@ -302,17 +303,6 @@ impl Turn<'_> {
             kind => return Err(FrameError::Kind(kind as u8)),
         }
         Ok(frame.bytes.len())
-    }
-
-    fn logspace_of(&self, request: &Request) -> LogspaceId {
-        let logspaces = self.plan.settings.logspaces;
-        match request {
-            Request::OpenSession { logspace } => LogspaceId(*logspace),
-            Request::NameLogBook { name } => LogBookId::from_name(name).logspace(logspaces),
-            Request::Read(read) => LogBookId(read.logbook).logspace(logspaces),
-            Request::CheckTail(check) => LogBookId(check.logbook).logspace(logspaces),
-            Request::Status => LogspaceId(0),
-        }
     }
 
     fn engine(

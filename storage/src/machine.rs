@@ -1,12 +1,12 @@
 //! The storage machine: Replicate in, Progress and Tags out, Fetch answered; sealed, it falls
-//! silent; repaired, it takes copies from another storage.
+//! silent; repaired, it takes copies from another storage; what is dead, it gives back.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use sealog_protocol::batch::Batch;
 use sealog_protocol::frame::{FrameError, PlaceScope};
-use sealog_protocol::limits::FRAME_BYTES_MAX;
+use sealog_protocol::limits::{REWRITE_BYTES_PER_S, STREAM_MESSAGE_BYTES_MAX};
 use sealog_protocol::machine::{
     Address, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, ReadFailure, Recovered, Role,
 };
@@ -14,9 +14,18 @@ use sealog_protocol::message::Message;
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::tags::{batch_headers, write_tags};
 use sealog_protocol::view::Chain;
-use sealog_protocol::{LogspaceId, NodeId, ShardId, Time, ViewNumber};
+use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place, ShardId, Time, ViewNumber};
 
-use crate::shard::{Located, StoredShard};
+use crate::checkpoints::{Checkpoints, Offer, PartId, PartPlace};
+use crate::segments::Segments;
+use crate::shard::{Located, StoredShard, batch_sizes};
+
+mod checkpointing;
+mod reading;
+mod space;
+
+use reading::ReadFor;
+use space::Rewriting;
 
 /// The buffer that Tags entries are built in, so that a run does not allocate.
 const TAGS_CHUNK_BYTES: usize = 256 << 10;
@@ -26,6 +35,15 @@ const TAGS_CHUNK_BYTES: usize = 256 << 10;
 pub struct StorageConfig {
     pub node: NodeId,
     pub logspace: LogspaceId,
+    /// How fast segments are looked at and what lives in them is appended again.
+    pub rewrite_bytes_per_s: u64,
+}
+
+impl StorageConfig {
+    /// The defaults of [`sealog_protocol::limits`].
+    pub fn new(node: NodeId, logspace: LogspaceId) -> StorageConfig {
+        StorageConfig { node, logspace, rewrite_bytes_per_s: REWRITE_BYTES_PER_S }
+    }
 }
 
 /// Counters for `status`.
@@ -36,6 +54,17 @@ pub struct StorageStatus {
     /// Reads that found damaged bytes.
     pub corrupt_reads: u64,
     pub full: bool,
+    /// Segments of the journal that hold something of this storage.
+    pub segments: usize,
+    /// Segments that were looked at for what lives in them, in this life.
+    pub segments_examined: u64,
+    /// Segments that were given back.
+    pub segments_released: u64,
+    /// Bytes of batches and checkpoint parts that were appended again for that.
+    pub bytes_rewritten: u64,
+    /// The newest whole index checkpoint here, and its parts.
+    pub checkpoint: Option<Place>,
+    pub checkpoint_parts: u32,
 }
 
 /// A storage of one logspace.
@@ -59,7 +88,15 @@ pub struct Storage {
     early: Vec<(Address, ShardId)>,
     /// Shards with something to report, each once.
     dirty: Vec<ShardId>,
-    connected: Vec<NodeId>,
+    /// The last life of each node that was connected.
+    lives: BTreeMap<NodeId, Incarnation>,
+    /// Engines that said something on a living connection: they can be asked who is dead.
+    engines: Vec<Address>,
+    checkpoints: Checkpoints,
+    segments: Segments,
+    rewriting: Rewriting,
+    /// Recovery has handed over things since the last input.
+    recovering: bool,
     full: bool,
     corrupt_reads: u64,
     tags: BytesMut,
@@ -68,12 +105,22 @@ pub struct Storage {
 enum Appended {
     Run(ShardId),
     Seal(ViewNumber),
-}
-
-enum ReadFor {
-    Fetch { to: Address, request: u64, shard: ShardId, position: u64 },
-    Copy { to: Address, shard: ShardId, position: u64 },
-    Tags { to: Address, shard: ShardId },
+    /// Batches that lay in a segment which is to go.
+    Copy {
+        shard: ShardId,
+        first: u64,
+        batches: Bytes,
+    },
+    Part {
+        from: Address,
+        attempt: u64,
+        id: PartId,
+        bytes: u32,
+    },
+    PartCopy {
+        id: PartId,
+        bytes: u32,
+    },
 }
 
 struct Repair {
@@ -97,7 +144,12 @@ impl Storage {
             repairs: BTreeMap::new(),
             early: Vec::new(),
             dirty: Vec::new(),
-            connected: Vec::new(),
+            lives: BTreeMap::new(),
+            engines: Vec::new(),
+            checkpoints: Checkpoints::default(),
+            segments: Segments::default(),
+            rewriting: Rewriting::default(),
+            recovering: false,
             full: false,
             corrupt_reads: 0,
             tags: BytesMut::new(),
@@ -107,19 +159,44 @@ impl Storage {
     /// Takes back what the journal kept, before the first input.
     ///
     /// # Errors
-    /// When Tags of a run are malformed: the journal and this build disagree on the format.
+    /// When a run has no records or bytes: the journal and this build disagree on the format.
     pub fn recover(&mut self, entry: Recovered<'_>) -> Result<(), FrameError> {
+        self.recovering = true;
         match entry {
-            Recovered::Batches { shard, first, at, tags } => {
-                self.shards.entry(shard).or_default().recover(first, at, tags)?;
+            Recovered::Batches { shard, first, records, at, bytes } => {
+                if records == 0 || bytes == 0 {
+                    return Err(FrameError::Metadata);
+                }
+                let replaced = self.shards.entry(shard).or_default().recover(first, records, at, bytes);
+                self.segments.replaced(&replaced);
+                self.segments.add_records(at.segment, records);
             }
-            Recovered::StorageSeal { view } => {
+            Recovered::StorageSeal { view, segment } => {
                 self.sealed = self.sealed.max(view);
                 self.sealed_durable = self.sealed;
+                self.segments.sealed(view, segment);
             }
-            Recovered::Metalog { .. } | Recovered::Commit { .. } | Recovered::SequencerSeal { .. } => {}
+            Recovered::Checkpoint { place, part, last, at, bytes } => {
+                self.checkpoints.recover(PartId { place, part, last }, PartPlace { at, bytes });
+                self.segments.touch(at.segment);
+            }
+            Recovered::Metalog { .. }
+            | Recovered::Commit { .. }
+            | Recovered::SequencerSeal { .. }
+            | Recovered::MetalogBase { .. } => {}
         }
         Ok(())
+    }
+
+    /// The first input ends the recovery.
+    fn finish_recovery(&mut self) {
+        if std::mem::take(&mut self.recovering) {
+            self.checkpoints.finish_recovery();
+            for part in self.checkpoints.parts() {
+                self.segments.add_part(part.at.segment);
+            }
+            self.segments.look();
+        }
     }
 
     pub fn status(&self) -> StorageStatus {
@@ -128,6 +205,12 @@ impl Storage {
             records_durable: self.shards.values().map(StoredShard::durable).sum(),
             corrupt_reads: self.corrupt_reads,
             full: self.full,
+            segments: self.segments.len(),
+            segments_examined: self.rewriting.examined,
+            segments_released: self.rewriting.released,
+            bytes_rewritten: self.rewriting.bytes,
+            checkpoint: self.checkpoints.newest().map(|(place, _)| place),
+            checkpoint_parts: self.checkpoints.newest().map_or(0, |(_, parts)| parts),
         }
     }
 
@@ -151,6 +234,10 @@ impl Storage {
     }
 
     fn message(&mut self, from: Address, message: Message, outputs: &mut Outputs) {
+        if from.role == Role::Engine && !self.engines.contains(&from) {
+            self.engines.push(from);
+            self.segments.look();
+        }
         match message {
             Message::ReplicateOpen { shard } => self.replicate_open(from, shard, outputs),
             Message::Replicate { shard, first, batches } => self.replicate(from, shard, first, batches, outputs),
@@ -160,6 +247,13 @@ impl Storage {
             Message::RepairShard { shard, prefix, source } => self.repair(from, shard, prefix, source, outputs),
             Message::ShardPull { shard, from: position, .. } => self.pull(from, shard, position, outputs),
             Message::ShardCopy { shard, first, batches } => self.copy(from, shard, first, batches, outputs),
+            Message::CheckpointPart { place, part, last, bytes } => {
+                self.checkpoint_part(from, PartId { place, part, last }, bytes, outputs);
+            }
+            Message::CheckpointOpen { place, part } => self.checkpoint_open(from, place, part, outputs),
+            Message::CheckpointCommitted { place } => self.checkpoint_committed(place),
+            Message::Dying { shard, from, to, records } => self.dying(shard, from, to, records),
+            Message::Judged { request, dead } => self.judged(request, &dead),
             // Meant for another role: a peer's mistake, without effect.
             _ => {}
         }
@@ -203,13 +297,13 @@ impl Storage {
             // Sent before the engine heard of a resume; it goes on from there.
             return;
         }
-        self.take(from, shard, batches, outputs);
+        let first = stored.received();
+        self.take(from, shard, first, batches, outputs);
     }
 
-    /// Takes a run that begins where the shard ends: to the journal, and as Tags to learners.
-    fn take(&mut self, from: Address, shard: ShardId, batches: Bytes, outputs: &mut Outputs) {
+    /// Takes a run that follows what is here of a shard: to the journal, and as Tags to learners.
+    fn take(&mut self, from: Address, shard: ShardId, first: u64, batches: Bytes, outputs: &mut Outputs) {
         let stored = self.shards.get_mut(&shard).expect("looked up by the caller");
-        let first = stored.received();
         // What another machine of this process made is whole; what came over a wire is checked.
         if from.node != self.config.node && verify_run(&batches, shard, first).is_err() {
             return;
@@ -223,7 +317,7 @@ impl Storage {
             return;
         }
         let tags = self.tags.split().freeze();
-        stored.receive(records, batches.clone(), tags.clone());
+        stored.receive(first, records, batches.clone(), tags.clone());
         for learner in &stored.learners {
             let entries = tags.clone();
             outputs.send(*learner, Message::TagsEntries { shard, first, more: false, entries });
@@ -236,14 +330,23 @@ impl Storage {
     }
 
     fn durable(&mut self, at: JournalPlace, outputs: &mut Outputs) {
+        self.segments.moved_to(at.segment);
         match self.appended.pop_front().expect("the journal reports what it was given, in order") {
             Appended::Run(shard) => {
-                let stored = self.shards.get_mut(&shard).expect("shards are never forgotten");
-                stored.settle(at);
+                let stored = self.shards.get_mut(&shard).expect("a shard with a run on its way is not forgotten");
+                let records = stored.settle(at);
+                self.segments.add_records(at.segment, records);
                 self.dirty.push(shard);
                 self.repair_progress(shard, outputs);
             }
+            Appended::Copy { shard, first, batches } => self.batches_moved(shard, first, &batches, at),
+            Appended::Part { from, attempt, id, bytes } => {
+                self.part_durable(from, attempt, id, PartPlace { at, bytes }, outputs);
+            }
+            Appended::PartCopy { id, bytes } => self.part_moved(id, PartPlace { at, bytes }),
             Appended::Seal(view) => {
+                self.segments.sealed(view, at.segment);
+                self.rewriting.seal_kept();
                 self.sealed_durable = self.sealed_durable.max(view);
                 let ready = self.seal_waits.extract_if(.., |(_, view)| *view <= self.sealed_durable);
                 let ready: Vec<(Address, ViewNumber)> = ready.collect();
@@ -251,87 +354,6 @@ impl Storage {
                     self.answer_seal(controller, view, outputs);
                 }
             }
-        }
-    }
-
-    fn tags_open(&mut self, from: Address, shard: ShardId, position: u64, outputs: &mut Outputs) {
-        let stored = self.shards.entry(shard).or_default();
-        stored.learners.retain(|learner| *learner != from);
-        if position < stored.durable() {
-            mark(Mark::TagsResumed);
-            let segment = match stored.segment_of(position) {
-                Ok(segment) => segment,
-                // Lost between here and there: nobody can say what it was. The engine is told by
-                // a run that begins later.
-                Err(Some(next)) => {
-                    outputs.send(from, Message::TagsEntries { shard, first: next, more: true, entries: Bytes::new() });
-                    return;
-                }
-                Err(None) => return,
-            };
-            let ticket = self.next_ticket(ReadFor::Tags { to: from, shard });
-            outputs.push(Output::ReadTags { ticket, shard, segment, from: position });
-            return;
-        }
-        for (first, entries) in stored.tags_in_flight(position) {
-            outputs.send(from, Message::TagsEntries { shard, first, more: false, entries });
-        }
-        stored.learners.push(from);
-    }
-
-    fn fetch(&mut self, from: Address, request: u64, shard: ShardId, position: u64, outputs: &mut Outputs) {
-        let located = self.shards.get(&shard).map_or(Located::NotHere, |stored| stored.locate(position));
-        match located {
-            Located::Disk(place) => {
-                let ticket = self.next_ticket(ReadFor::Fetch { to: from, request, shard, position });
-                let bytes = place.bytes.min(FRAME_BYTES_MAX as u32);
-                outputs.push(Output::Read { ticket, at: place.at, bytes });
-            }
-            Located::Memory(batch) => outputs.send(from, Message::Fetched { request, batch }),
-            Located::NotHere => outputs.send(from, Message::FetchNotHere { request }),
-            Located::Lost => {
-                self.corrupt_reads += 1;
-                outputs.send(from, Message::FetchCorrupt { request });
-            }
-        }
-    }
-
-    fn next_ticket(&mut self, read: ReadFor) -> u64 {
-        self.ticket += 1;
-        self.reads.insert(self.ticket, read);
-        self.ticket
-    }
-
-    fn read_done(&mut self, ticket: u64, result: Result<Bytes, ReadFailure>, outputs: &mut Outputs) {
-        match self.reads.remove(&ticket) {
-            Some(ReadFor::Fetch { to, request, shard, position }) => {
-                match result.ok().and_then(|bytes| verified_batch(&bytes, shard, position)) {
-                    Some((_, batch)) => outputs.send(to, Message::Fetched { request, batch }),
-                    None => {
-                        self.corrupt_reads += 1;
-                        outputs.send(to, Message::FetchCorrupt { request });
-                    }
-                }
-            }
-            Some(ReadFor::Copy { to, shard, position }) => {
-                match result.ok().and_then(|bytes| verified_batch(&bytes, shard, position)) {
-                    Some((first, batches)) => outputs.send(to, Message::ShardCopy { shard, first, batches }),
-                    None => self.corrupt_reads += 1,
-                }
-            }
-            Some(ReadFor::Tags { .. }) | None => {}
-        }
-    }
-
-    fn tags_read(&mut self, ticket: u64, first: u64, result: Result<Bytes, ReadFailure>, outputs: &mut Outputs) {
-        let Some(ReadFor::Tags { to, shard }) = self.reads.remove(&ticket) else { return };
-        match result {
-            Ok(entries) if !entries.is_empty() => {
-                outputs.send(to, Message::TagsEntries { shard, first, more: true, entries });
-            }
-            // Unreadable, or less than was recovered. Without Tags there is no verdict: the engine
-            // waits, or asks another replica.
-            _ => self.corrupt_reads += 1,
         }
     }
 
@@ -384,21 +406,15 @@ impl Storage {
         }
     }
 
-    fn pull(&mut self, from: Address, shard: ShardId, position: u64, outputs: &mut Outputs) {
-        let located = self.shards.get(&shard).map_or(Located::NotHere, |stored| stored.locate(position));
-        if let Located::Disk(place) = located {
-            let ticket = self.next_ticket(ReadFor::Copy { to: from, shard, position });
-            outputs.push(Output::Read { ticket, at: place.at, bytes: place.bytes.min(FRAME_BYTES_MAX as u32) });
-        }
-    }
-
     fn copy(&mut self, from: Address, shard: ShardId, first: u64, batches: Bytes, outputs: &mut Outputs) {
         let wanted = self.repairs.get(&shard).is_some_and(|repair| repair.source == from.node);
-        if !wanted || self.shards.get(&shard).is_none_or(|stored| stored.received() != first) {
+        // It begins later than asked for when the source has nothing between, and earlier when it was
+        // asked for twice.
+        if !wanted || self.shards.get(&shard).is_none_or(|stored| first < stored.received()) {
             return;
         }
         mark(Mark::RepairedRecords);
-        self.take(from, shard, batches, outputs);
+        self.take(from, shard, first, batches, outputs);
         self.repair_progress(shard, outputs);
     }
 
@@ -413,14 +429,17 @@ impl Storage {
         self.report_all();
     }
 
-    fn connected(&mut self, node: NodeId) {
+    fn connected(&mut self, node: NodeId, incarnation: Incarnation) {
         self.disconnected(node);
-        self.connected.push(node);
+        if self.lives.insert(node, incarnation).is_some_and(|before| before != incarnation) {
+            let dropped = self.checkpoints.abandon(node);
+            self.drop_parts(&dropped);
+        }
         self.report_all();
     }
 
     fn disconnected(&mut self, node: NodeId) {
-        self.connected.retain(|known| *known != node);
+        self.engines.retain(|engine| engine.node != node);
         self.early.retain(|(from, _)| from.node != node);
         for stored in self.shards.values_mut() {
             stored.learners.retain(|learner| learner.node != node);
@@ -428,9 +447,7 @@ impl Storage {
                 stored.writer = None;
             }
         }
-        self.reads.retain(|_, read| match read {
-            ReadFor::Fetch { to, .. } | ReadFor::Copy { to, .. } | ReadFor::Tags { to, .. } => to.node != node,
-        });
+        self.reads.retain(|_, read| read.to().is_none_or(|to| to.node != node));
     }
 
     /// A new primary, or a new connection to it, knows nothing: it is told of every open shard.
@@ -448,6 +465,7 @@ impl Storage {
             return;
         }
         self.full = full;
+        self.segments.look();
         let mut writers: Vec<Address> = self.shards.values().filter_map(|stored| stored.writer).collect();
         writers.sort_unstable();
         writers.dedup();
@@ -478,30 +496,33 @@ impl Storage {
 }
 
 impl Machine for Storage {
-    fn handle(&mut self, _now: Time, input: Input<'_>, outputs: &mut Outputs) {
+    fn handle(&mut self, now: Time, input: Input<'_>, outputs: &mut Outputs) {
+        self.finish_recovery();
         match input {
             Input::Message { from, message } => self.message(from, message, outputs),
             Input::Durable(at) => self.durable(at, outputs),
-            Input::Read { ticket, result } => self.read_done(ticket, result, outputs),
-            Input::TagsRead { ticket, first, result } => self.tags_read(ticket, first, result, outputs),
+            Input::Read { ticket, result } => self.read_done(now, ticket, result, outputs),
+            Input::TagsRead { ticket, first, result } => self.tags_read(now, ticket, first, result, outputs),
             Input::Chain(chain) => self.chain(chain, outputs),
-            Input::Connected { node, .. } => self.connected(node),
+            Input::Connected { node, incarnation } => self.connected(node, incarnation),
             Input::Disconnected { node } => self.disconnected(node),
             Input::Space { full } => self.space(full, outputs),
+            Input::Vacate { segment } => self.vacate(segment, outputs),
             Input::Swapped | Input::Tick => {}
         }
     }
 
-    fn flush(&mut self, _now: Time, outputs: &mut Outputs) {
+    fn flush(&mut self, now: Time, outputs: &mut Outputs) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for id in dirty.drain(..) {
             self.report(id, outputs);
         }
         self.dirty = dirty;
+        self.reclaim(now, outputs);
     }
 
     fn deadline(&self) -> Option<Time> {
-        None
+        self.rewriting.deadline()
     }
 }
 
@@ -517,12 +538,4 @@ fn verify_run(batches: &[u8], shard: ShardId, first: u64) -> Result<(), FrameErr
         position += u64::from(batch.frame.header.count);
     }
     Ok(())
-}
-
-/// The verified batch at the start of what was read for this position, and its first position.
-fn verified_batch(bytes: &Bytes, shard: ShardId, position: u64) -> Option<(u64, Bytes)> {
-    let batch = Batch::parse(bytes).ok()?;
-    let first = batch.frame.verify_place(PlaceScope::Shard(shard)).ok()?;
-    let records = u64::from(batch.frame.header.count);
-    (first..first + records).contains(&position).then(|| (first, bytes.slice_ref(batch.frame.bytes)))
 }

@@ -33,6 +33,8 @@ pub enum Verb {
     Tail(TailArguments),
     /// Print the SeqNum of the last record.
     CheckTail(CheckTailArguments),
+    /// Let old records go, for ever.
+    Trim(TrimArguments),
     /// Print a node's state.
     Status(StatusArguments),
     /// Find out whether a node can run on this machine, and what to do if not.
@@ -64,6 +66,10 @@ pub enum Verb {
 pub enum LogbookVerb {
     /// List the LogBooks that were appended to by name.
     List(StatusArguments),
+    /// Print what a LogBook holds and keeps.
+    Show(LogBookShowArguments),
+    /// Set what a LogBook keeps without being told to trim.
+    Set(LogBookSetArguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -218,6 +224,60 @@ pub struct DoctorArguments {
 }
 
 #[derive(Debug, Args)]
+pub struct TrimArguments {
+    #[command(flatten)]
+    pub logbook: LogBookArguments,
+    #[command(flatten)]
+    pub tag: TagArguments,
+    /// The first SeqNum to keep. A record with several tags goes when each of them is trimmed past
+    /// it; without --tag all records below go.
+    #[arg(long, value_name = "SEQNUM", value_parser = seqnum)]
+    pub before: SeqNum,
+    #[command(flatten)]
+    pub client: ClientArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct LogBookShowArguments {
+    #[command(flatten)]
+    pub logbook: LogBookArguments,
+    #[command(flatten)]
+    pub client: ClientArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct LogBookSetArguments {
+    #[command(flatten)]
+    pub logbook: LogBookArguments,
+    /// Let records go that were appended longer ago, for example 7d; the newest stays. `none`: keep
+    /// them however old.
+    #[arg(long, value_name = "TIME|none", value_parser = retain_age)]
+    pub retain: Option<Bound<Duration>>,
+    /// Let the oldest records go beyond so many bytes of payload, for example 10GiB; the newest
+    /// stays. `none`: keep them however many.
+    #[arg(long, value_name = "BYTES|none", value_parser = retain_bytes)]
+    pub retain_bytes: Option<Bound<u64>>,
+    #[command(flatten)]
+    pub client: ClientArguments,
+}
+
+/// A bound that can be given as `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound<T> {
+    None,
+    At(T),
+}
+
+impl<T> Bound<T> {
+    pub fn into_option(self) -> Option<T> {
+        match self {
+            Bound::None => None,
+            Bound::At(value) => Some(value),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
 pub struct StatusArguments {
     #[command(flatten)]
     pub client: ClientArguments,
@@ -363,6 +423,29 @@ fn expected_tail(text: &str) -> Result<ExpectedTail, String> {
         "none" => Ok(ExpectedTail(None)),
         _ => seqnum(text).map(|seqnum| ExpectedTail(Some(seqnum))).map_err(|error| format!("{error}, nor 'none'")),
     }
+}
+
+fn retain_age(text: &str) -> Result<Bound<Duration>, String> {
+    if text == "none" {
+        return Ok(Bound::None);
+    }
+    let age = humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 12h or 7d, or 'none'"))?;
+    if age.as_millis() == 0 {
+        return Err("it would delete everything: use `sealog trim` for that, or 'none' to keep all".to_owned());
+    }
+    Ok(Bound::At(age))
+}
+
+fn retain_bytes(text: &str) -> Result<Bound<u64>, String> {
+    if text == "none" {
+        return Ok(Bound::None);
+    }
+    let bytes: bytesize::ByteSize =
+        text.parse().map_err(|error| format!("{error}; write it as 500MiB or 10GiB, or 'none'"))?;
+    if bytes.as_u64() == 0 {
+        return Err("it would delete everything: use `sealog trim` for that, or 'none' to keep all".to_owned());
+    }
+    Ok(Bound::At(bytes.as_u64()))
 }
 
 fn number(text: &str) -> Result<u64, String> {

@@ -15,7 +15,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use sealog::{AppendError, CheckTailError, ConnectError, ConnectionError, ReadError, StatusError};
+use sealog::{AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, StatusError};
 use sealog_protocol::client::ErrorCode;
 
 /// Why a command failed, as its exit code says it.
@@ -66,6 +66,17 @@ impl Failure {
         let is_late = matches!(error, ConnectError::Deadline { .. });
         let failure = Failure::from(error);
         if is_late { Failure::new(Kind::OutcomeUnknown, format!("{failure}; nothing was appended")) } else { failure }
+    }
+
+    /// A trim or a setting without an answer may be in force: that is told as of an append.
+    pub fn of_change(error: ManageError) -> Failure {
+        match error {
+            ManageError::Deadline { .. } => {
+                let message = format!("{error}: it may be in force all the same; asking again is safe");
+                Failure::new(Kind::OutcomeUnknown, message)
+            }
+            _ => Failure::from(error),
+        }
     }
 
     pub fn exit_code(&self) -> ExitCode {
@@ -146,6 +157,17 @@ impl From<CheckTailError> for Failure {
         let kind = match error {
             CheckTailError::Refused { .. } => Kind::Other,
             CheckTailError::Deadline { .. } | CheckTailError::Unreachable { .. } => Kind::Unreachable,
+        };
+        Failure::new(kind, error.to_string())
+    }
+}
+
+impl From<ManageError> for Failure {
+    fn from(error: ManageError) -> Failure {
+        let kind = match error {
+            ManageError::Refused { .. } => Kind::Other,
+            ManageError::DiskFull { .. } => Kind::DiskFull,
+            ManageError::Deadline { .. } | ManageError::Unreachable { .. } => Kind::Unreachable,
         };
         Failure::new(kind, error.to_string())
     }

@@ -44,6 +44,7 @@ struct SegmentLine {
     metalog_entries: u64,
     commits: u64,
     seals: u64,
+    checkpoint_parts: u64,
     /// Blocks that match their checksums, and nothing says that they were reported durable.
     not_marked_blocks: u64,
     /// Blocks that a crash left half written, or that recovery cut off.
@@ -227,6 +228,8 @@ impl SegmentLine {
             Entry::Metalog { count, .. } => self.metalog_entries += u64::from(*count),
             Entry::Commit { .. } => self.commits += 1,
             Entry::SequencerSeal { .. } | Entry::StorageSeal { .. } => self.seals += 1,
+            Entry::MetalogBase { .. } => {}
+            Entry::Checkpoint(_) => self.checkpoint_parts += 1,
         }
     }
 
@@ -237,7 +240,7 @@ impl SegmentLine {
             None => "no footer",
         };
         let mut row = format!(
-            "journal-{} segment {:>6} {:<7} {:>5} blocks {:>9} records in {} runs, {} metalog entries, {} seals, {footer}",
+            "journal-{} segment {:>6} {:<7} {:>5} blocks {:>9} records in {} runs, {} metalog entries, {} seals, {} checkpoint parts, {footer}",
             self.journal,
             self.segment,
             self.state,
@@ -246,6 +249,7 @@ impl SegmentLine {
             self.runs,
             self.metalog_entries,
             self.seals,
+            self.checkpoint_parts,
         );
         for (count, what) in [
             (self.not_marked_blocks, "not marked durable"),

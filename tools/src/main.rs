@@ -1,8 +1,9 @@
 //! The `sealog` binary.
 //!
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
-//! `read` (with `tail`, `check-tail`, `logbook list`), `status`, `serve` (with `dev`), `inspect`,
-//! `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to stdout, talk to stderr.
+//! `read` (with `tail`, `check-tail`, `logbook list`), `keep` (`trim`, `logbook set` and `show`), `status`,
+//! `serve` (with `dev`), `inspect`, `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to
+//! stdout, talk to stderr.
 
 mod append;
 mod arguments;
@@ -11,6 +12,7 @@ mod connection;
 mod doctor;
 mod failure;
 mod inspect;
+mod keep;
 mod manual;
 mod output;
 mod read;
@@ -46,9 +48,12 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Read(arguments) => read::read(arguments),
         Verb::Tail(arguments) => read::tail(arguments),
         Verb::CheckTail(arguments) => read::check_tail(arguments),
+        Verb::Trim(arguments) => keep::trim(arguments),
         Verb::Status(arguments) => status::run(arguments),
         Verb::Doctor(arguments) => doctor::run(arguments),
         Verb::Logbook(LogbookVerb::List(arguments)) => read::list_logbooks(arguments),
+        Verb::Logbook(LogbookVerb::Show(arguments)) => keep::show(arguments),
+        Verb::Logbook(LogbookVerb::Set(arguments)) => keep::set(arguments),
         Verb::Inspect(arguments) => inspect::run(arguments),
         Verb::Bench(arguments) => bench::run(arguments),
         Verb::Config(ConfigVerb::Default) => serve::print_default(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sealog::blocking::LogBook;
-use sealog::{LogBookId, Record, SeqNum, Tag};
+use sealog::{LogBookId, ReadError, Record, SeqNum, Tag};
 use serde::Serialize;
 
 use crate::arguments::{CheckTailArguments, ReadArguments, StatusArguments, TailArguments};
@@ -23,21 +23,34 @@ pub fn read(arguments: &ReadArguments) -> Result<(), Failure> {
     output.heading(HEADING)?;
     if limit == 1 {
         // Not a page of them.
-        let record = match arguments.reverse {
-            true => logbook.read_prev(tag, arguments.from.unwrap_or(SeqNum::MAX))?,
-            false => logbook.read_next(tag, arguments.from.unwrap_or(SeqNum::MIN))?,
+        let record = match (arguments.reverse, arguments.from) {
+            (true, from) => logbook.read_prev(tag, from.unwrap_or(SeqNum::MAX))?,
+            (false, Some(from)) => logbook.read_next(tag, from)?,
+            (false, None) => logbook.read_next(tag, first_kept(&logbook, tag)?)?,
         };
         record.iter().try_for_each(|record| print(&mut output, record))?;
     } else if limit > 0 {
         let records = match arguments.reverse {
             true => logbook.scan_backward(tag, SeqNum::MIN..=arguments.from.unwrap_or(SeqNum::MAX)),
-            false => logbook.scan(tag, arguments.from.unwrap_or(SeqNum::MIN)..=present_tail(&logbook, tag)?),
+            false => {
+                let from = arguments.from.map_or_else(|| first_kept(&logbook, tag), Ok)?;
+                logbook.scan(tag, from..=present_tail(&logbook, tag)?)
+            }
         };
         for record in records.take(usize::try_from(limit).unwrap_or(usize::MAX)) {
             print(&mut output, &record?)?;
         }
     }
     output.flush()
+}
+
+/// Where a read begins that is not told where: nobody asked for what was trimmed.
+fn first_kept(logbook: &LogBook, tag: Tag) -> Result<SeqNum, Failure> {
+    match logbook.read_next(tag, SeqNum::MIN) {
+        Ok(_) => Ok(SeqNum::MIN),
+        Err(ReadError::Trimmed { first }) => Ok(first),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Where a read ends: somebody who appends faster than we print must not keep us for ever.

@@ -10,16 +10,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealog_protocol::batch::NewRecord;
-use sealog_protocol::client::ReadRecord as Record;
+use sealog_protocol::client::{Description, ReadRecord as Record};
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
 use self::wheel::Shared;
-use crate::error::{AppendError, CheckTailError, ConnectError, ReadError, StatusError};
-use crate::face::call::{append_outcome, read_outcome, status_outcome, tail_outcome};
+use crate::error::{AppendError, CheckTailError, ConnectError, ManageError, ReadError, StatusError};
+use crate::face::call::{
+    append_outcome, described, manage_outcome, read_outcome, status_outcome, tail_outcome, trimmed,
+};
 use crate::face::core::{CallId, Core};
 use crate::face::operation::{Book, append};
 use crate::logbook::{Pages, backward, forward};
-use crate::session::{Appended, Condition, Counters, Operation, OperationId, Read, ReadRecords};
+use crate::session::{
+    Appended, Condition, Counters, Manage, Managed, Operation, OperationId, Read, ReadRecords, Retention,
+};
 use crate::token::Token;
 
 /// A client of one node. Cheap to clone: clones share the connection and the session.
@@ -321,6 +325,37 @@ impl LogBook {
         match self.shared.query(self.deadline, operation) {
             Some(outcome) => tail_outcome(outcome),
             None => Err(CheckTailError::Deadline { refusal: None }),
+        }
+    }
+
+    /// See [`crate::LogBook::trim`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn trim(&self, tag: Tag, first: SeqNum) -> Result<SeqNum, ManageError> {
+        Ok(trimmed(self.manage(Manage::Trim { logbook: self.book.id, tag, first })?))
+    }
+
+    /// See [`crate::LogBook::set_retention`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_retention(&self, retention: Retention) -> Result<(), ManageError> {
+        self.manage(Manage::SetRetention { logbook: self.book.id, retention }).map(drop)
+    }
+
+    /// See [`crate::LogBook::describe`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn describe(&self) -> Result<Description, ManageError> {
+        Ok(described(self.manage(Manage::Describe { logbook: self.book.id })?))
+    }
+
+    fn manage(&self, manage: Manage) -> Result<Managed, ManageError> {
+        match self.shared.query(self.deadline, Operation::Manage(manage)) {
+            Some(outcome) => manage_outcome(outcome),
+            None => Err(ManageError::Deadline { refusal: None }),
         }
     }
 }

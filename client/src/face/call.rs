@@ -12,7 +12,7 @@ use sealog_protocol::batch::NewRecord;
 use super::core::CallId;
 use super::driver::Shared;
 use super::operation::{Book, OwnedOperation, append};
-use crate::error::{AppendError, CheckTailError, ReadError, StatusError};
+use crate::error::{AppendError, CheckTailError, ManageError, ReadError, StatusError};
 use crate::session::{Condition, Operation, OperationId, Outcome, SubmitError};
 
 /// Resolves to the operation's outcome. Dropped before, it withdraws what was not sent yet.
@@ -94,6 +94,9 @@ impl Pending {
             }
             Pending::Operation(OwnedOperation::Query(Operation::Status)) => {
                 Outcome::Status(Err(StatusError::Deadline { refusal: None }))
+            }
+            Pending::Operation(OwnedOperation::Query(Operation::Manage(_))) => {
+                Outcome::Manage(Err(ManageError::Deadline { refusal: None }))
             }
             Pending::Operation(_) => Outcome::Append(Err(AppendError::Deadline { refusal: None })),
             Pending::Retry(retry) => Outcome::Append(Err(AppendError::OutcomeUnknown { retry: *retry })),
@@ -191,5 +194,29 @@ pub(crate) fn status_outcome(outcome: Outcome) -> Result<String, StatusError> {
     match outcome {
         Outcome::Status(result) => result,
         other => panic!("a question for the status ended as {other:?}"),
+    }
+}
+
+/// The outcome of a question or change that concerns what a LogBook keeps.
+pub(crate) fn manage_outcome(outcome: Outcome) -> Result<crate::session::Managed, ManageError> {
+    match outcome {
+        Outcome::Manage(result) => result,
+        other => panic!("a question or change of what a LogBook keeps ended as {other:?}"),
+    }
+}
+
+/// What [`Manage::Trim`](crate::session::Manage::Trim) answers.
+pub(crate) fn trimmed(managed: crate::session::Managed) -> sealog_protocol::SeqNum {
+    match managed {
+        crate::session::Managed::Trimmed { first } => first,
+        other => panic!("a trim ended as {other:?}"),
+    }
+}
+
+/// What [`Manage::Describe`](crate::session::Manage::Describe) answers.
+pub(crate) fn described(managed: crate::session::Managed) -> sealog_protocol::client::Description {
+    match managed {
+        crate::session::Managed::Described(description) => description,
+        other => panic!("a description ended as {other:?}"),
     }
 }

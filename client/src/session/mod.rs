@@ -16,6 +16,7 @@
 
 mod appending;
 mod link;
+mod managing;
 mod numbers;
 mod opening;
 mod operation;
@@ -33,6 +34,7 @@ use sealog_protocol::client::Welcome;
 use sealog_protocol::{LogBookId, LogspaceId, Place, Time};
 use thiserror::Error;
 
+pub use managing::{Manage, Managed, Retention};
 pub use operation::{
     Append, Appended, Condition, Direction, Operation, OperationId, Outcome, Read, ReadRecords, Target,
 };
@@ -200,6 +202,7 @@ impl Session {
                 self.submit_query(now, Work::CheckTail { logbook, tag, linearizable }, deadline)
             }
             Operation::Status => self.submit_query(now, Work::Status, deadline),
+            Operation::Manage(manage) => self.submit_query(now, Work::Manage(manage), deadline),
         })
     }
 

@@ -7,7 +7,8 @@ use sealog_protocol::batch::NewRecord;
 use sealog_protocol::client::{Durability, ReadRecord};
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
-use crate::error::{AppendError, CheckTailError, ReadError, StatusError};
+use super::managing::{Manage, Managed};
+use crate::error::{AppendError, CheckTailError, ManageError, ReadError, StatusError};
 
 /// Names one operation of one session; never used again by it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -112,6 +113,7 @@ pub enum Operation<'a> {
     Read(Read),
     CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
     Status,
+    Manage(Manage),
 }
 
 /// An acknowledged append.
@@ -139,4 +141,5 @@ pub enum Outcome {
     CheckTail(Result<Option<SeqNum>, CheckTailError>),
     /// JSON text.
     Status(Result<String, StatusError>),
+    Manage(Result<Managed, ManageError>),
 }

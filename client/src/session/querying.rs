@@ -9,6 +9,7 @@ use sealog_protocol::{LogBookId, Place, SeqNum, Tag, Time};
 
 use super::Session;
 use super::appending::is_temporary;
+use super::managing::manage_error;
 use super::operation::{Direction, OperationId, Outcome, Read, ReadRecords};
 use super::table::{Status, Work};
 use crate::error::{CheckTailError, ConnectionError, ReadError, Refusal, StatusError};
@@ -81,6 +82,10 @@ impl Session {
                 Request::CheckTail(CheckTailRequest { logbook: logbook.0, tag, place, linearizable })
             }
             Work::Status => Request::Status,
+            Work::Manage(manage) => {
+                let manage = *manage;
+                manage.request(self.place_seen(manage.logbook()))
+            }
             Work::Append(_) | Work::OpenSession { .. } | Work::NameLogBook { .. } => panic!("not a query"),
         }
     }
@@ -148,6 +153,12 @@ impl Session {
                 Outcome::CheckTail(Ok(tail))
             }
             (Work::Status, Reply::Status { json }) => Outcome::Status(Ok(json)),
+            (Work::Manage(manage), reply) => {
+                let logbook = manage.logbook();
+                let (managed, place) = manage.answered(reply).ok_or("a request was answered with something else")?;
+                self.saw(logbook, place);
+                Outcome::Manage(Ok(managed))
+            }
             _ => return Err("a request was answered with something else"),
         };
         self.complete_query(index, outcome);
@@ -181,6 +192,7 @@ impl Session {
                 QueryFailure::Deadline { refusal } => StatusError::Deadline { refusal },
                 QueryFailure::Unreachable { reason } => StatusError::Unreachable { reason },
             })),
+            Some(Work::Manage(_)) => Outcome::Manage(Err(manage_error(failure))),
             _ => panic!("not a query"),
         }
     }
@@ -200,7 +212,7 @@ impl Session {
 }
 
 /// What all queries can fail with.
-enum QueryFailure {
+pub(super) enum QueryFailure {
     Refused { code: ErrorCode, message: String },
     Deadline { refusal: Option<Refusal> },
     Unreachable { reason: ConnectionError },

@@ -8,6 +8,7 @@
 use sealog_protocol::Time;
 
 use super::appending::AppendWork;
+use super::managing::Manage;
 use super::operation::OperationId;
 use super::querying::ReadWork;
 use sealog_protocol::{LogBookId, LogspaceId, Tag};
@@ -35,6 +36,7 @@ pub(super) enum Work {
     Read(ReadWork),
     CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
     Status,
+    Manage(Manage),
     OpenSession { logspace: LogspaceId },
     NameLogBook { logbook: LogBookId },
 }

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use sealog_protocol::batch::Batch;
 use sealog_protocol::client::{
-    Durability, ErrorCode, ReadRequest, RecordsPart, RecordsReply, Reply, Request, Welcome, decode_request,
-    encode_reply, encode_welcome,
+    Description, Durability, ErrorCode, ReadRequest, RecordsPart, RecordsReply, Reply, Request, RetentionRequest,
+    Welcome, decode_request, encode_reply, encode_welcome,
 };
 use sealog_protocol::frame::{Frame, FrameKind, PlaceScope};
 use sealog_protocol::{ClusterId, LogBookId, LogspaceId, NodeId, Place, SeqNum, SessionId, Tag, ViewNumber};
@@ -43,6 +43,7 @@ pub struct FakeServer {
     pub reads_seen: Vec<ReadRequest>,
     pub page_records_max: usize,
     pub trimmed_below: SeqNum,
+    pub retention: Option<RetentionRequest>,
     /// Append frames are taken in and not answered.
     pub is_mute: bool,
     place: u64,
@@ -71,6 +72,7 @@ impl FakeServer {
             reads_seen: Vec::new(),
             page_records_max: 1024,
             trimmed_below: SeqNum::MIN,
+            retention: None,
             is_mute: false,
             place: 0,
             seqnum: SeqNum::new(ViewNumber(1), 0),
@@ -181,6 +183,26 @@ impl FakeServer {
                 Request::CheckTail(check) => {
                     let tail = self.tail(LogBookId(check.logbook), Tag(check.tag));
                     let reply = Reply::Tail { tail, place: self.place() };
+                    self.answer(connection, request, &reply);
+                }
+                Request::Trim(trim) => {
+                    self.trimmed_below = self.trimmed_below.max(SeqNum(trim.first).min(self.seqnum.next()));
+                    let reply = Reply::TrimDone { first: self.trimmed_below, place: self.place() };
+                    self.answer(connection, request, &reply);
+                }
+                Request::SetRetention(retention) => {
+                    self.retention = Some(retention);
+                    let reply = Reply::RetentionSet { place: self.place() };
+                    self.answer(connection, request, &reply);
+                }
+                Request::Describe { .. } => {
+                    let (retain_ms, retain_bytes) =
+                        self.retention.as_ref().map_or((0, 0), |set| (set.age_ms, set.bytes));
+                    let first = self.trimmed_below.0;
+                    let records = self.records.iter().filter(|stored| stored.seqnum.0 >= first).count() as u64;
+                    let description =
+                        Box::new(Description { first, tail: self.seqnum.0, records, retain_ms, retain_bytes });
+                    let reply = Reply::Described { description, place: self.place() };
                     self.answer(connection, request, &reply);
                 }
                 Request::Status => self.answer(connection, request, &Reply::Status { json: "{}".to_owned() }),

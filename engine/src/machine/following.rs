@@ -165,7 +165,7 @@ impl Engine {
                     self.leaving = None;
                 }
             }
-            Entry::MoveShard { .. } | Entry::Cut(_) | Entry::Trim { .. } => {}
+            Entry::MoveShard { .. } | Entry::Cut(_) | Entry::Trim { .. } | Entry::Checkpoint { .. } => {}
         }
     }
 

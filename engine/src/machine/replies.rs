@@ -54,5 +54,5 @@ pub(super) fn unavailable() -> Reply {
 
 /// A second hash of a LogBook's name, in its `Name` record: tells names with the same id apart.
 pub(super) fn second_hash(name: &str) -> Tag {
-    Tag(xxh3_64_with_seed(name.as_bytes(), 1).max(3))
+    Tag(xxh3_64_with_seed(name.as_bytes(), 1).max(4))
 }

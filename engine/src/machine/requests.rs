@@ -121,6 +121,9 @@ impl Engine {
                 };
                 reads.check_tail(sources, connection, id, &wanted, outputs);
             }
+            Request::Trim(_) | Request::SetRetention(_) | Request::Describe { .. } => {
+                outputs.reply(connection, id, unavailable());
+            }
             Request::Status => {
                 let message = "status is answered by the node".to_owned();
                 outputs.reply(connection, id, Reply::Error { code: ErrorCode::Invalid, message });

@@ -11,7 +11,7 @@ use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
 use sealog_protocol::frame::{PlaceScope, set_place};
 use sealog_protocol::ids::{LogBookId, LogspaceId, RequestNumber, SessionId, ShardId, Tag, ViewNumber};
 use sealog_protocol::machine::{DurableEntry, JournalPlace, Recovered, Role};
-use sealog_protocol::tags::write_tags;
+use sealog_protocol::tags::{self, write_tags};
 use sealog_protocol::time::Time;
 
 pub const SECTOR: usize = 512;
@@ -106,32 +106,44 @@ impl SegmentSource for Disk {
 pub struct Seen {
     pub owner: Owner,
     pub entry: String,
-    pub tags: Vec<u8>,
 }
 
 impl Seen {
     pub fn appended(owner: Owner, entry: &DurableEntry) -> Seen {
-        let (entry, tags) = match entry {
-            DurableEntry::Batches { shard, first, tags, .. } => (format!("batches {shard} {first}"), tags.to_vec()),
-            DurableEntry::Metalog { view, from, entries, .. } => (format!("metalog {view} {from} {entries:?}"), vec![]),
-            DurableEntry::Commit { view, commit } => (format!("commit {view} {commit}"), vec![]),
-            DurableEntry::SequencerSeal { view } => (format!("sequencer seal {view}"), vec![]),
-            DurableEntry::StorageSeal { view } => (format!("storage seal {view}"), vec![]),
+        let entry = match entry {
+            DurableEntry::Batches { shard, first, batches, tags } => {
+                let records: u64 = tags::entries(tags).map(|entry| entry.expect("whole").records()).sum();
+                format!("batches {shard} {first} {records} {}", batches.len())
+            }
+            DurableEntry::Metalog { view, from, entries, .. } => format!("metalog {view} {from} {entries:?}"),
+            DurableEntry::Commit { view, commit } => format!("commit {view} {commit}"),
+            DurableEntry::SequencerSeal { view } => format!("sequencer seal {view}"),
+            DurableEntry::StorageSeal { view } => format!("storage seal {view}"),
+            DurableEntry::MetalogBase { place } => format!("metalog base {place:?}"),
+            DurableEntry::Checkpoint { place, part, last, bytes } => {
+                format!("checkpoint {place:?} {part} {last} {}", bytes.len())
+            }
         };
-        Seen { owner, entry, tags }
+        Seen { owner, entry }
     }
 
     pub fn recovered(owner: Owner, recovered: &Recovered<'_>) -> Seen {
-        let (entry, tags) = match recovered {
-            Recovered::Batches { shard, first, tags, .. } => (format!("batches {shard} {first}"), tags.to_vec()),
-            Recovered::Metalog { view, from, entries } => {
-                (format!("metalog {view} {from} {:?}", Bytes::copy_from_slice(entries)), vec![])
+        let entry = match recovered {
+            Recovered::Batches { shard, first, records, bytes, .. } => {
+                format!("batches {shard} {first} {records} {bytes}")
             }
-            Recovered::Commit { view, commit } => (format!("commit {view} {commit}"), vec![]),
-            Recovered::SequencerSeal { view } => (format!("sequencer seal {view}"), vec![]),
-            Recovered::StorageSeal { view } => (format!("storage seal {view}"), vec![]),
+            Recovered::Metalog { view, from, entries, .. } => {
+                format!("metalog {view} {from} {:?}", Bytes::copy_from_slice(entries))
+            }
+            Recovered::Commit { view, commit, .. } => format!("commit {view} {commit}"),
+            Recovered::SequencerSeal { view, .. } => format!("sequencer seal {view}"),
+            Recovered::StorageSeal { view, .. } => format!("storage seal {view}"),
+            Recovered::MetalogBase { place, .. } => format!("metalog base {place:?}"),
+            Recovered::Checkpoint { place, part, last, bytes, .. } => {
+                format!("checkpoint {place:?} {part} {last} {bytes}")
+            }
         };
-        Seen { owner, entry, tags }
+        Seen { owner, entry }
     }
 }
 

@@ -43,20 +43,51 @@ impl Sequencer {
         let primary = self.primary.as_mut().expect("only a primary appends");
         let view = primary.view.number;
         let log = self.views.entry(view).or_default();
-        let from = log.entries.len();
+        let from = log.entries.end();
         primary.append(&mut log.entries, &entry, &encoded);
-        self.appended.push_back(Appended::Entries { view, end: from + 1 });
+        self.checkpoints_pending |= log.entries.has_checkpoints();
+        self.appended.push_back(Appended::Entries(HeldRun { view, from, end: from + 1 }));
         outputs.append(DurableEntry::Metalog { view, from, count: 1, entries: encoded });
     }
 
-    pub(super) fn backup_resume(&mut self, node: NodeId, view: ViewNumber, tail: u64) {
+    /// A trim that an engine wants. It asks again until it applies one; what is on its way already
+    /// is not appended twice.
+    pub(super) fn trim(&mut self, from: Address, trim: TrimRequest, outputs: &mut Outputs) {
+        if self.active_primary().is_none() || from.role != Role::Engine {
+            return;
+        }
+        let primary = self.primary.as_mut().expect("looked at above");
+        if primary.wants_trim(trim) {
+            let TrimRequest { logbook, tag, first } = trim;
+            self.append(&Entry::Trim { logbook, tag, first }, outputs);
+        }
+    }
+
+    /// A checkpoint that an engine says is durable on these storages. The entry makes it count.
+    pub(super) fn checkpoint_done(&mut self, from: Address, place: Place, replicas: NodeSet, outputs: &mut Outputs) {
+        let (Some(primary), Some(chain)) = (self.active_primary(), &self.chain) else { return };
+        let view = &primary.view;
+        let committed = place <= (Place { view: view.number, index: primary.commit() }) && chain.covers(place);
+        let known = primary.logspace.checkpoint().or(self.checkpoint.as_ref()).map(|known| known.place);
+        let newer = place > self.base && known.is_none_or(|known| known < place);
+        let stored = replicas.len() >= usize::from(view.write_quorum)
+            && replicas.iter().all(|node| view.storages.contains(node));
+        if from.role == Role::Engine && committed && newer && stored {
+            self.append(&Entry::Checkpoint { place, replicas }, outputs);
+        }
+    }
+
+    pub(super) fn backup_resume(&mut self, node: NodeId, view: ViewNumber, tail: u64, outputs: &mut Outputs) {
         let Some(primary) = self.primary.as_mut().filter(|primary| primary.view.number == view) else { return };
         let log = self.views.entry(view).or_default();
-        if let Some(backup) = primary.backups.get_mut(&node)
-            && tail <= log.entries.len()
-        {
-            backup.next = Some(log.entries.cursor(tail));
-            backup.commit_sent = 0;
+        let Some(backup) = primary.backups.get_mut(&node) else { return };
+        if tail > log.entries.end() {
+            return;
+        }
+        backup.next = Some(log.entries.cursor(tail.max(log.entries.first())));
+        backup.commit_sent = 0;
+        if tail < log.entries.first() {
+            self.send_base(node, view, outputs);
         }
     }
 
@@ -126,7 +157,7 @@ impl Sequencer {
             let Some(mut next) = backup.next else { continue };
             loop {
                 let from = next.index();
-                let end = log.entries.len();
+                let end = log.entries.end();
                 let count = log.entries.copy(&mut next, end, STREAM_MESSAGE_BYTES_MAX, &mut self.encoded);
                 if count == 0 && backup.commit_sent == commit {
                     break;

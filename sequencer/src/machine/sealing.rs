@@ -26,7 +26,8 @@ impl Sequencer {
         if commit < tail {
             mark(Mark::SealWithUncommittedTail);
         }
-        let mut cursor = log.entries.cursor(commit.min(tail));
+        // A base that is not yet durable may be past the tail: all before it is committed.
+        let mut cursor = log.entries.cursor(commit.min(tail).max(log.entries.first()));
         log.entries.copy(&mut cursor, tail, usize::MAX, &mut self.encoded);
         let entries = self.encoded.split().freeze();
         let shards = cut_shards(&log.entries, &entries);
@@ -39,8 +40,8 @@ impl Sequencer {
         if log.durable >= repair.end {
             outputs.send(repair.controller, Message::MetalogRepaired { view, durable: log.durable });
             self.repairs.remove(&view);
-        } else if log.entries.len() < repair.end {
-            let message = Message::RepairPull { view, from: log.entries.len(), end: repair.end };
+        } else if log.entries.end() < repair.end {
+            let message = Message::RepairPull { view, from: log.entries.end(), end: repair.end };
             let source = self.address(repair.source, Role::Sequencer);
             outputs.send(source, message);
         }
@@ -50,6 +51,11 @@ impl Sequencer {
         let Some(log) = self.views.get(&view) else { return };
         let end = end.min(log.durable);
         if index >= end {
+            return;
+        }
+        if index < log.entries.first() {
+            // It makes this base its own, and asks for what follows.
+            self.send_base(from.node, view, outputs);
             return;
         }
         let mut cursor = log.entries.cursor(index);
@@ -64,8 +70,8 @@ fn cut_shards(log: &EntryLog, encoded: &[u8]) -> Box<[(u64, NodeSet)]> {
     let mut shards = BTreeMap::new();
     for (entry, _) in sealog_protocol::metalog::entries(encoded).flatten() {
         let Entry::Cut(cut) = entry else { continue };
-        for moved in cut.moves().filter(|moved| moved.shard_index < log.len()) {
-            if let Some(Entry::OpenShard { replicas, .. }) = log.get(log.cursor(moved.shard_index)) {
+        for moved in cut.moves() {
+            if let Some(Entry::OpenShard { replicas, .. }) = log.opened(moved.shard_index) {
                 shards.insert(moved.shard_index, replicas);
             }
         }
