@@ -33,8 +33,8 @@ struct World {
     chain: Chain,
     now: Time,
     outputs: Outputs,
-    /// What the "disk" holds: every run of batches, at its place.
-    runs: Vec<Bytes>,
+    /// What the "disk" holds: one segment with every run of batches.
+    segment: Vec<u8>,
     replies: Vec<(u64, Reply)>,
     /// What was appended in this turn, by whom.
     written: VecDeque<(Role, JournalPlace)>,
@@ -66,7 +66,7 @@ impl World {
             chain: Chain { settings, logspace: LOGSPACE, views: vec![view], ends: Vec::new() },
             now: Time(1),
             outputs: Outputs::default(),
-            runs: Vec::new(),
+            segment: Vec::new(),
             replies: Vec::new(),
             written: VecDeque::new(),
             blocks: 0,
@@ -108,9 +108,8 @@ impl World {
                 Output::Reply { request, reply, .. } => self.replies.push((request, reply)),
                 Output::Append(entry) => self.journal(from, entry),
                 Output::Read { ticket, at, bytes } => {
-                    let run = &self.runs[at.segment as usize];
                     let start = at.byte_offset() as usize;
-                    let result = Ok(run.slice(start..(start + bytes as usize).min(run.len())));
+                    let result = Ok(Bytes::copy_from_slice(&self.segment[start..start + bytes as usize]));
                     self.give(from, Input::Read { ticket, result });
                 }
                 Output::CompareAndSwap { chain } => {
@@ -125,9 +124,11 @@ impl World {
     }
 
     fn journal(&mut self, owner: Role, entry: DurableEntry) {
-        let segment = self.runs.len() as u32;
-        self.runs.push(if let DurableEntry::Batches { batches, .. } = entry { batches } else { Bytes::new() });
-        self.written.push_back((owner, JournalPlace { segment, offset: 0 }));
+        let offset = (self.segment.len() / 8) as u32;
+        if let DurableEntry::Batches { batches, .. } = entry {
+            self.segment.extend_from_slice(&batches);
+        }
+        self.written.push_back((owner, JournalPlace { segment: 0, offset }));
     }
 
     /// Turns, until nothing moves.
