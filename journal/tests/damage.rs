@@ -55,8 +55,9 @@ fn damaged_metadata_costs_that_batch_alone() {
     let (segment, offset) = inside(&driver, 0, batch_bytes + 40);
     driver.disk.flip(segment, offset, 3);
     let (_, seen, places) = recover(config(), &mut driver.disk).expect("data alone is damaged");
-    let entries: Vec<&str> = seen.iter().map(|seen| &seen.entry[..]).collect();
-    assert_eq!(entries[..2], ["batches 1.0 0", "batches 1.0 2"], "the batches around it");
+    let expected = [0, 2].map(|first| format!("batches 1.0 {first} 1 {batch_bytes}"));
+    let entries: Vec<String> = seen.iter().take(2).map(|seen| seen.entry.clone()).collect();
+    assert_eq!(entries, expected, "the batches around it");
     let second = driver.disk.bytes(places[1].1, batch_bytes as usize);
     assert!(Batch::parse(second).is_ok(), "and where they lie");
 }
