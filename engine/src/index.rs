@@ -13,10 +13,12 @@ use crate::lists::Lists;
 use crate::sessions::{Known, Sessions, Verdict};
 
 mod books;
+mod retention;
 mod tags;
 mod trim;
 
 use books::{Books, Listed};
+pub use retention::Retention;
 use tags::{Key, Tags};
 pub use trim::Dying;
 use trim::Sweep;
@@ -28,23 +30,6 @@ pub enum Applied {
     Verdict(Verdict),
     /// Void: its session is unknown, or it is outside its window.
     SessionExpired,
-}
-
-/// What a LogBook keeps by itself. Zero: no bound.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retention {
-    pub age_ms: u64,
-    /// Bytes of payload.
-    pub bytes: u64,
-}
-
-impl Retention {
-    /// The tags of the record that sets it: of the system's LogBook, so that indexes see it.
-    pub fn tags(self, logbook: LogBookId) -> [Tag; 4] {
-        // A tag is never 0.
-        let one_more = |bound: u64| Tag(bound.saturating_add(1));
-        [Tag::SYSTEM_RETENTION, Tag(logbook.0), one_more(self.age_ms), one_more(self.bytes)]
-    }
 }
 
 /// What is known of the name of a LogBook.
@@ -329,10 +314,10 @@ impl Index {
                 self.sessions.open(SessionId(seqnum.0));
                 return Applied::Verdict(Verdict::Visible { seqnum });
             }
-            (Some(Tag::SYSTEM_RETENTION), Some(logbook), Some(age)) => {
-                let bytes = tags.next().map_or(0, |bytes| bytes.0.saturating_sub(1));
-                let retention = Retention { age_ms: age.0.saturating_sub(1), bytes };
-                self.retentions.insert(LogBookId(logbook.0), retention);
+            (Some(Tag::SYSTEM_RETENTION), Some(second), Some(third)) => {
+                if let Some((logbook, retention)) = Retention::of_tags([Some(second), Some(third), tags.next()]) {
+                    self.retentions.insert(logbook, retention);
+                }
                 return Applied::Verdict(Verdict::Visible { seqnum });
             }
             (Some(Tag::SYSTEM_NAME), Some(logbook), Some(name)) => match self.names.entry(LogBookId(logbook.0)) {
