@@ -75,6 +75,8 @@ pub const READ_RECORDS_MAX: usize = 1024;
 pub const READ_BYTES_MAX: usize = 1 << 20;
 /// Reads that wait on one engine.
 pub const WAITING_READS_MAX: usize = 1 << 20;
+/// Trims that wait on an engine for their metalog entries; more are refused.
+pub const WAITING_TRIMS_MAX: usize = 10_000;
 /// Reads that fetch from a storage at once; further ones wait their turn.
 pub const FETCHES_IN_FLIGHT_MAX: usize = 1024;
 
