@@ -307,6 +307,10 @@ planted! {
         plant.history.trim(later, A, BOOK, TAG, SeqNum(11));
         plant.trims.push((TAG, 11, 14));
     }, Violation::RealTime { .. } => ();
+    a_backward_read_that_takes_a_trim_for_the_end: plant => {
+        plant.trim(A, TAG, 14, 14);
+        plant.read(Line(2), Range::prev(BOOK, TAG, SeqNum::MAX), false, &[(13, 130)], true);
+    }, Violation::TrimmedFound { .. } => ();
     what_was_trimmed_together_with_what_came_later: plant => {
         plant.trim(A, TAG, 11, 11);
         plant.log.push((14, 140, true));
