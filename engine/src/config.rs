@@ -1,8 +1,8 @@
 //! What an engine is told at its start, and what it tells of itself.
 
 use sealog_protocol::limits::{
-    CACHE_BYTES_MAX, CHECKPOINT_LOG_BYTES_MIN, CHECKPOINT_PART_BYTES, PENDING_BYTES_MAX, PENDING_RECORDS_MAX,
-    WAITING_READS_MAX,
+    CACHE_BYTES_MAX, CHECKPOINT_LOG_BYTES_MIN, CHECKPOINT_LOG_FACTOR, CHECKPOINT_PART_BYTES, PENDING_BYTES_MAX,
+    PENDING_RECORDS_MAX, WAITING_READS_MAX,
 };
 use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place};
 
@@ -22,9 +22,10 @@ pub struct EngineConfig {
     /// Memory of the index; beyond it appends are refused.
     pub index_bytes_max: usize,
     pub waiting_reads_max: usize,
-    /// A checkpoint of the index is written when so many bytes of batches came since the last one, or
-    /// more, if that one was large.
+    /// A checkpoint of the index is written when so many bytes of batches came since the last one, and
+    /// so many times that one's bytes.
     pub checkpoint_log_bytes_min: u64,
+    pub checkpoint_log_factor: u64,
     /// Bytes of its parts.
     pub checkpoint_part_bytes: usize,
 }
@@ -43,6 +44,7 @@ impl EngineConfig {
             index_bytes_max: usize::MAX,
             waiting_reads_max: WAITING_READS_MAX,
             checkpoint_log_bytes_min: CHECKPOINT_LOG_BYTES_MIN,
+            checkpoint_log_factor: CHECKPOINT_LOG_FACTOR,
             checkpoint_part_bytes: CHECKPOINT_PART_BYTES,
         }
     }

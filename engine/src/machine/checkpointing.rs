@@ -2,7 +2,7 @@
 //! has just started, loads it.
 
 use bytes::Bytes;
-use sealog_protocol::limits::{CHECKPOINT_LOG_FACTOR, REQUEST_RETRY};
+use sealog_protocol::limits::REQUEST_RETRY;
 use sealog_protocol::logspace::Logspace;
 use sealog_protocol::machine::{Address, Outputs, Role};
 use sealog_protocol::message::Message;
@@ -53,7 +53,8 @@ impl Engine {
 
     /// Whether this engine is the one that writes checkpoints, and enough was appended since the last.
     fn is_checkpoint_due(&self) -> bool {
-        let enough = self.config.checkpoint_log_bytes_min.max(self.checkpoint_bytes * CHECKPOINT_LOG_FACTOR);
+        let enough =
+            self.config.checkpoint_log_bytes_min.max(self.checkpoint_bytes * self.config.checkpoint_log_factor);
         let appended = self.log_bytes - self.log_bytes_spared;
         if appended < enough || self.loading.is_some() || !self.is_ready() {
             return false;
