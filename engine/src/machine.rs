@@ -209,6 +209,9 @@ impl Engine {
             Message::TagsEntries { shard, first, more, entries } => {
                 self.tags(now, from, shard, first, more, entries, outputs)
             }
+            Message::TagsGone { shard, first, checkpoint } => {
+                self.tags_gone(now, from, (shard, first, checkpoint), outputs)
+            }
             Message::Fetched { request, batch } => self.fetched(now, request, batch, outputs),
             Message::FetchNotHere { request } => self.reads.refetch(request),
             Message::FetchCorrupt { request } => {

@@ -133,6 +133,23 @@ impl Engine {
         self.load(now, outputs);
     }
 
+    /// A storage has nothing of a shard before a position any more. What was dropped is covered by a
+    /// checkpoint; what this engine needs past the last one is lost.
+    pub(super) fn tags_gone(
+        &mut self,
+        now: Time,
+        from: Address,
+        (shard, first, checkpoint): (ShardId, u64, Place),
+        outputs: &mut Outputs,
+    ) {
+        if checkpoint > self.applied() {
+            mark(Mark::TagsGoneTold);
+            let storages = self.current().map(|view| view.storages).unwrap_or_default();
+            return self.metalog_gone(now, checkpoint, storages, outputs);
+        }
+        self.tags(now, from, shard, first, true, Bytes::new(), outputs);
+    }
+
     /// Asks for the parts that are wanted next, of a storage that is connected.
     pub(super) fn load(&mut self, now: Time, outputs: &mut Outputs) {
         let Some(loading) = &mut self.loading else { return };
@@ -213,8 +230,12 @@ impl Engine {
 
     /// The checkpoint is here: the index goes on from there.
     fn loaded(&mut self, now: Time, loaded: Loaded, outputs: &mut Outputs) {
-        mark(Mark::CheckpointLoaded);
         let Loaded { index, order, logspace } = loaded;
+        if logspace.place() <= self.applied() {
+            // It has come by another way meanwhile.
+            return self.follow(now, outputs);
+        }
+        mark(Mark::CheckpointLoaded);
         // What is pending is appended again; what of it was ordered already is a repeat.
         self.producer.close_all();
         (self.opening, self.leaving, self.writing) = (None, None, None);
