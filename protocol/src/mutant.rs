@@ -155,6 +155,9 @@ named! {
         ReadTrimmed,
         DiedByTags,
         LogBookCompacted,
+        CheckpointBegun,
+        CheckpointCommitted,
+        CheckpointLoaded,
     }
 }
 
