@@ -111,7 +111,7 @@ impl Engine {
                 };
                 reads.check_tail(sources, connection, id, &wanted, outputs);
             }
-            Request::Trim(wanted) => self.trim(connection, id, &wanted, outputs),
+            Request::Trim(wanted) => self.trim(now, connection, id, &wanted, outputs),
             Request::SetRetention(wanted) => self.set_retention(now, connection, id, &wanted, outputs),
             Request::Describe { logbook, place } => {
                 let Some((sources, reads)) = self.reading(now) else {

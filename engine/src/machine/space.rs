@@ -12,23 +12,40 @@ use super::Engine;
 use super::replies::unavailable;
 use crate::index::{Dying, Retention};
 use crate::producer::Origin;
+use crate::reads::ReadyTrim;
 
 /// Entries that are swept in a turn: some tens of microseconds.
 const SWEEP_ENTRIES: usize = 1024;
 
 impl Engine {
-    pub(super) fn trim(&mut self, connection: ConnectionId, request: u64, wanted: &TrimRequest, outputs: &mut Outputs) {
+    pub(super) fn trim(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        request: u64,
+        wanted: &TrimRequest,
+        outputs: &mut Outputs,
+    ) {
         let (logbook, tag, wanted) = (LogBookId(wanted.logbook), Tag(wanted.tag), SeqNum(wanted.first));
         if let Err((code, message)) = self.admit_logbook(logbook) {
             return outputs.reply(connection, request, Reply::Error { code, message });
         }
+        let Some((sources, reads)) = self.reading(now) else {
+            return outputs.reply(connection, request, unavailable());
+        };
+        reads.trim(sources, ReadyTrim { connection, request, key: (logbook, tag), first: wanted }, outputs);
+    }
+
+    /// Answers trims that are in force already, and has the others asked for.
+    fn begin_trims(&mut self, outputs: &mut Outputs) {
         let place = self.applied();
-        let Some(index) = &self.index else { return outputs.reply(connection, request, unavailable()) };
-        let first = index.first(logbook, tag);
-        if wanted <= first {
-            return outputs.reply(connection, request, Reply::TrimDone { first, place });
+        for ReadyTrim { connection, request, key, first: wanted } in self.reads.take_ready_trims() {
+            let first = self.index.as_ref().expect("reads are answered from it").first(key.0, key.1);
+            match wanted <= first {
+                true => outputs.reply(connection, request, Reply::TrimDone { first, place }),
+                false => self.trims.push(key, wanted, (connection, request), outputs),
+            }
         }
-        self.trims.push((logbook, tag), wanted, (connection, request), outputs);
     }
 
     pub(super) fn set_retention(
@@ -77,6 +94,7 @@ impl Engine {
 
     /// Asks the primary for the trims that clients want.
     pub(super) fn send_trims(&mut self, outputs: &mut Outputs) {
+        self.begin_trims(outputs);
         if self.trims.is_empty() {
             return;
         }
