@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use sealog_protocol::batch::Batch;
 use sealog_protocol::client::{
     CheckTailRequest, Description, ErrorCode, ReadRequest, RecordsPart, RecordsReply, Reply,
 };
-use sealog_protocol::frame::Header;
+use sealog_protocol::frame::{Frame, Header};
 use sealog_protocol::limits::{FETCHES_IN_FLIGHT_MAX, READ_BYTES_MAX, READ_RECORDS_MAX, REQUEST_RETRY};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
@@ -89,6 +90,17 @@ struct Slot {
     seqnum: SeqNum,
     at: LocalId,
     batch: Option<Bytes>,
+}
+
+impl Slot {
+    /// Whether each tag of the record was trimmed past it.
+    fn is_dead(&self, index: &Index, logbook: LogBookId) -> bool {
+        let frame = self.batch.as_ref().and_then(|batch| Frame::parse_unverified(batch).ok().flatten());
+        let Some(batch) = frame.and_then(|frame| Batch::parse_metadata(frame).ok()) else { return false };
+        let nth = self.at.position - batch.frame.header.place;
+        let Some(record) = batch.metadata.records.get(nth as usize) else { return false };
+        record.tags().len() > 0 && record.tags().all(|tag| self.seqnum < index.first(logbook, tag))
+    }
 }
 
 /// A record that is being fetched.
@@ -360,6 +372,15 @@ impl Reads {
                 break;
             }
         }
+        if read.key.1 == Tag::ALL && !sources.index.knows_its_dead() {
+            // Trims that are not yet swept behind, or may not be now: the records' own tags tell.
+            let last = read.slots.last().map(|slot| slot.seqnum);
+            read.slots.retain(|slot| !slot.is_dead(sources.index, read.key.0));
+            if let Some(last) = last.filter(|_| read.slots.is_empty() && !read.corrupt) {
+                read.go_on_after(last);
+                return self.look(id, read, sources, outputs);
+            }
+        }
         if read.slots.is_empty() && read.corrupt {
             outputs.reply(read.connection, read.request, corrupt());
             return;
@@ -562,6 +583,13 @@ impl Read {
             fetches: 0,
             stride: 1,
             corrupt: false,
+        }
+    }
+
+    /// Looks for what comes after a record.
+    fn go_on_after(&mut self, last: SeqNum) {
+        if let Want::Records { from, backward, .. } = &mut self.want {
+            *from = if *backward { last.prev() } else { last.next() };
         }
     }
 
