@@ -453,6 +453,14 @@ impl Journal {
         self.segments.release(owner, segment);
     }
 
+    /// A machine that still has a little in a sealed segment, or in one that is very old: the driver
+    /// gives it [`sealog_protocol::machine::Input::Vacate`]. It appends again what counts, and releases
+    /// the segment.
+    pub fn next_vacate(&mut self) -> Option<(Owner, u32)> {
+        let is_full = self.is_full();
+        self.segments.vacate(is_full)
+    }
+
     /// The disk has no room for another segment, and what remains is needed for what is promised:
     /// three quarters of a segment, beside what is queued.
     pub fn is_full(&self) -> bool {

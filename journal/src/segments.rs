@@ -308,6 +308,16 @@ impl Segments {
         let segment = self.prepared.pop_front().expect("the caller asked whether it can begin");
         self.open = Some(self.empty(segment, Span::starting(number, vital)));
         self.next_use += 1;
+        self.space.begun();
+    }
+
+    /// The next machine to ask for what it still has in a segment.
+    pub fn vacate(&mut self, is_full: bool) -> Option<(Owner, u32)> {
+        let live = self.live();
+        if self.space.take_look() {
+            self.space.choose(self.sealed.iter(), live, self.next_use, is_full);
+        }
+        self.space.next_ask()
     }
 
     pub fn seal_open(&mut self) {

@@ -21,6 +21,16 @@ use crate::freed::{Freed, FreedRange};
 pub const SPARE_SEGMENTS: usize = 4;
 const SPARE_SHARE: usize = 16;
 
+/// At most one in so many bytes of a segment is little: machines are asked to append that again.
+const LITTLE_SHARE: u64 = 8;
+/// A segment is old when so many were begun since for each that counts, and so many more: all in it is
+/// appended again, so that nothing pins one for ever, at the cost of a fourth more writes.
+const OLD_SHARE: u32 = 4;
+const OLD_LEAST: u32 = 16;
+/// Segments that machines are asked to vacate at once. When the journal is full, one: what is appended
+/// again takes room that was kept for what is promised.
+const VACATED_SEGMENTS: usize = 4;
+
 /// The file of a segment that was given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FreeFile {
@@ -32,6 +42,8 @@ pub(crate) struct FreeFile {
 #[derive(Default)]
 struct Holders {
     bytes: BTreeMap<Owner, u64>,
+    /// When they were last asked to vacate it: the number of the use that was next then.
+    asked_at: u32,
 }
 
 pub(crate) struct Space {
@@ -46,6 +58,10 @@ pub(crate) struct Space {
     /// With the number of the block that said it, in order.
     listed: VecDeque<(u64, Vec<FreeFile>)>,
     spares: VecDeque<FreeFile>,
+    /// Whom to ask to vacate which segment.
+    asks: VecDeque<(Owner, u32)>,
+    /// Something changed since that was considered.
+    look: bool,
     pub released: u64,
     pub recycled: u64,
     pub removed: u64,
@@ -62,6 +78,8 @@ impl Space {
             unlisted: Vec::new(),
             listed: VecDeque::new(),
             spares: VecDeque::new(),
+            asks: VecDeque::new(),
+            look: false,
             released: 0,
             recycled: 0,
             removed: 0,
@@ -90,11 +108,50 @@ impl Space {
 
     /// A machine needs nothing any more of what it has there.
     pub fn release(&mut self, owner: Owner, segment: u32) {
+        self.look = true;
         if let Some(holders) = self.holders.get_mut(&segment)
             && holders.bytes.remove(&owner).is_some()
             && holders.bytes.is_empty()
         {
             self.holders.remove(&segment);
+        }
+    }
+
+    /// A segment was begun.
+    pub fn begun(&mut self) {
+        self.look = true;
+    }
+
+    pub fn take_look(&mut self) -> bool {
+        std::mem::take(&mut self.look)
+    }
+
+    /// Whom to ask next to vacate a segment.
+    pub fn next_ask(&mut self) -> Option<(Owner, u32)> {
+        self.asks.pop_front()
+    }
+
+    /// Chooses segments that are worth vacating: little is held of them, or they are old. Each once, and
+    /// again when another segment was begun since.
+    pub fn choose<'a>(
+        &mut self,
+        sealed: impl Iterator<Item = (&'a u32, &'a SealedSegment)>,
+        live: usize,
+        next_use: u32,
+        is_full: bool,
+    ) {
+        let mut left = if is_full { 1 } else { VACATED_SEGMENTS };
+        for (segment, sealed) in sealed {
+            let Some(holders) = self.holders.get_mut(segment) else { continue };
+            let is_little = holders.bytes.values().sum::<u64>() <= sealed.bytes / LITTLE_SHARE;
+            let age = next_use - sealed.use_number;
+            let is_old = age > OLD_LEAST.saturating_add(OLD_SHARE.saturating_mul(live as u32)) && !is_full;
+            if left == 0 || holders.asked_at == next_use || !(is_little || is_old) {
+                continue;
+            }
+            left -= 1;
+            holders.asked_at = next_use;
+            self.asks.extend(holders.bytes.keys().map(|owner| (*owner, *segment)));
         }
     }
 

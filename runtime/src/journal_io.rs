@@ -251,6 +251,10 @@ impl JournalIo {
             host.tags_read(now, owner, ticket, first, Ok(entries));
             told = true;
         }
+        while let Some((owner, segment)) = self.journal.next_vacate() {
+            host.vacate(now, owner, segment);
+            told = true;
+        }
         let full = self.journal.is_full();
         if self.was_full != Some(full) {
             self.was_full = Some(full);

@@ -330,11 +330,20 @@ impl Turn<'_> {
             while let Some(wanted) = self.life.journal.wanted_segment() {
                 self.effects.push(Effect::Prepare { wanted });
             }
+            let mut moved = false;
+            while let Some((owner, segment)) = self.life.journal.next_vacate() {
+                let at = self.find(owner).expect("entries belong to machines of this node");
+                self.handle(at, Input::Vacate { segment });
+                moved = true;
+            }
             let full = self.life.journal.is_full();
-            if std::mem::replace(&mut self.life.full, full) == full {
+            if std::mem::replace(&mut self.life.full, full) != full {
+                self.handle_all(|| Input::Space { full });
+                moved = true;
+            }
+            if !moved {
                 return;
             }
-            self.handle_all(|| Input::Space { full });
             self.settle();
         }
     }
