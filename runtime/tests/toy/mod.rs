@@ -40,6 +40,8 @@ pub enum Event {
     Accept(bool),
     /// Sends back an event's arrival.
     Echo(Sender<()>),
+    /// It needs no more than what is in the newest segment.
+    ReleaseAll,
     Panic,
 }
 
@@ -116,6 +118,15 @@ impl Toy {
         }
     }
 
+    fn release_all(&mut self) {
+        let Some((newest, _)) = self.log.last().copied() else { return };
+        let mut segments: Vec<u32> = self.log.iter().map(|(place, _)| place.segment).collect();
+        self.log.retain(|(place, _)| place.segment == newest.segment);
+        segments.dedup();
+        let old = segments.into_iter().filter(|segment| *segment != newest.segment);
+        self.actions.extend(old.map(|segment| Action::Release { owner: OWNER, segment }));
+    }
+
     fn answer(&mut self, mut waiting: Waiting) {
         for (connection, request) in waiting.drain(..) {
             let reply = Reply::Appended { seqnum: SeqNum(1), durability: Durability::Disk, place: Place::default() };
@@ -167,6 +178,7 @@ impl Host for Toy {
         match event {
             Event::Accept(accepting) => self.accepting = accepting,
             Event::Echo(sender) => sender.send(()).expect("a test waits"),
+            Event::ReleaseAll => self.release_all(),
             Event::Panic => panic!("as a test wished"),
         }
     }
@@ -262,6 +274,10 @@ impl Host for Toy {
 
     fn space(&mut self, _: Time, full: bool) {
         self.full = full;
+    }
+
+    fn vacate(&mut self, _: Time, owner: Owner, segment: u32) {
+        self.actions.push(Action::Release { owner, segment });
     }
 
     fn tick(&mut self, _: Time) {
