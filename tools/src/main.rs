@@ -2,12 +2,13 @@
 //!
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
 //! `read` (with `tail`, `check-tail`, `logbook list`), `keep` (`trim`, `logbook set` and `show`), `status`,
-//! `serve` (with `dev`), `inspect`, `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to
+//! `serve` (with `dev`), `config`, `inspect`, `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to
 //! stdout, talk to stderr.
 
 mod append;
 mod arguments;
 mod bench;
+mod config;
 mod connection;
 mod doctor;
 mod failure;
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::arguments::{Arguments, ConfigVerb, LogbookVerb, Verb};
+use crate::arguments::{Arguments, LogbookVerb, Verb};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -56,8 +57,7 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Logbook(LogbookVerb::Set(arguments)) => keep::set(arguments),
         Verb::Inspect(arguments) => inspect::run(arguments),
         Verb::Bench(arguments) => bench::run(arguments),
-        Verb::Config(ConfigVerb::Default) => serve::print_default(),
-        Verb::Config(ConfigVerb::Check { config }) => serve::check(config),
+        Verb::Config(verb) => config::run(verb),
         Verb::Completions { shell } => manual::completions(*shell),
         Verb::Man { out } => manual::pages(out),
     }
