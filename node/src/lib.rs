@@ -9,6 +9,7 @@ pub mod configuration;
 pub mod directory;
 mod durable_file;
 mod embedded;
+pub mod examination;
 mod host;
 pub mod identity;
 mod machines;

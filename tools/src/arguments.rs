@@ -377,7 +377,10 @@ pub struct ServeArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct InspectArguments {
+    #[command(subcommand)]
+    pub verb: Option<InspectVerb>,
     /// The data directory.
     #[arg(value_name = "DIR", default_value = "./sealog-data")]
     pub directory: PathBuf,
@@ -387,6 +390,22 @@ pub struct InspectArguments {
     /// Print every block, not only segments.
     #[arg(long)]
     pub blocks: bool,
+    #[command(flatten)]
+    pub format: OutputArguments,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum InspectVerb {
+    /// Read and verify everything in a data directory that no node uses. Exit code 8: something is
+    /// damaged.
+    Verify(VerifyArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// The data directory, or a copy of one.
+    #[arg(long, value_name = "DIR", default_value = "./sealog-data")]
+    pub data: PathBuf,
     #[command(flatten)]
     pub format: OutputArguments,
 }
