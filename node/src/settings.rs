@@ -56,6 +56,8 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Client connections at once; those beyond are told so and closed.
     pub connections_max: usize,
+    /// Of them from one address; `None`: half, and all for processes of this machine.
+    pub connections_per_address_max: Option<usize>,
     /// For a client's hello, from its connection on.
     pub handshake_deadline: Duration,
     /// For the rest of a frame, from its first byte on.
@@ -80,6 +82,7 @@ impl Default for Settings {
             cache_bytes_max: CACHE_BYTES_MAX as u64,
             segment_bytes: 64 << 20,
             connections_max: clients.connections_max,
+            connections_per_address_max: clients.connections_per_address_max,
             handshake_deadline: clients.handshake_deadline,
             frame_deadline: clients.frame_deadline,
             send_deadline: clients.send_deadline,
@@ -202,7 +205,7 @@ pub(crate) const KEYS: &[Key] = &[
         default: "\"\"",
         expected: "a number from 1 to 64",
         set: |settings, text| {
-            settings.executors = fixed_at_first(text, 1..=EXECUTORS_MAX)?;
+            settings.executors = number_or_none(text, 1..=EXECUTORS_MAX)?;
             Some(())
         },
     },
@@ -213,7 +216,7 @@ pub(crate) const KEYS: &[Key] = &[
         default: "\"\"",
         expected: "a number from 1 to 256",
         set: |settings, text| {
-            settings.logspaces = fixed_at_first(text, 1..=LOGSPACES_MAX)?;
+            settings.logspaces = number_or_none(text, 1..=LOGSPACES_MAX)?;
             Some(())
         },
     },
@@ -261,6 +264,17 @@ pub(crate) const KEYS: &[Key] = &[
             let connections = text.parse().ok();
             settings.connections_max =
                 connections.filter(|count| (1..=ClientLimits::CONNECTIONS_MAX).contains(count))?;
+            Some(())
+        },
+    },
+    Key {
+        name: "connections_per_address_max",
+        about: "Of connections_max, how many one address may have (of IPv6, one /64 network), so that no one keeps all others out. Empty: half of them, and all of them for programs on this machine. Behind a proxy all clients have one address: set it to connections_max there. Unix sockets are not counted.",
+        unit: "connections",
+        default: "\"\"",
+        expected: "a number from 1 to 1048576",
+        set: |settings, text| {
+            settings.connections_per_address_max = number_or_none(text, 1..=ClientLimits::CONNECTIONS_MAX)?;
             Some(())
         },
     },
@@ -346,8 +360,8 @@ impl Settings {
     }
 }
 
-/// A count, or nothing for "as it is".
-fn fixed_at_first<N: FromStr + PartialOrd>(text: &str, range: RangeInclusive<N>) -> Option<Option<N>> {
+/// A number, or nothing for what is right if nothing is said.
+fn number_or_none<N: FromStr + PartialOrd>(text: &str, range: RangeInclusive<N>) -> Option<Option<N>> {
     if text.is_empty() {
         return Some(None);
     }
