@@ -66,6 +66,19 @@ pub struct Settings {
     pub send_deadline: Duration,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub log: tracing::Level,
+    pub log_format: LogFormat,
+}
+
+/// How lines of the log are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For the journal of systemd if stderr goes there, else text.
+    #[default]
+    Auto,
+    /// With time and level.
+    Text,
+    /// Without a time, the level as syslog's number in `<…>`.
+    Journald,
 }
 
 impl Default for Settings {
@@ -87,6 +100,7 @@ impl Default for Settings {
             frame_deadline: clients.frame_deadline,
             send_deadline: clients.send_deadline,
             log: tracing::Level::WARN,
+            log_format: LogFormat::default(),
         }
     }
 }
@@ -319,6 +333,22 @@ pub(crate) const KEYS: &[Key] = &[
         expected: "error, warn, info, debug or trace",
         set: |settings, text| {
             settings.log = text.parse().ok()?;
+            Some(())
+        },
+    },
+    Key {
+        name: "log_format",
+        about: "How lines of the log are written: text has time and level, journald has neither time nor colour, and the level as a number that journald reads. auto is journald if systemd says that stderr goes to the journal.",
+        unit: "a format",
+        default: "\"auto\"",
+        expected: "auto, text or journald",
+        set: |settings, text| {
+            settings.log_format = match text {
+                "auto" => LogFormat::Auto,
+                "text" => LogFormat::Text,
+                "journald" => LogFormat::Journald,
+                _ => return None,
+            };
             Some(())
         },
     },

@@ -3,7 +3,7 @@
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
 //! `read` (with `tail`, `check-tail`, `logbook list`), `keep` (`trim`, `logbook set` and `show`), `status`,
 //! `serve` (with `dev`), `config`, `inspect`, `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to
-//! stdout, talk to stderr.
+//! stdout, talk to stderr: [`log`]; [`supervisor`] is who started a node.
 
 mod append;
 mod arguments;
@@ -14,12 +14,14 @@ mod doctor;
 mod failure;
 mod inspect;
 mod keep;
+mod log;
 mod manual;
 mod output;
 mod read;
 mod record;
 mod serve;
 mod status;
+mod supervisor;
 
 use std::process::ExitCode;
 
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("sealog: {failure}");
+                log::last_words(&format!("sealog: {failure}"));
             }
             failure.exit_code()
         }

@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 use crate::arguments::{NodeArguments, ServeArguments};
 use crate::config::configuration;
 use crate::failure::{Failure, Kind};
+use crate::{log, supervisor};
 
 /// The exit code of a program that SIGINT ended.
 const INTERRUPTED: i32 = 130;
@@ -36,18 +37,12 @@ pub fn serve(arguments: &ServeArguments) -> Result<(), Failure> {
 
 fn start(config: Option<&Path>, arguments: &NodeArguments) -> Result<Node, Failure> {
     let settings = configuration(config, arguments)?.settings;
-    log_to_stderr(settings.log);
+    log::to_stderr(&settings);
     let stopper = stop_on_signal()?;
     let node = Node::start(&settings).map_err(node_failure)?;
     // Set once: here.
     let _ = stopper.set(node.stopper());
     Ok(node)
-}
-
-fn log_to_stderr(level: tracing::Level) {
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
-    // Fails if there is one already, which then serves as well.
-    let _ = subscriber.try_init();
 }
 
 /// The first signal stops the node in order, the second at once. While it starts there is nothing to
@@ -62,7 +57,10 @@ fn stop_on_signal() -> Result<Arc<OnceLock<Stopper>>, Failure> {
             match waited.get() {
                 None => std::process::exit(0),
                 Some(_) if count > 0 => std::process::exit(INTERRUPTED),
-                Some(stopper) => stopper.stop(),
+                Some(stopper) => {
+                    supervisor::tell_stopping();
+                    stopper.stop();
+                }
             }
         }
     };
@@ -80,6 +78,7 @@ fn announce(node: &Node, with_examples: bool) {
         let address = &addresses[0];
         eprintln!("sealog: still starting; `{} status --connect {address}` says what it waits for", program());
     }
+    supervisor::tell_ready(&addresses.join(" and "));
     let data = node.directory().path.display();
     let mut text = format!("sealog is ready: listening on {}, data in {data}\n", addresses.join(" and "));
     if with_examples {
