@@ -122,7 +122,7 @@ impl<H: Host> Driver<H> {
         let counters = &self.counters[usize::from(self.executor.0)];
         let mut found = self.inbox.parcels(|parcel| match parcel {
             Parcel::Message { from, to, message } => host.message(now, from, to, message),
-            Parcel::Reply { connection, request, reply } => sockets.reply(connection, request, &reply, counters),
+            Parcel::Reply { connection, request, reply } => sockets.reply(now, connection, request, &reply, counters),
         });
         if self.shared.has_posts() {
             for event in self.shared.take_posts() {
@@ -175,7 +175,7 @@ impl<H: Host> Driver<H> {
                 Action::Reply { connection, request, reply } => {
                     let executor = Sockets::executor_of(connection);
                     if executor == self.executor {
-                        self.sockets.reply(connection, request, &reply, counters);
+                        self.sockets.reply(now, connection, request, &reply, counters);
                     } else {
                         self.outbox.send(executor, Parcel::Reply { connection, request, reply });
                     }
