@@ -185,6 +185,12 @@ impl Index {
         if tag == Tag::ALL { self.books.get(book as usize) } else { self.by_tag.get(&Key::new(book, tag)) }
     }
 
+    /// Whether there is such a record, for a reader to see.
+    pub fn is_visible(&self, logbook: LogBookId, seqnum: SeqNum) -> bool {
+        let Some(list) = self.list(logbook, Tag::ALL) else { return false };
+        self.lists.get(list, self.lists.lower_bound(list, seqnum)) == Some(seqnum)
+    }
+
     /// Appends to `found` up to `records_max` visible records with SeqNums from `from` on, at most
     /// `until`; returns whether these were all.
     pub fn forward(

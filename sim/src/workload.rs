@@ -177,14 +177,24 @@ impl Workload {
             0 if !backward => Duration::from_millis(rng.u64(1..40)),
             _ => Duration::ZERO,
         };
-        Read { logbook, tag, first, last, direction, records_max, wait, linearizable }
+        Read { logbook, tag, first, last, direction, records_max, wait, linearizable, aux: false }
     }
 }
 
 /// The read of everything with a tag, for a scan.
 pub fn scan(logbook: LogBookId, tag: Tag, direction: Direction) -> Read {
     let (first, last) = (SeqNum::MIN, SeqNum::MAX);
-    Read { logbook, tag, first, last, direction, records_max: usize::MAX, wait: Duration::ZERO, linearizable: true }
+    Read {
+        logbook,
+        tag,
+        first,
+        last,
+        direction,
+        records_max: usize::MAX,
+        wait: Duration::ZERO,
+        linearizable: true,
+        aux: false,
+    }
 }
 
 #[cfg(test)]

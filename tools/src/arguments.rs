@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sealog::{LogBookId, SeqNum, Tag};
 use sealog_node::settings::LISTEN_DEFAULT;
 
+use crate::aux::AuxVerb;
+
 /// A shared, durable, ordered log.
 ///
 /// Exit codes: 0 done, 1 other, 2 usage, 3 unreachable or a deadline passed while reading, 4 outcome
@@ -35,6 +37,9 @@ pub enum Verb {
     CheckTail(CheckTailArguments),
     /// Let old records go, for ever.
     Trim(TrimArguments),
+    /// Data attached to records, in the node's memory as long as there is room.
+    #[command(subcommand)]
+    Aux(AuxVerb),
     /// Print a node's state.
     Status(StatusArguments),
     /// Find out whether a node can run on this machine, and what to do if not.
@@ -178,6 +183,9 @@ pub struct ReadArguments {
     /// Newest first.
     #[arg(long)]
     pub reverse: bool,
+    /// With what is attached to the records.
+    #[arg(long)]
+    pub aux: bool,
     #[command(flatten)]
     pub client: ClientArguments,
 }
@@ -310,6 +318,9 @@ pub struct NodeArguments {
     /// Memory for the newest records [default: 64MiB].
     #[arg(long, value_name = "SIZE")]
     pub cache_memory: Option<String>,
+    /// Memory for aux data of records; 0 keeps none [default: 64MiB].
+    #[arg(long, value_name = "SIZE")]
+    pub aux_memory: Option<String>,
     /// Size of a file of the journal [default: 64MiB].
     #[arg(long, value_name = "SIZE")]
     pub segment_size: Option<String>,
@@ -414,7 +425,7 @@ fn tag_id(text: &str) -> Result<Tag, String> {
     }
 }
 
-fn seqnum(text: &str) -> Result<SeqNum, String> {
+pub fn seqnum(text: &str) -> Result<SeqNum, String> {
     number(text).map(SeqNum)
 }
 

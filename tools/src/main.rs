@@ -1,12 +1,13 @@
 //! The `sealog` binary.
 //!
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
-//! `read` (with `tail`, `check-tail`, `logbook list`), `keep` (`trim`, `logbook set` and `show`), `status`,
+//! `read` (with `tail`, `check-tail`, `logbook list`), `aux`, `keep` (`trim`, `logbook set` and `show`), `status`,
 //! `serve` (with `dev`), `inspect`, `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to
 //! stdout, talk to stderr.
 
 mod append;
 mod arguments;
+mod aux;
 mod bench;
 mod connection;
 mod doctor;
@@ -49,6 +50,7 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Tail(arguments) => read::tail(arguments),
         Verb::CheckTail(arguments) => read::check_tail(arguments),
         Verb::Trim(arguments) => keep::trim(arguments),
+        Verb::Aux(verb) => aux::run(verb),
         Verb::Status(arguments) => status::run(arguments),
         Verb::Doctor(arguments) => doctor::run(arguments),
         Verb::Logbook(LogbookVerb::List(arguments)) => read::list_logbooks(arguments),

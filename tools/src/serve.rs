@@ -66,6 +66,7 @@ fn settings(config: Option<&Path>, arguments: &NodeArguments) -> Result<Settings
         ("logspaces", &arguments.logspaces),
         ("index_memory", &arguments.index_memory),
         ("cache_memory", &arguments.cache_memory),
+        ("aux_memory", &arguments.aux_memory),
         ("segment_size", &arguments.segment_size),
         ("log", &arguments.log),
     ];

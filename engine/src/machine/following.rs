@@ -165,7 +165,12 @@ impl Engine {
                     self.leaving = None;
                 }
             }
-            Entry::MoveShard { .. } | Entry::Cut(_) | Entry::Trim { .. } | Entry::Checkpoint { .. } => {}
+            Entry::Trim { logbook, first, .. } => {
+                if let Some(index) = &self.index {
+                    self.reads.aux.trimmed(logbook, first, |seqnum| index.is_visible(logbook, seqnum));
+                }
+            }
+            Entry::MoveShard { .. } | Entry::Cut(_) | Entry::Checkpoint { .. } => {}
         }
     }
 
