@@ -49,6 +49,8 @@ pub struct AuxCache {
     entries: BTreeMap<RecordKey, Entry>,
     /// Where the hand goes on.
     hand: RecordKey,
+    /// Of LogBooks that were trimmed: where the look for what went goes on, and where it ends.
+    trimmed: BTreeMap<LogBookId, (SeqNum, SeqNum)>,
     status: AuxStatus,
 }
 
@@ -56,7 +58,12 @@ impl AuxCache {
     /// `bytes_max` of 0 keeps nothing.
     pub fn new(bytes_max: usize) -> AuxCache {
         let hand = (LogBookId(0), SeqNum::MIN);
-        AuxCache { entries: BTreeMap::new(), hand, status: AuxStatus { bytes_max, ..AuxStatus::default() } }
+        AuxCache {
+            entries: BTreeMap::new(),
+            hand,
+            trimmed: BTreeMap::new(),
+            status: AuxStatus { bytes_max, ..AuxStatus::default() },
+        }
     }
 
     pub fn status(&self) -> AuxStatus {
@@ -95,13 +102,30 @@ impl AuxCache {
         self.entries.get(&record).map_or(0, |entry| entry.data.len())
     }
 
-    /// Records of a LogBook below `first` may have been trimmed: forgets those that are not visible any
-    /// more.
-    pub fn trimmed(&mut self, logbook: LogBookId, first: SeqNum, is_visible: impl Fn(SeqNum) -> bool) {
-        let below = self.entries.range((logbook, SeqNum::MIN)..(logbook, first));
-        let gone: Vec<RecordKey> =
-            below.map(|(record, _)| *record).filter(|(_, seqnum)| !is_visible(*seqnum)).collect();
-        gone.into_iter().for_each(|record| self.remove(record));
+    /// Records of a LogBook below `first` may have been trimmed: they are to be swept.
+    pub fn trimmed(&mut self, logbook: LogBookId, first: SeqNum) {
+        if self.entries.range((logbook, SeqNum::MIN)..(logbook, first)).next().is_some() {
+            let end = self.trimmed.get(&logbook).map_or(first, |(_, end)| first.max(*end));
+            self.trimmed.insert(logbook, (SeqNum::MIN, end));
+        }
+    }
+
+    pub fn is_swept(&self) -> bool {
+        self.trimmed.is_empty()
+    }
+
+    /// Looks at up to `budget` entries of LogBooks that were trimmed, and forgets those whose records
+    /// are not visible any more.
+    pub fn sweep(&mut self, budget: usize, is_visible: impl Fn(LogBookId, SeqNum) -> bool) {
+        for _ in 0..budget {
+            let Some((logbook, (from, end))) = self.trimmed.pop_first() else { return };
+            let next = self.entries.range((logbook, from)..(logbook, end.max(from))).next();
+            let Some(record) = next.map(|(record, _)| *record) else { continue };
+            if !is_visible(logbook, record.1) {
+                self.remove(record);
+            }
+            self.trimmed.insert(logbook, (record.1.next(), end));
+        }
     }
 
     fn remove(&mut self, record: RecordKey) {
@@ -210,7 +234,15 @@ mod tests {
         (1..=9).for_each(|seqnum| set(&mut cache, seqnum));
         assert!(cache.set((LogBookId(2), SeqNum(1)), Bytes::from_static(b"another's")));
         // Record 2 has a tag that was not trimmed.
-        cache.trimmed(BOOK, SeqNum(5), |seqnum| seqnum == SeqNum(2));
+        let is_visible = |_, seqnum| seqnum == SeqNum(2);
+        cache.trimmed(BOOK, SeqNum(3));
+        cache.sweep(1, is_visible);
+        cache.trimmed(BOOK, SeqNum(5));
+        assert!(!cache.is_swept() && !has(&cache, 1) && has(&cache, 3), "a bounded look");
+        cache.sweep(100, is_visible);
+        assert!(cache.is_swept());
+        cache.trimmed(LogBookId(9), SeqNum::MAX);
+        assert!(cache.is_swept(), "there is nothing of it here");
         let left: Vec<u64> = (1..=9).filter(|seqnum| has(&cache, *seqnum)).collect();
         assert_eq!(left, [2, 5, 6, 7, 8, 9]);
         assert_eq!(cache.get((LogBookId(2), SeqNum(1))), Some(Bytes::from_static(b"another's")));

@@ -10,11 +10,23 @@ pub struct Order {
     runs: Vec<Run>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    seqnum: SeqNum,
-    first: LocalId,
-    records: u64,
+/// Records that are consecutive in order and in their shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub seqnum: SeqNum,
+    pub first: LocalId,
+    pub records: u64,
+}
+
+impl Run {
+    /// The part of it between these SeqNums, both included.
+    fn within(&self, first: SeqNum, last: SeqNum) -> Run {
+        let skipped = first.0.saturating_sub(self.seqnum.0);
+        let end = (self.seqnum.0 + self.records).min(last.0.saturating_add(1));
+        let seqnum = SeqNum(self.seqnum.0 + skipped);
+        let first = LocalId { shard: self.first.shard, position: self.first.position + skipped };
+        Run { seqnum, first, records: end - seqnum.0 }
+    }
 }
 
 impl Order {
@@ -40,6 +52,41 @@ impl Order {
         let nth = seqnum.0 - run.seqnum.0;
         let position = run.first.position + nth;
         (nth < run.records).then_some(LocalId { shard: run.first.shard, position })
+    }
+
+    /// The SeqNum of a record, by where it lives; `None` when it is not ordered, or was dropped.
+    pub fn seqnum(&self, at: LocalId) -> Option<SeqNum> {
+        let begin = self.runs.partition_point(|run| run.seqnum.view() < at.shard.view);
+        let of_view = self.runs[begin..].iter().take_while(|run| run.seqnum.view() == at.shard.view);
+        let mut of_shard = of_view.filter(|run| run.first.shard == at.shard);
+        let run = of_shard.find(|run| at.position < run.first.position + run.records)?;
+        let nth = at.position.checked_sub(run.first.position)?;
+        Some(SeqNum(run.seqnum.0 + nth))
+    }
+
+    /// The runs with records between these SeqNums, both included, cut off to those records.
+    pub fn between(&self, first: SeqNum, last: SeqNum) -> impl Iterator<Item = Run> + '_ {
+        let begin = self.runs.partition_point(|run| run.seqnum.0 + run.records <= first.0);
+        self.runs[begin..].iter().take_while(move |run| run.seqnum <= last).map(move |run| run.within(first, last))
+    }
+
+    /// The run at this place, from 0.
+    pub fn run(&self, at: usize) -> Option<&Run> {
+        self.runs.get(at)
+    }
+
+    /// Takes a run back, the last of those so far.
+    pub fn restore(&mut self, run: Run) {
+        self.runs.push(run);
+    }
+
+    /// Forgets runs of which nothing is at or above this SeqNum.
+    pub fn drop_before(&mut self, lowest: SeqNum) {
+        let gone = self.runs.partition_point(|run| run.seqnum.0 + run.records <= lowest.0);
+        self.runs.drain(..gone);
+        if self.runs.len() * 4 < self.runs.capacity() {
+            self.runs.shrink_to(self.runs.len() * 2);
+        }
     }
 
     pub fn runs(&self) -> usize {

@@ -8,8 +8,8 @@ use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
 use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
 use sealog_protocol::client::{
-    Answer, CheckTailRequest, Durability, ErrorCode, PlaceWire, ReadRecord, ReadRequest, RecordsReply, Reply, Request,
-    SetAuxRequest, decode_answer, encode_reply,
+    Answer, CheckTailRequest, Description, Durability, ErrorCode, PlaceWire, ReadRecord, ReadRequest, RecordsReply,
+    Reply, Request, RetentionRequest, SetAuxRequest, TrimRequest, decode_answer, encode_reply,
 };
 use sealog_protocol::limits::{AUX_BYTES_MAX, READ_BYTES_MAX, RECORD_BYTES_MAX};
 use sealog_protocol::machine::{
@@ -436,4 +436,77 @@ fn a_page_is_within_its_bound_however_sizes_are_spread() {
         }
     }
     assert_eq!(pages, [2, 2, 2, 2, 1]);
+}
+
+#[test]
+fn a_trim_goes_through_the_metalog_and_reads_below_it_are_told() {
+    let mut world = World::new(1);
+    let session = world.session();
+    let seqnums: Vec<SeqNum> =
+        (1..=4).map(|request| seqnum(&world.append(head(session, request), &[RECORD]))).collect();
+    let trim = |world: &mut World, tag: u64, first: u64| match world.request(Request::Trim(TrimRequest {
+        logbook: 3,
+        tag,
+        first,
+    })) {
+        Reply::TrimDone { first, .. } => first,
+        other => panic!("{other:?}"),
+    };
+    for seqnum in &seqnums {
+        assert!(world.set_aux(seqnum.0, b"a view"));
+    }
+    let settle = |world: &mut World| {
+        for _ in 0..9 {
+            world.give(Role::Engine, Input::Tick);
+            world.run();
+        }
+    };
+    assert_eq!(trim(&mut world, 9, seqnums[2].0), seqnums[2]);
+    settle(&mut world);
+    assert_eq!(world.engine.status().aux.entries, 2, "aux data goes with its record");
+    assert!(!world.set_aux(seqnums[0].0, b"late"));
+    assert_eq!(trim(&mut world, 9, seqnums[1].0), seqnums[2], "backwards: nothing changes");
+    let read =
+        |world: &mut World, from: u64| world.request(Request::Read(ReadRequest { tag: 9, from, ..everything() }));
+    let trimmed = |reply: Reply, expected: SeqNum| {
+        assert!(matches!(reply, Reply::Trimmed { first, .. } if first == expected), "{reply:?}")
+    };
+    trimmed(read(&mut world, 0), seqnums[2]);
+    assert_eq!(world.read(Tag(9), seqnums[2].0, false), [(seqnums[2], 1), (seqnums[3], 1)]);
+    assert_eq!(world.read(Tag::ALL, 0, false), [(seqnums[2], 1), (seqnums[3], 1)], "the others had no other tag");
+    // Past the end: all that is there goes, nothing that is to come.
+    let end = trim(&mut world, 0, u64::MAX);
+    assert_eq!(end, seqnums[3].next());
+    settle(&mut world);
+    assert_eq!(world.engine.status().aux.entries, 0);
+    assert!(!world.set_aux(seqnums[3].0, b"late"));
+    assert_eq!(world.tail(Tag(9)), Some(seqnums[3]), "the tail stays");
+    assert_eq!(world.tail(Tag(10)), Some(seqnums[3]), "nobody remembers which tags there were");
+    let next = seqnum(&world.append(head(session, 5), &[RECORD]));
+    assert_eq!(world.read(Tag(9), end.0, false), [(next, 1)]);
+    assert_eq!(trim(&mut world, 77, 5), end, "of a tag that nobody used: the LogBook's point");
+    for logbook in [0, 1 << 63] {
+        let refused = world.request(Request::Trim(TrimRequest { logbook, tag: 0, first: 1 }));
+        assert!(matches!(refused, Reply::Error { code: ErrorCode::Invalid, .. }), "{refused:?}");
+    }
+}
+
+#[test]
+fn retention_is_kept_and_described() {
+    let mut world = World::new(1);
+    let session = world.session();
+    let describe =
+        |world: &mut World| match world.request(Request::Describe { logbook: 3, place: PlaceWire::default() }) {
+            Reply::Described { description, .. } => *description,
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(describe(&mut world), Description::default());
+    let record = seqnum(&world.append(head(session, 1), &[RECORD]));
+    for (age_ms, bytes) in [(7, 0), (0, u64::MAX), (5, 5)] {
+        let set = world.request(Request::SetRetention(RetentionRequest { logbook: 3, age_ms, bytes }));
+        assert!(matches!(set, Reply::RetentionSet { .. }), "{set:?}");
+        let bytes = bytes.min((1 << 62) - 1);
+        let expected = Description { first: 0, tail: record.0, records: 1, retain_ms: age_ms, retain_bytes: bytes };
+        assert_eq!(describe(&mut world), expected);
+    }
 }

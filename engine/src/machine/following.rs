@@ -165,11 +165,7 @@ impl Engine {
                     self.leaving = None;
                 }
             }
-            Entry::Trim { logbook, first, .. } => {
-                if let Some(index) = &self.index {
-                    self.reads.aux.trimmed(logbook, first, |seqnum| index.is_visible(logbook, seqnum));
-                }
-            }
+            Entry::Trim { logbook, tag, first } => self.trimmed(logbook, tag, first, outputs),
             Entry::MoveShard { .. } | Entry::Cut(_) | Entry::Checkpoint { .. } => {}
         }
     }
