@@ -9,6 +9,7 @@ use sealog::{LogBookId, SeqNum, Tag};
 use sealog_node::settings::LISTEN_DEFAULT;
 
 use crate::aux::AuxVerb;
+use crate::backup::{BackupArguments, RestoreArguments};
 
 /// A shared, durable, ordered log.
 ///
@@ -42,6 +43,10 @@ pub enum Verb {
     Aux(AuxVerb),
     /// Print a node's state.
     Status(StatusArguments),
+    /// Copy a data directory, as it is at one moment, while its node runs or not.
+    Backup(BackupArguments),
+    /// Make a data directory of a backup. The node that was backed up must not run any more.
+    Restore(RestoreArguments),
     /// Find out whether a node can run on this machine, and what to do if not.
     Doctor(DoctorArguments),
     /// What is known of LogBooks.

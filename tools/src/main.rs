@@ -2,12 +2,13 @@
 //!
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
 //! `read` (with `tail`, `check-tail`, `logbook list`), `aux`, `keep` (`trim`, `logbook set` and `show`), `status`,
-//! `serve` (with `dev`), `inspect`, `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to
+//! `serve` (with `dev`), `backup` (with `restore`), `inspect`, `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to
 //! stdout, talk to stderr.
 
 mod append;
 mod arguments;
 mod aux;
+mod backup;
 mod bench;
 mod connection;
 mod doctor;
@@ -51,6 +52,8 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::CheckTail(arguments) => read::check_tail(arguments),
         Verb::Trim(arguments) => keep::trim(arguments),
         Verb::Aux(verb) => aux::run(verb),
+        Verb::Backup(arguments) => backup::create(arguments),
+        Verb::Restore(arguments) => backup::restore(arguments),
         Verb::Status(arguments) => status::run(arguments),
         Verb::Doctor(arguments) => doctor::run(arguments),
         Verb::Logbook(LogbookVerb::List(arguments)) => read::list_logbooks(arguments),
