@@ -198,14 +198,6 @@ impl Index {
         tag == Tag::ALL && self.books.find(logbook).is_some_and(|book| self.books.is_dead(book, seqnum))
     }
 
-    /// Whether there is such a record, for a reader to see.
-    pub fn is_visible(&self, logbook: LogBookId, seqnum: SeqNum) -> bool {
-        let Some(listed) = self.listed(logbook, Tag::ALL) else { return false };
-        seqnum >= self.first(logbook, Tag::ALL)
-            && listed.get(listed.lower_bound(seqnum)) == Some(seqnum)
-            && !self.is_skipped(logbook, Tag::ALL, seqnum)
-    }
-
     /// Appends to `found` up to `records_max` visible records with SeqNums from `from` on, at most
     /// `until`; returns whether these were all.
     pub fn forward(

@@ -1,7 +1,7 @@
 //! The order of a logspace, as cuts made it: from a SeqNum to where its record lives.
 
 use sealog_protocol::logspace::Ordered;
-use sealog_protocol::{LocalId, SeqNum};
+use sealog_protocol::{LocalId, SeqNum, ShardId};
 
 /// Runs of records that are consecutive both in order and in their shard. A log that one engine
 /// writes is one run a shard, however many cuts made it.
@@ -54,14 +54,11 @@ impl Order {
         (nth < run.records).then_some(LocalId { shard: run.first.shard, position })
     }
 
-    /// The SeqNum of a record, by where it lives; `None` when it is not ordered, or was dropped.
-    pub fn seqnum(&self, at: LocalId) -> Option<SeqNum> {
-        let begin = self.runs.partition_point(|run| run.seqnum.view() < at.shard.view);
-        let of_view = self.runs[begin..].iter().take_while(|run| run.seqnum.view() == at.shard.view);
-        let mut of_shard = of_view.filter(|run| run.first.shard == at.shard);
-        let run = of_shard.find(|run| at.position < run.first.position + run.records)?;
-        let nth = at.position.checked_sub(run.first.position)?;
-        Some(SeqNum(run.seqnum.0 + nth))
+    /// The runs of a shard, from the one that holds a position on, or from the next.
+    pub fn runs_of(&self, shard: ShardId, from: u64) -> impl Iterator<Item = &Run> + '_ {
+        let begin = self.runs.partition_point(|run| run.seqnum.view() < shard.view);
+        let of_view = self.runs[begin..].iter().take_while(move |run| run.seqnum.view() == shard.view);
+        of_view.filter(move |run| run.first.shard == shard && run.first.position + run.records > from)
     }
 
     /// The runs with records between these SeqNums, both included, cut off to those records.
@@ -102,7 +99,7 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sealog_protocol::{ShardId, ViewNumber};
+    use sealog_protocol::ViewNumber;
 
     #[test]
     fn runs_merge_and_are_found() {

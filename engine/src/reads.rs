@@ -31,9 +31,27 @@ const WAVE_MAX: usize = 64;
 /// What a read wants.
 #[derive(Clone, Copy, Debug)]
 enum Want {
-    Records { from: SeqNum, until: SeqNum, backward: bool, records_max: usize },
+    Records {
+        from: SeqNum,
+        until: SeqNum,
+        backward: bool,
+        records_max: usize,
+    },
     Tail,
     Description,
+    /// No answer yet: to be told what was committed before, and to trim then.
+    Trim {
+        first: SeqNum,
+    },
+}
+
+/// A trim whose client knows of nothing that the index has not applied.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadyTrim {
+    pub connection: ConnectionId,
+    pub request: u64,
+    pub key: (LogBookId, Tag),
+    pub first: SeqNum,
 }
 
 /// Where its records are looked for.
@@ -121,6 +139,7 @@ pub struct Reads {
     unsent: Vec<u64>,
     /// Keys that got a record while somebody waits for one.
     woken: Vec<(LogBookId, Tag)>,
+    ready_trims: Vec<ReadyTrim>,
     waiting_max: usize,
     /// Aux data of records.
     pub aux: AuxCache,
@@ -142,6 +161,7 @@ impl Reads {
             last_fetch: 0,
             unsent: Vec::new(),
             woken: Vec::new(),
+            ready_trims: Vec::new(),
             waiting_max,
             aux: AuxCache::new(aux_bytes_max),
         }
@@ -203,6 +223,19 @@ impl Reads {
     ) {
         let read = Read::new(connection, request, (logbook, Tag::ALL), Want::Description, place, None);
         self.begin(sources, read, false, outputs);
+    }
+
+    /// Takes a trim. An engine that lags behind would take an earlier trim of the same tag for it, one that
+    /// falls short of what was appended since.
+    pub fn trim(&mut self, sources: Sources<'_>, trim: ReadyTrim, outputs: &mut Outputs) {
+        let want = Want::Trim { first: trim.first };
+        let read = Read::new(trim.connection, trim.request, trim.key, want, Place::default(), None);
+        self.begin(sources, read, true, outputs);
+    }
+
+    /// Trims that may be asked for now.
+    pub fn take_ready_trims(&mut self) -> Vec<ReadyTrim> {
+        std::mem::take(&mut self.ready_trims)
     }
 
     fn begin(&mut self, sources: Sources<'_>, mut read: Read, linearizable: bool, outputs: &mut Outputs) {
@@ -269,6 +302,10 @@ impl Reads {
             Want::Description => {
                 let description = Box::new(describe(sources.index, read.key.0));
                 return outputs.reply(read.connection, read.request, Reply::Described { description, place });
+            }
+            Want::Trim { first } => {
+                let Read { connection, request, key, .. } = read;
+                return self.ready_trims.push(ReadyTrim { connection, request, key, first });
             }
         };
         let first = sources.index.first(read.key.0, read.key.1);
@@ -463,6 +500,11 @@ impl Reads {
         if !self.by_key.is_empty() && self.by_key.contains_key(&key) {
             self.woken.push(key);
         }
+    }
+
+    /// Another index has come: whoever waits for a record looks again.
+    pub fn wake_all(&mut self) {
+        self.woken.extend(self.by_key.keys().copied());
     }
 
     /// The index has applied more: answers what waited for it.

@@ -15,10 +15,11 @@ use sealog_protocol::limits::{AUX_BYTES_MAX, READ_BYTES_MAX, RECORD_BYTES_MAX};
 use sealog_protocol::machine::{
     Address, ConnectionId, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, Role,
 };
+use sealog_protocol::tags;
 use sealog_protocol::view::{Chain, ClusterSettings, View};
 use sealog_protocol::{
-    ClusterId, Incarnation, LogBookId, LogspaceId, NodeId, NodeSet, RequestNumber, SeqNum, SessionId, Tag, Time,
-    ViewNumber,
+    ClusterId, Incarnation, LogBookId, LogspaceId, NodeId, NodeSet, Place, RequestNumber, SeqNum, SessionId, ShardId,
+    Tag, Time, ViewNumber,
 };
 use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
@@ -37,11 +38,14 @@ struct World {
     outputs: Outputs,
     /// What the "disk" holds: one segment with every run of batches.
     segment: Vec<u8>,
+    /// The Tags of each run, and its positions.
+    tags: Vec<(ShardId, u64, u64, Bytes)>,
     replies: Vec<(u64, Reply)>,
     /// What was appended in this turn, by whom.
     written: VecDeque<(Role, JournalPlace)>,
     /// Group commits so far.
     blocks: u64,
+    engine_incarnation: Incarnation,
 }
 
 impl World {
@@ -69,9 +73,11 @@ impl World {
             now: Time(1),
             outputs: Outputs::default(),
             segment: Vec::new(),
+            tags: Vec::new(),
             replies: Vec::new(),
             written: VecDeque::new(),
             blocks: 0,
+            engine_incarnation: incarnation,
         };
         for role in [Role::Controller, Role::Sequencer, Role::Storage, Role::Engine] {
             world.give(role, Input::Connected { node: NODE, incarnation });
@@ -120,15 +126,25 @@ impl World {
                 }
                 Output::ReadRegister => self.give_chain(),
                 Output::Release { .. } => {}
-                Output::ReadTags { .. } => panic!("nothing here is behind"),
+                Output::ReadTags { ticket, shard, from: position, .. } => {
+                    let mut runs = self.tags.iter().filter(|(of, _, end, _)| *of == shard && *end > position);
+                    let (first, entries) =
+                        runs.next().map_or((position, Bytes::new()), |(_, first, _, tags)| (*first, tags.clone()));
+                    self.give(from, Input::TagsRead { ticket, first, result: Ok(entries) });
+                }
             }
         }
     }
 
     fn journal(&mut self, owner: Role, entry: DurableEntry) {
         let offset = (self.segment.len() / 8) as u32;
-        if let DurableEntry::Batches { batches, .. } = entry {
-            self.segment.extend_from_slice(&batches);
+        if let DurableEntry::Batches { shard, first, tags, .. } = &entry {
+            let records: u64 = tags::entries(tags).map(|entry| entry.expect("whole").records()).sum();
+            self.tags.push((*shard, *first, first + records, tags.clone()));
+        }
+        if let DurableEntry::Batches { batches: data, .. } | DurableEntry::Checkpoint { bytes: data, .. } = entry {
+            self.segment.extend_from_slice(&data);
+            self.segment.resize(self.segment.len().next_multiple_of(8), 0);
         }
         self.written.push_back((owner, JournalPlace { segment: 0, offset }));
     }
@@ -165,6 +181,22 @@ impl World {
 }
 
 impl World {
+    /// The engine begins another life: it knows nothing.
+    fn restart_engine(&mut self, config: impl FnOnce(&mut EngineConfig)) {
+        let incarnation = Incarnation(self.engine_incarnation.0 + 1);
+        self.engine_incarnation = incarnation;
+        let mut engine = EngineConfig::new(NODE, incarnation, LOGSPACE, incarnation.0);
+        config(&mut engine);
+        self.engine = Engine::new(engine);
+        // Storage and sequencer hear of the new life; machines of one node have one in earnest.
+        for role in [Role::Storage, Role::Sequencer, Role::Engine] {
+            self.give(role, Input::Connected { node: NODE, incarnation });
+        }
+        let chain = self.chain.clone();
+        self.give(Role::Engine, Input::Chain(&chain));
+        self.run();
+    }
+
     fn request(&mut self, request: Request) -> Reply {
         self.replies.clear();
         let mut outputs = std::mem::take(&mut self.outputs);
@@ -509,4 +541,44 @@ fn retention_is_kept_and_described() {
         let expected = Description { first: 0, tail: record.0, records: 1, retain_ms: age_ms, retain_bytes: bytes };
         assert_eq!(describe(&mut world), expected);
     }
+}
+
+/// Appends, trims, and checkpoints at nearly every append; engines that begin anew load the last one and
+/// the little that follows it.
+#[test]
+fn a_restarted_engine_goes_on_from_the_last_checkpoint() {
+    let mut world = World::new(1);
+    let often = |config: &mut EngineConfig| {
+        config.checkpoint_log_bytes_min = 200;
+        config.checkpoint_part_bytes = 300;
+    };
+    world.restart_engine(often);
+    let session = world.session();
+    let mut seqnums = Vec::new();
+    for round in 0..20u64 {
+        for request in round * 10 + 1..=round * 10 + 10 {
+            let tags = [Tag(9), Tag(10 + request % 3)];
+            let record = NewRecord { tags: &tags[..1 + request as usize % 2], payload: b"payload" };
+            seqnums.push(seqnum(&world.append(head(session, request), &[record])));
+        }
+        if round % 5 == 4 {
+            let first = seqnums[seqnums.len() / 2];
+            let trim = Request::Trim(TrimRequest { logbook: 3, tag: 9, first: first.0 });
+            assert!(matches!(world.request(trim), Reply::TrimDone { first: now, .. } if now == first));
+        }
+        let before =
+            (world.read(Tag(9), seqnums[seqnums.len() / 2].0, false), world.tail(Tag(10)), world.tail(Tag(11)));
+        let trimmed = world.engine.index().expect("it is there").first(LogBookId(3), Tag(9));
+        world.restart_engine(often);
+        assert!(world.engine.is_ready(), "round {round}");
+        let status = world.engine.status();
+        assert!(status.checkpoint > Place::default(), "round {round}: it was loaded from a checkpoint");
+        let after = (world.read(Tag(9), seqnums[seqnums.len() / 2].0, false), world.tail(Tag(10)), world.tail(Tag(11)));
+        assert_eq!(before, after, "round {round}");
+        assert_eq!(world.engine.index().expect("it is there").first(LogBookId(3), Tag(9)), trimmed);
+        // The session is known, and so is what became of its last request.
+        let again = world.append(head(session, round * 10 + 10), &[RECORD]);
+        assert_eq!(seqnum(&again), *seqnums.last().expect("some"));
+    }
+    assert!(world.sequencer.base() > Place::default(), "the metalog before it is gone");
 }

@@ -111,7 +111,7 @@ impl Engine {
                 };
                 reads.check_tail(sources, connection, id, &wanted, outputs);
             }
-            Request::Trim(wanted) => self.trim(connection, id, &wanted, outputs),
+            Request::Trim(wanted) => self.trim(now, connection, id, &wanted, outputs),
             Request::SetRetention(wanted) => self.set_retention(now, connection, id, &wanted, outputs),
             Request::Describe { logbook, place } => {
                 let Some((sources, reads)) = self.reading(now) else {
@@ -145,7 +145,7 @@ impl Engine {
             return outputs.reply(connection, id, unavailable());
         };
         let (logbook, seqnum) = (LogBookId(logbook), SeqNum(seqnum));
-        let kept = sources.index.is_visible(logbook, seqnum) && reads.aux.set((logbook, seqnum), data.into());
+        let kept = sources.index.lives(logbook, seqnum) && reads.aux.set((logbook, seqnum), data.into());
         outputs.reply(connection, id, Reply::AuxSet { kept, place: sources.applied });
     }
 
