@@ -260,7 +260,7 @@ impl Host for Toy {
     fn read_done(&mut self, _: Time, _: Owner, ticket: u64, result: Result<Bytes, ReadFailure>) {
         let (connection, request, at) = self.reads.remove(&ticket).expect("it was asked for");
         let part = RecordsPart { seqnum: SeqNum(at + 1), index: 0, records: 1, batch: result.expect("a good disk") };
-        let reply = RecordsReply { place: Place::default(), complete: true, parts: vec![part] };
+        let reply = RecordsReply { complete: true, parts: vec![part], ..RecordsReply::default() };
         self.actions.push(Action::Reply { connection, request, reply: Reply::Records(reply) });
     }
 
