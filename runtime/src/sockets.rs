@@ -20,7 +20,7 @@ use sealog_protocol::client::{ErrorCode, Reply, encode_reply};
 use sealog_protocol::machine::ConnectionId;
 
 use crate::accepting::Accepting;
-use crate::buffers::{self, ReceiveBuffers};
+use crate::buffers::{BufferGroup, ReceiveBuffers};
 use crate::client_limits::{ClientLimits, Overdue};
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
@@ -84,7 +84,7 @@ impl Sockets {
         Sockets {
             executor,
             limits,
-            accepting: Accepting::new(listeners),
+            accepting: Accepting::new(Kind::Accept, listeners),
             slots: Vec::new(),
             free: Vec::new(),
             buffers,
@@ -153,7 +153,7 @@ impl Sockets {
                 continue;
             }
             connection.receiving = true;
-            let entry = opcode::RecvMulti::new(types::Fd(connection.descriptor()), buffers::GROUP).build();
+            let entry = opcode::RecvMulti::new(types::Fd(connection.descriptor()), BufferGroup::Clients.id()).build();
             // SAFETY: it points at no memory but the registered buffers, which outlive the ring.
             unsafe { ring.push(Token::new(Kind::Receive, slot, connection.generation), entry) };
         }
