@@ -1,6 +1,9 @@
 //! What an engine is told at its start, and what it tells of itself.
 
-use sealog_protocol::limits::{CACHE_BYTES_MAX, PENDING_BYTES_MAX, PENDING_RECORDS_MAX, WAITING_READS_MAX};
+use sealog_protocol::limits::{
+    CACHE_BYTES_MAX, CHECKPOINT_LOG_BYTES_MIN, CHECKPOINT_PART_BYTES, PENDING_BYTES_MAX, PENDING_RECORDS_MAX,
+    WAITING_READS_MAX,
+};
 use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place};
 
 /// What an engine is told at its start.
@@ -19,6 +22,11 @@ pub struct EngineConfig {
     /// Memory of the index; beyond it appends are refused.
     pub index_bytes_max: usize,
     pub waiting_reads_max: usize,
+    /// A checkpoint of the index is written when so many bytes of batches came since the last one, or
+    /// more, if that one was large.
+    pub checkpoint_log_bytes_min: u64,
+    /// Bytes of its parts.
+    pub checkpoint_part_bytes: usize,
 }
 
 impl EngineConfig {
@@ -34,6 +42,8 @@ impl EngineConfig {
             cache_bytes_max: CACHE_BYTES_MAX,
             index_bytes_max: usize::MAX,
             waiting_reads_max: WAITING_READS_MAX,
+            checkpoint_log_bytes_min: CHECKPOINT_LOG_BYTES_MIN,
+            checkpoint_part_bytes: CHECKPOINT_PART_BYTES,
         }
     }
 }
@@ -58,4 +68,12 @@ pub struct EngineStatus {
     /// Ranges of the log whose Tags are damaged on every disk asked.
     pub lost_ranges: usize,
     pub disk_full: bool,
+    /// The place of the last checkpoint of the index; the first place: none.
+    pub checkpoint: Place,
+    /// Bytes of batches since then.
+    pub checkpoint_log_bytes: u64,
+    /// Bytes of the last checkpoint that this engine wrote.
+    pub checkpoint_bytes: u64,
+    /// Parts of checkpoints that were damaged when they were loaded.
+    pub checkpoint_parts_damaged: u64,
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use sealog_protocol::client::{CheckTailRequest, ErrorCode, ReadRequest, RecordsPart, RecordsReply, Reply};
+use sealog_protocol::client::{
+    CheckTailRequest, Description, ErrorCode, ReadRequest, RecordsPart, RecordsReply, Reply,
+};
 use sealog_protocol::frame::Header;
 use sealog_protocol::limits::{FETCHES_IN_FLIGHT_MAX, READ_BYTES_MAX, READ_RECORDS_MAX, REQUEST_RETRY};
 use sealog_protocol::machine::{ConnectionId, Outputs};
@@ -29,6 +31,7 @@ const WAVE_MAX: usize = 64;
 enum Want {
     Records { from: SeqNum, until: SeqNum, backward: bool, records_max: usize },
     Tail,
+    Description,
 }
 
 /// Where its records are looked for.
@@ -181,6 +184,19 @@ impl Reads {
         self.begin(sources, read, wanted.linearizable, outputs);
     }
 
+    /// Takes a question for what is known of a LogBook.
+    pub fn describe(
+        &mut self,
+        sources: Sources<'_>,
+        connection: ConnectionId,
+        request: u64,
+        (logbook, place): (LogBookId, Place),
+        outputs: &mut Outputs,
+    ) {
+        let read = Read::new(connection, request, (logbook, Tag::ALL), Want::Description, place, None);
+        self.begin(sources, read, false, outputs);
+    }
+
     fn begin(&mut self, sources: Sources<'_>, mut read: Read, linearizable: bool, outputs: &mut Outputs) {
         if self.reads.len() >= self.waiting_max {
             let message = format!("{} reads wait on this engine already: try again later", self.reads.len());
@@ -236,11 +252,22 @@ impl Reads {
             return;
         }
         let place = sources.applied;
-        let Want::Records { from, until, backward, records_max } = read.want else {
-            let tail = sources.index.tail(read.key.0, read.key.1);
-            outputs.reply(read.connection, read.request, Reply::Tail { tail, place });
-            return;
+        let (from, until, backward, records_max) = match read.want {
+            Want::Records { from, until, backward, records_max } => (from, until, backward, records_max),
+            Want::Tail => {
+                let tail = sources.index.tail(read.key.0, read.key.1);
+                return outputs.reply(read.connection, read.request, Reply::Tail { tail, place });
+            }
+            Want::Description => {
+                let description = Box::new(describe(sources.index, read.key.0));
+                return outputs.reply(read.connection, read.request, Reply::Described { description, place });
+            }
         };
+        let first = sources.index.first(read.key.0, read.key.1);
+        if from < first {
+            mark(Mark::ReadTrimmed);
+            return outputs.reply(read.connection, read.request, Reply::Trimmed { first, place });
+        }
         let mut found = Vec::new();
         read.complete = if backward {
             sources.index.backward(read.key, (from, until), records_max, &mut found)
@@ -369,11 +396,18 @@ impl Reads {
         lost.into_iter().for_each(|id| self.refetch(id));
     }
 
-    /// Has everything without an answer for too long sent again.
-    pub fn retry(&mut self, now: Time) {
-        let overdue = |fetch: &Fetch| fetch.asked.is_none() || now.since(fetch.asked_at) >= REQUEST_RETRY;
-        let late: Vec<u64> = self.fetches.iter().filter(|(_, fetch)| overdue(fetch)).map(|(id, _)| *id).collect();
-        late.into_iter().for_each(|id| self.refetch(id));
+    /// Begins reads anew that have waited too long for bytes: the records may have been trimmed.
+    pub fn retry(&mut self, sources: Sources<'_>, outputs: &mut Outputs) {
+        let overdue = |fetch: &Fetch| fetch.asked.is_none() || sources.now.since(fetch.asked_at) >= REQUEST_RETRY;
+        let late: BTreeSet<u64> =
+            self.fetches.values().filter(|fetch| overdue(fetch)).map(|fetch| fetch.read).collect();
+        self.fetches.retain(|_, fetch| !late.contains(&fetch.read));
+        for id in late {
+            let Some(mut read) = self.take(id) else { continue };
+            read.slots.clear();
+            read.fetches = 0;
+            self.look(id, read, sources, outputs);
+        }
     }
 
     pub fn has_fetches(&self) -> bool {
@@ -416,6 +450,11 @@ impl Reads {
         if !self.by_key.is_empty() && self.by_key.contains_key(&key) {
             self.woken.push(key);
         }
+    }
+
+    /// Another index has come: whoever waits for a record looks again.
+    pub fn wake_all(&mut self) {
+        self.woken.extend(self.by_key.keys().copied());
     }
 
     /// The index has applied more: answers what waited for it.
@@ -518,6 +557,17 @@ impl Read {
             parts.push(RecordsPart { seqnum: slot.seqnum, index, records: 1, batch: batch.clone() });
         }
         parts
+    }
+}
+
+fn describe(index: &Index, logbook: LogBookId) -> Description {
+    let retention = index.retention(logbook);
+    Description {
+        first: index.first(logbook, Tag::ALL).0,
+        tail: index.tail(logbook, Tag::ALL).map_or(0, |tail| tail.0),
+        records: index.kept(logbook),
+        retain_ms: retention.age_ms,
+        retain_bytes: retention.bytes,
     }
 }
 

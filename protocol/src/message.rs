@@ -139,6 +139,8 @@ pub enum Message {
     /// Engine → primary: the whole checkpoint is durable on these storages.
     CheckpointDone {
         place: Place,
+        /// The SeqNum that is given next there.
+        next: SeqNum,
         replicas: Box<NodeSet>,
     },
     /// Engine → storage: send this part.

@@ -16,7 +16,7 @@ fn messages_about_space_come_back_as_they_were() {
         Message::MetalogGone { from: Place::default(), checkpoint: place, replicas: replicas.clone() },
         Message::CheckpointPart { place, part: 8, last: true, bytes: bytes.clone() },
         Message::CheckpointStored { place, parts: 9 },
-        Message::CheckpointDone { place, replicas },
+        Message::CheckpointDone { place, next: SeqNum(21), replicas },
         Message::CheckpointOpen { place, part: 10 },
         Message::CheckpointNotHere { place, part: 11 },
         Message::CheckpointCommitted { place },

@@ -107,6 +107,8 @@ pub struct Load {
     /// In 100: how many operations are reads or tails; of the appends, have a condition.
     pub reads: u8,
     pub conditions: u8,
+    /// In 100: operations that are trims.
+    pub trims: u8,
     /// In 100: operations whose deadline is soon.
     pub impatient: u8,
 }
@@ -305,6 +307,7 @@ fn draw_load(rng: &mut Rng, fault_interval: Instant) -> Load {
         think: Span { least: 0, spread: (*pick(rng, &[1, 5, 20]) * MILLISECOND).max(slow_enough) },
         reads: *pick(rng, &[20, 40, 60]),
         conditions: *pick(rng, &[0, 10, 40]),
+        trims: *pick(rng, &[0, 1, 4, 15]),
         impatient: *pick(rng, &[0, 3, 15]),
     }
 }

@@ -42,7 +42,7 @@ enum Body {
     MetalogGone(u32, u64, u32, u64, Vec<u64>),
     CheckpointPart(u32, u64, u32, bool),
     CheckpointStored(u32, u64, u32),
-    CheckpointDone(u32, u64, Vec<u64>),
+    CheckpointDone(u32, u64, u64, Vec<u64>),
     CheckpointOpen(u32, u64, u32),
     CheckpointNotHere(u32, u64, u32),
     CheckpointCommitted(u32, u64),
@@ -167,8 +167,8 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
             return (Body::CheckpointPart(place.view.0, place.index, *part, *last), bytes);
         }
         Message::CheckpointStored { place, parts } => Body::CheckpointStored(place.view.0, place.index, *parts),
-        Message::CheckpointDone { place, replicas } => {
-            Body::CheckpointDone(place.view.0, place.index, numbers(replicas))
+        Message::CheckpointDone { place, next, replicas } => {
+            Body::CheckpointDone(place.view.0, place.index, next.0, numbers(replicas))
         }
         Message::CheckpointOpen { place, part } => Body::CheckpointOpen(place.view.0, place.index, *part),
         Message::CheckpointNotHere { place, part } => Body::CheckpointNotHere(place.view.0, place.index, *part),
@@ -255,8 +255,9 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
             Message::CheckpointPart { place: place(v, index), part, last, bytes: payload }
         }
         Body::CheckpointStored(v, index, parts) => Message::CheckpointStored { place: place(v, index), parts },
-        Body::CheckpointDone(v, index, nodes) => {
-            Message::CheckpointDone { place: place(v, index), replicas: Box::new(node_set(nodes)?) }
+        Body::CheckpointDone(v, index, next, nodes) => {
+            let replicas = Box::new(node_set(nodes)?);
+            Message::CheckpointDone { place: place(v, index), next: SeqNum(next), replicas }
         }
         Body::CheckpointOpen(v, index, part) => Message::CheckpointOpen { place: place(v, index), part },
         Body::CheckpointNotHere(v, index, part) => Message::CheckpointNotHere { place: place(v, index), part },
