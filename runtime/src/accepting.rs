@@ -11,6 +11,7 @@ use crate::counters::Counters;
 use crate::limits::ACCEPT_PAUSE;
 use crate::listener::{Listener, accepted};
 use crate::ring::{Completion, Kind, Ring, Token};
+use crate::warnings::{Warning, Warnings};
 
 struct Listening {
     listener: Listener,
@@ -49,7 +50,13 @@ impl Accepting {
     }
 
     /// A listener has a connection, or its accept has ended.
-    pub fn on_completion(&mut self, now: Time, completion: Completion, counters: &Counters) -> Option<OwnedFd> {
+    pub fn on_completion(
+        &mut self,
+        now: Time,
+        completion: Completion,
+        counters: &Counters,
+        warnings: &mut Warnings,
+    ) -> Option<OwnedFd> {
         let listening = &mut self.listening[completion.token.slot as usize];
         listening.is_armed = completion.more();
         match completion.bytes() {
@@ -57,7 +64,9 @@ impl Accepting {
             Err(error) if self.is_stopped => tracing::debug!(%error, "accepts no more connections"),
             Err(error) => {
                 counters.accepts_failed.add(1);
-                tracing::warn!(address = %listening.listener.address(), %error, "cannot accept a connection");
+                if warnings.admit(now, Warning::NotAccepted) {
+                    tracing::warn!(address = %listening.listener.address(), %error, "cannot accept a connection");
+                }
                 listening.arm_at = Some(now + ACCEPT_PAUSE);
             }
         }
@@ -94,7 +103,7 @@ mod tests {
         accepting.arm(Time(1), &mut ring);
         assert_eq!(ring.in_flight(), 1);
         let failed = Completion::failed(Token::new(Kind::Accept, 0, 0), libc::EMFILE);
-        assert!(accepting.on_completion(Time(1), failed, &counters).is_none());
+        assert!(accepting.on_completion(Time(1), failed, &counters, &mut Warnings::default()).is_none());
         assert_eq!(counters.accepts_failed.get(), 1);
         let again = Time(1) + ACCEPT_PAUSE;
         assert_eq!(accepting.deadline(), Some(again));

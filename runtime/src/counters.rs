@@ -26,6 +26,8 @@ counters! {
     connections_accepted,
     /// Connections refused because there were too many.
     connections_refused,
+    /// Of them those of which one address had too many.
+    connections_refused_by_address,
     /// Tries to accept a connection that failed: too many open files, no memory.
     accepts_failed,
     /// Connections closed because their hello, or the rest of a frame, did not come in time.

@@ -149,7 +149,7 @@ impl<H: Host> Driver<H> {
             Parcel::Message { from, to, message } => self.host.message(now, from, to, message),
             Parcel::Reply { connection, request, reply } => {
                 let counters = &self.counters[usize::from(self.executor.0)];
-                self.sockets.reply(connection, request, &reply, counters);
+                self.sockets.reply(now, connection, request, &reply, counters);
             }
             Parcel::ToNode { link, from, to, message } => self.send_on_link(now, link, from, to, message),
             Parcel::Connected { node, incarnation, link } => self.connected(now, node, incarnation, link),
@@ -208,7 +208,7 @@ impl<H: Host> Driver<H> {
                 Action::Reply { connection, request, reply } => {
                     let executor = Sockets::executor_of(connection);
                     if executor == self.executor {
-                        self.sockets.reply(connection, request, &reply, counters);
+                        self.sockets.reply(now, connection, request, &reply, counters);
                     } else {
                         self.outbox.send(executor, Parcel::Reply { connection, request, reply });
                     }

@@ -12,6 +12,7 @@
 //! ```
 
 mod accepting;
+mod addresses;
 mod buffers;
 mod checks;
 mod client_limits;
@@ -39,6 +40,7 @@ mod preparer;
 pub mod probe;
 mod ring;
 mod sockets;
+mod warnings;
 mod watch;
 
 pub use client_limits::ClientLimits;

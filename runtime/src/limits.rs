@@ -36,6 +36,10 @@ pub(crate) const KEPT_BYTES_MAX: usize = 256 << 10;
 pub(crate) const LEAVING: Duration = Duration::from_secs(1);
 /// After accepting failed (too many open files, no memory), before it is tried again.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Lines of the log about bad connections of one kind, in so long; more are counted, and the count
+/// is told.
+pub(crate) const WARNINGS_MAX: u32 = 10;
+pub(crate) const WARNINGS_WINDOW: Duration = Duration::from_secs(10);
 
 /// Bytes of a caller's first frame, when it is not known yet.
 pub(crate) const GREETING_BYTES_MAX: usize = 256;

@@ -47,6 +47,7 @@ use crate::peers::connection::{PeerConnection, PeerFault};
 use crate::peers::roster::Roster;
 use crate::peers::socket::SocketAddress;
 use crate::ring::{Completion, Kind, Ring, Token};
+use crate::warnings::Warning;
 
 pub(crate) use roster::{LinkNumber, PeerEvent};
 
@@ -219,7 +220,9 @@ impl PeerSockets {
 
     /// Somebody connected to the listener, or it has ended.
     pub fn on_accept(&mut self, now: Time, completion: Completion, counters: &Counters) {
-        let Some(socket) = self.accepting.on_completion(now, completion, counters) else { return };
+        let Some(socket) = self.accepting.on_completion(now, completion, counters, &mut self.roster.warnings) else {
+            return;
+        };
         let is_stranger = |slot: &&Slot| {
             slot.connection
                 .as_deref()
@@ -331,7 +334,10 @@ impl PeerSockets {
         match refusal.filter(|_| is_caller && connection.wire.phase == Phase::Fresh) {
             Some(refusal) => {
                 counters.peers_refused.add(1);
-                tracing::warn!(reason = %refusal, "refused a node");
+                if self.roster.warnings.admit(now, Warning::Malformed) {
+                    tracing::warn!(reason = %refusal, "refused a node");
+                }
+                let connection = self.at(slot).expect("it was there above");
                 encode_greeting(connection.wire.output(), &Greeting::Refused(refusal));
                 connection.wire.phase = Phase::Leaving { until: now + LEAVING };
                 self.mark_dirty(slot);
@@ -417,6 +423,7 @@ impl PeerSockets {
     /// Looks at all connections, when it is time: who is silent, late or stuck, and to whom nothing
     /// was said.
     pub fn expire(&mut self, now: Time, counters: &Counters) {
+        self.roster.warnings.tell(now);
         if now < self.sweep_at {
             return;
         }
@@ -447,7 +454,8 @@ impl PeerSockets {
         let is_used = self.free.len() < self.slots.len();
         let dialing = self.roster.known.values().filter_map(|known| known.dialing.as_ref()?.deadline());
         let dialing = dialing.filter(|_| !self.stopping);
-        dialing.chain(is_used.then_some(self.sweep_at)).chain(self.accepting.deadline()).min()
+        let others = [is_used.then_some(self.sweep_at), self.accepting.deadline(), self.roster.warnings.deadline()];
+        dialing.chain(others.into_iter().flatten()).min()
     }
 
     /// Accepts and calls no more nodes.

@@ -39,7 +39,7 @@ impl PeerConnection {
     /// One that calls, or that is called.
     pub fn new(now: Time, generation: u32, socket: OwnedFd, call: Option<(NodeId, SocketAddress)>) -> PeerConnection {
         let (called, calling) = call.map(|(node, address)| (node, Box::new(address))).unzip();
-        let wire = Connection::new(now, ConnectionId(0), generation, socket);
+        let wire = Connection::new(now, ConnectionId(0), generation, socket, None);
         PeerConnection { wire, talk: Talk { called, calling, node: None, heard: now, spoke: false } }
     }
 

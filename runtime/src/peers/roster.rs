@@ -24,6 +24,7 @@ use crate::peer_config::PeersConfig;
 use crate::peer_watch::{PeerStatus, PeerWatch};
 use crate::peers::connection::{PeerConnection, PeerFault, Talk};
 use crate::peers::dialing::Dialing;
+use crate::warnings::{Warning, Warnings};
 
 /// The number of a link: later ones have greater ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +64,7 @@ pub(crate) struct Roster {
     /// Slots whose connection gave way to a newer one of the same node.
     pub replaced: Vec<u32>,
     watch: Arc<PeerWatch>,
+    pub warnings: Warnings,
 }
 
 impl Roster {
@@ -76,7 +78,8 @@ impl Roster {
             (peer.node, Known { address, dialing, link: None, incarnation, connects: 0, reason: None })
         };
         let known = config.peers.iter().filter(|peer| peer.node != own.node).map(known).collect();
-        let roster = Roster { admission, known, events: VecDeque::new(), links: 0, replaced: Vec::new(), watch };
+        let (events, replaced, warnings) = (VecDeque::new(), Vec::new(), Warnings::default());
+        let roster = Roster { admission, known, events, links: 0, replaced, watch, warnings };
         for node in roster.known.keys() {
             roster.publish(*node);
         }
@@ -210,7 +213,9 @@ impl Roster {
     /// A connection has ended, or did not begin, or stays alone.
     pub fn ended(&mut self, now: Time, slot: u32, talk: &Talk, fault: &PeerFault) {
         let Some(node) = talk.called.or(talk.node) else {
-            tracing::warn!(reason = %fault, "turned away who connected as a node");
+            if self.warnings.admit(now, Warning::Malformed) {
+                tracing::warn!(reason = %fault, "turned away who connected as a node");
+            }
             return;
         };
         let known = self.known.get_mut(&node).expect("who was let in or called is known");
@@ -225,7 +230,7 @@ impl Roster {
             if fault.is_refusal() { dialing.refused(now) } else { dialing.ended(now) }
         }
         if known.link.is_none() {
-            self.unconnected(node, fault, is_link);
+            self.unconnected(now, node, fault, is_link);
         }
     }
 
@@ -235,15 +240,17 @@ impl Roster {
         let dialing = dialing.expect("only who is dialed is called");
         dialing.called();
         dialing.ended(now);
-        self.unconnected(node, fault, false);
+        self.unconnected(now, node, fault, false);
     }
 
     /// Says why, once for each reason: calls repeat themselves.
-    fn unconnected(&mut self, node: NodeId, fault: &PeerFault, is_news: bool) {
+    fn unconnected(&mut self, now: Time, node: NodeId, fault: &PeerFault, is_news: bool) {
         let known = self.known.get_mut(&node).expect("it is known");
         let reason = fault.to_string();
         if is_news || known.reason.as_ref() != Some(&reason) {
-            tracing::warn!(%node, address = %known.address, reason, "no connection to a node");
+            if self.warnings.admit(now, Warning::NoNode) {
+                tracing::warn!(%node, address = %known.address, reason, "no connection to a node");
+            }
             known.reason = Some(reason);
             self.publish(node);
         }
