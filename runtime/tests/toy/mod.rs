@@ -12,7 +12,7 @@ use sealog_protocol::client::{
     ClientHello, Durability, RecordsPart, RecordsReply, Reply, Request, Welcome, decode_request,
 };
 use sealog_protocol::frame::{Frame, FrameError, FrameKind};
-use sealog_protocol::ids::{ClusterId, LogspaceId, NodeId, Place, ShardId, ViewNumber};
+use sealog_protocol::ids::{ClusterId, Incarnation, LogspaceId, NodeId, Place, ShardId, ViewNumber};
 use sealog_protocol::machine::{Address, ConnectionId, DurableEntry, JournalPlace, ReadFailure, Recovered, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::{SeqNum, Time, tags};
@@ -157,6 +157,18 @@ impl Host for Toy {
 
     fn start(&mut self, _: Time) -> Result<(), HostError> {
         Ok(())
+    }
+
+    fn place(&self, _: Address) -> Option<ExecutorId> {
+        panic!("it has no peers")
+    }
+
+    fn node_connected(&mut self, _: Time, _: NodeId, _: Incarnation) {
+        panic!("it has no peers")
+    }
+
+    fn node_disconnected(&mut self, _: Time, _: NodeId) {
+        panic!("it has no peers")
     }
 
     fn message(&mut self, _: Time, from: Address, to: Address, message: Message) {
