@@ -103,7 +103,8 @@ impl Engine {
                 mark(Mark::CheckpointCommitted);
                 self.order.drop_before(writing.writer.lowest());
                 self.checkpoint_bytes = writing.writer.bytes();
-                self.log_bytes -= writing.log_bytes;
+                // Less than that if an older checkpoint, of another engine, counted meanwhile.
+                self.log_bytes = self.log_bytes.saturating_sub(writing.log_bytes);
             }
             // Another engine's. One of its own that is older counts no more.
             older => {
