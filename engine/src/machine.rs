@@ -78,7 +78,7 @@ impl Engine {
         };
         Engine {
             producer: Producer::new(config.logspace, limits),
-            reads: Reads::new(config.waiting_reads_max, config.hash_seed),
+            reads: Reads::new(config.waiting_reads_max, config.aux_bytes_max, config.hash_seed),
             trims: Trims::default(),
             writing: None,
             loading: None,
@@ -147,6 +147,7 @@ impl Engine {
             runs: self.order.runs(),
             index_bytes: self.index_bytes(),
             cache_bytes: self.producer.cached_bytes(),
+            aux: self.reads.aux.status(),
             pending_records: self.producer.pending_records(),
             waiting_reads: self.reads.len(),
             appends: self.appends,

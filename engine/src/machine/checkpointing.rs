@@ -103,7 +103,6 @@ impl Engine {
                 mark(Mark::CheckpointCommitted);
                 self.order.drop_before(writing.writer.lowest());
                 self.checkpoint_bytes = writing.writer.bytes();
-                // Less than that if an older checkpoint, of another engine, counted meanwhile.
                 self.log_bytes = self.log_bytes.saturating_sub(writing.log_bytes);
             }
             // Another engine's. One of its own that is older counts no more.
@@ -112,6 +111,9 @@ impl Engine {
                     index.thaw();
                 }
                 self.log_bytes = 0;
+                if let Some(newer) = &mut self.writing {
+                    newer.log_bytes = 0;
+                }
             }
         }
         self.log_bytes_spared = 0;

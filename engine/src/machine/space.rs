@@ -88,6 +88,7 @@ impl Engine {
             mark(Mark::TrimClamped);
         }
         index.trim(logbook, tag, clamped);
+        self.reads.aux.trimmed(logbook, clamped);
         let answer = (index.first(logbook, tag), logspace.place());
         self.trims.granted((logbook, tag), first, answer, outputs);
     }
@@ -109,12 +110,17 @@ impl Engine {
     }
 
     pub(super) fn is_sweeping(&self) -> bool {
-        self.index.as_ref().is_some_and(|index| !index.is_swept())
+        self.index.as_ref().is_some_and(|index| !index.is_swept() || !self.reads.aux.is_swept())
     }
 
     /// Goes on with the sweep behind trims, and tells storages what died.
     pub(super) fn sweep(&mut self, outputs: &mut Outputs) {
-        let Some(index) = self.index.as_mut().filter(|index| !index.is_swept()) else { return };
+        let Some(index) = &mut self.index else { return };
+        if index.is_swept() {
+            // Which records died of their last tag is known by now.
+            self.reads.aux.sweep(SWEEP_ENTRIES, |logbook, seqnum| index.lives(logbook, seqnum));
+            return;
+        }
         index.sweep(SWEEP_ENTRIES, &mut self.dying);
         for died in std::mem::take(&mut self.dying) {
             self.tell_dying(died, outputs);
