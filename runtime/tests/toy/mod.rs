@@ -12,7 +12,7 @@ use sealog_protocol::client::{
     ClientHello, Durability, RecordsPart, RecordsReply, Reply, Request, Welcome, decode_request,
 };
 use sealog_protocol::frame::{Frame, FrameError, FrameKind};
-use sealog_protocol::ids::{ClusterId, LogspaceId, NodeId, Place, ShardId, ViewNumber};
+use sealog_protocol::ids::{ClusterId, Incarnation, LogspaceId, NodeId, Place, ShardId, ViewNumber};
 use sealog_protocol::machine::{Address, ConnectionId, DurableEntry, JournalPlace, ReadFailure, Recovered, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::{SeqNum, Time, tags};
@@ -159,6 +159,18 @@ impl Host for Toy {
         Ok(())
     }
 
+    fn place(&self, _: Address) -> Option<ExecutorId> {
+        panic!("it has no peers")
+    }
+
+    fn node_connected(&mut self, _: Time, _: NodeId, _: Incarnation) {
+        panic!("it has no peers")
+    }
+
+    fn node_disconnected(&mut self, _: Time, _: NodeId) {
+        panic!("it has no peers")
+    }
+
     fn message(&mut self, _: Time, from: Address, to: Address, message: Message) {
         match message {
             Message::CommitQuery { request } => {
@@ -260,7 +272,7 @@ impl Host for Toy {
     fn read_done(&mut self, _: Time, _: Owner, ticket: u64, result: Result<Bytes, ReadFailure>) {
         let (connection, request, at) = self.reads.remove(&ticket).expect("it was asked for");
         let part = RecordsPart { seqnum: SeqNum(at + 1), index: 0, records: 1, batch: result.expect("a good disk") };
-        let reply = RecordsReply { place: Place::default(), complete: true, parts: vec![part] };
+        let reply = RecordsReply { complete: true, parts: vec![part], ..RecordsReply::default() };
         self.actions.push(Action::Reply { connection, request, reply: Reply::Records(reply) });
     }
 
