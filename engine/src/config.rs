@@ -1,6 +1,8 @@
 //! What an engine is told at its start, and what it tells of itself.
 
-use sealog_protocol::limits::{CACHE_BYTES_MAX, PENDING_BYTES_MAX, PENDING_RECORDS_MAX, WAITING_READS_MAX};
+use sealog_protocol::limits::{
+    CACHE_BYTES_MAX, PENDING_BYTES_MAX, PENDING_RECORDS_MAX, SESSION_OPENINGS_MAX, WAITING_READS_MAX,
+};
 use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place};
 
 /// What an engine is told at its start.
@@ -19,6 +21,8 @@ pub struct EngineConfig {
     /// Memory of the index; beyond it appends are refused.
     pub index_bytes_max: usize,
     pub waiting_reads_max: usize,
+    /// Sessions that a connection may open at once.
+    pub session_openings_max: u32,
 }
 
 impl EngineConfig {
@@ -34,6 +38,7 @@ impl EngineConfig {
             cache_bytes_max: CACHE_BYTES_MAX,
             index_bytes_max: usize::MAX,
             waiting_reads_max: WAITING_READS_MAX,
+            session_openings_max: SESSION_OPENINGS_MAX,
         }
     }
 }

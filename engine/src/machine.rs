@@ -16,6 +16,7 @@ use sealog_protocol::{Incarnation, NodeId, NodeSet, Place, ShardId, Time};
 use crate::config::{EngineConfig, EngineStatus};
 use crate::follower::{Follower, choose};
 use crate::index::Index;
+use crate::openings::Openings;
 use crate::order::Order;
 use crate::producer::{Producer, ProducerLimits};
 use crate::reads::Reads;
@@ -35,6 +36,7 @@ pub struct Engine {
     follower: Follower,
     producer: Producer,
     reads: Reads,
+    openings: Openings,
     /// The shard that was asked for and is not yet open: its ordinal, and when it was asked for.
     opening: Option<(u64, Time)>,
     ordinal: u64,
@@ -63,6 +65,7 @@ impl Engine {
         Engine {
             producer: Producer::new(config.logspace, limits),
             reads: Reads::new(config.waiting_reads_max, config.hash_seed),
+            openings: Openings::new(config.session_openings_max),
             config,
             chain: None,
             connected: BTreeMap::new(),

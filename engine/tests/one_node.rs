@@ -10,6 +10,7 @@ use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
 use sealog_protocol::client::{
     CheckTailRequest, Durability, ErrorCode, PlaceWire, ReadRequest, RecordsReply, Reply, Request,
 };
+use sealog_protocol::limits::{SESSION_OPENING_INTERVAL, SESSION_OPENINGS_MAX};
 use sealog_protocol::machine::{
     Address, ConnectionId, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, Role,
 };
@@ -340,4 +341,27 @@ fn a_restarted_primary_gets_a_view_of_its_own() {
     assert_eq!(world.chain.views.len(), 2);
     assert_eq!(world.chain.current().primary_incarnation, Incarnation(2));
     assert!(world.engine.is_ready());
+}
+
+/// The sessions of a logspace are few: who asks for more and more gets no more, and an idle client
+/// keeps its own.
+#[test]
+fn a_connection_that_opens_session_after_session_is_refused() {
+    let mut world = World::new(1);
+    world.session();
+    let refused = (1..=SESSION_OPENINGS_MAX)
+        .filter(|_| matches!(world.request(Request::OpenSession { logspace: 0 }), Reply::Error { .. }))
+        .count();
+    assert_eq!(refused, 1, "the last one");
+    let sessions_opened = world.engine.status().records;
+    match world.request(Request::OpenSession { logspace: 0 }) {
+        Reply::Error { code: ErrorCode::Busy, message } => assert!(message.contains("64 sessions"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(world.engine.status().records, sessions_opened, "a refused one is not in the log");
+    world.now = world.now + SESSION_OPENING_INTERVAL;
+    world.session();
+    assert!(matches!(world.request(Request::OpenSession { logspace: 0 }), Reply::Error { .. }));
+    world.engine.connection_closed(CONNECTION);
+    world.session();
 }
