@@ -2,7 +2,7 @@
 
 use sealog_protocol::limits::{
     AUX_MEMORY_BYTES_MAX, CACHE_BYTES_MAX, CHECKPOINT_LOG_BYTES_MIN, CHECKPOINT_LOG_FACTOR, CHECKPOINT_PART_BYTES,
-    PENDING_BYTES_MAX, PENDING_RECORDS_MAX, WAITING_READS_MAX,
+    PENDING_BYTES_MAX, PENDING_RECORDS_MAX, SESSION_OPENINGS_MAX, WAITING_READS_MAX,
 };
 use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place};
 
@@ -35,6 +35,8 @@ pub struct EngineConfig {
     pub checkpoint_log_factor: u64,
     /// Bytes of its parts.
     pub checkpoint_part_bytes: usize,
+    /// Sessions that a connection may open at once.
+    pub session_openings_max: u32,
 }
 
 impl EngineConfig {
@@ -55,6 +57,7 @@ impl EngineConfig {
             checkpoint_log_bytes_min: CHECKPOINT_LOG_BYTES_MIN,
             checkpoint_log_factor: CHECKPOINT_LOG_FACTOR,
             checkpoint_part_bytes: CHECKPOINT_PART_BYTES,
+            session_openings_max: SESSION_OPENINGS_MAX,
         }
     }
 }

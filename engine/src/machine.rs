@@ -17,6 +17,7 @@ use crate::checkpoints::{Loading, Writing};
 use crate::config::{EngineConfig, EngineStatus};
 use crate::follower::{Follower, choose};
 use crate::index::{Dying, Index};
+use crate::openings::Openings;
 use crate::order::Order;
 use crate::producer::{Producer, ProducerLimits};
 use crate::reads::Reads;
@@ -55,6 +56,7 @@ pub struct Engine {
     retained_until: Option<LogBookId>,
     /// Records that died and are not yet told of.
     dying: Vec<Dying>,
+    openings: Openings,
     /// The shard that was asked for and is not yet open: its ordinal, and when it was asked for.
     opening: Option<(u64, Time)>,
     ordinal: u64,
@@ -93,6 +95,7 @@ impl Engine {
             retain_at: None,
             retained_until: None,
             dying: Vec::new(),
+            openings: Openings::new(config.session_openings_max),
             config,
             chain: None,
             connected: BTreeMap::new(),

@@ -76,6 +76,11 @@ pub const STORED_MARK_BYTES: u32 = 16 << 10;
 /// Sessions of one logspace. The oldest by last record goes first. Part of every verdict, so it
 /// is fixed in the chain of views when a cluster is created.
 pub const SESSIONS_MAX: u32 = 65_536;
+/// Sessions of a logspace that a connection may open at once. A client needs one, and another when
+/// that has expired.
+pub const SESSION_OPENINGS_MAX: u32 = 64;
+/// After so long it may open one more.
+pub const SESSION_OPENING_INTERVAL: Duration = Duration::from_secs(1);
 /// How far a request number may be ahead of the session's lowest unanswered one. Fixed likewise.
 pub const SESSION_WINDOW: u32 = 8_192;
 
