@@ -1,7 +1,7 @@
 //! Composition root: from configuration to running machines.
 //!
 //! [`settings`] is what a user can say, [`configuration`] where it is said, [`directory`] what a node keeps, [`register`] where views are
-//! agreed upon on one machine; [`Node`] starts it all, in this process, and [`Embedded`] is one with
+//! agreed upon on one machine, [`peer_settings`] which other nodes there are; [`Node`] starts it all, in this process, and [`Embedded`] is one with
 //! its clients. The machines of an executor and what they say to each other are in `host` and
 //! `machines`.
 
@@ -14,6 +14,7 @@ mod host;
 pub mod identity;
 mod machines;
 mod node;
+pub mod peer_settings;
 mod readiness;
 pub mod register;
 mod register_thread;
