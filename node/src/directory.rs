@@ -160,14 +160,17 @@ pub(crate) fn hold_lock(path: &Path) -> Result<File, DirectoryError> {
         options.read(true).write(true).create(true).truncate(false).open(path.join("lock")).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            let process = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            return Err(DirectoryError::InUse { path: path.to_owned(), process });
-        }
+        Err(TryLockError::WouldBlock) => return Err(in_use(path, &mut file)),
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
     Ok(file)
+}
+
+/// Whoever has the lock wrote into it who it is.
+pub(crate) fn in_use(path: &Path, lock: &mut File) -> DirectoryError {
+    let mut text = String::new();
+    let process = lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+    DirectoryError::InUse { path: path.to_owned(), process }
 }
 
 /// A directory without an identity must be empty, but for what an interrupted first start leaves.
@@ -199,7 +202,7 @@ fn refuse_foreign(path: &Path) -> Result<(), DirectoryError> {
 }
 
 /// A journal that is gone while the register knows of earlier lives held records.
-fn refuse_lost_journals(path: &Path, identity: &Identity, chains: &[Chain]) -> Result<(), DirectoryError> {
+pub(crate) fn refuse_lost_journals(path: &Path, identity: &Identity, chains: &[Chain]) -> Result<(), DirectoryError> {
     if chains.iter().all(|chain| chain.views.len() == 1) {
         return Ok(());
     }

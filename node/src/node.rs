@@ -119,6 +119,7 @@ impl Node {
         let mut config = NodeConfig::new(directory.path.clone(), executor_configs(settings, &directory, listen));
         config.clients = ClientLimits {
             connections_max: settings.connections_max,
+            connections_per_address_max: settings.connections_per_address_max,
             handshake_deadline: settings.handshake_deadline,
             frame_deadline: settings.frame_deadline,
             send_deadline: settings.send_deadline,

@@ -86,11 +86,41 @@ pub enum LogbookVerb {
 pub enum ConfigVerb {
     /// Print a commented configuration with every key at its default.
     Default,
+    /// Print the configuration that `serve` would run with, and who said what.
+    Print(Box<ConfigPrintArguments>),
     /// Check a configuration file and the environment, and start nothing.
-    Check {
-        /// The file to check.
-        config: PathBuf,
-    },
+    Check(ConfigCheckArguments),
+    /// Say what a key means, or each of them: unit, default, allowed values.
+    Explain(ConfigExplainArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigPrintArguments {
+    /// The configuration, TOML.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub node: NodeArguments,
+    #[command(flatten)]
+    pub format: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigCheckArguments {
+    /// The file to check.
+    #[arg(value_name = "FILE")]
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub format: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigExplainArguments {
+    /// The key; without it all are explained.
+    #[arg(value_name = "KEY")]
+    pub key: Option<String>,
+    #[command(flatten)]
+    pub format: OutputArguments,
 }
 
 /// How results are printed.
@@ -334,6 +364,26 @@ pub struct NodeArguments {
     pub log: Option<String>,
 }
 
+impl NodeArguments {
+    /// The flags that were given, by the keys that they set.
+    pub fn settings(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let flags = [
+            ("data", &self.data),
+            ("listen", &self.listen),
+            ("unix_socket", &self.unix_socket),
+            ("executors", &self.executors),
+            ("logspaces", &self.logspaces),
+            ("index_memory", &self.index_memory),
+            ("cache_memory", &self.cache_memory),
+            ("aux_memory", &self.aux_memory),
+            ("segment_size", &self.segment_size),
+            ("log", &self.log),
+        ];
+        let allow_remote = self.allow_remote.then(|| ("allow_remote", "true".to_owned()));
+        flags.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).chain(allow_remote)
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct ServeArguments {
     /// The configuration, TOML: `sealog config default` prints one.
@@ -344,7 +394,10 @@ pub struct ServeArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct InspectArguments {
+    #[command(subcommand)]
+    pub verb: Option<InspectVerb>,
     /// The data directory.
     #[arg(value_name = "DIR", default_value = "./sealog-data")]
     pub directory: PathBuf,
@@ -354,6 +407,22 @@ pub struct InspectArguments {
     /// Print every block, not only segments.
     #[arg(long)]
     pub blocks: bool,
+    #[command(flatten)]
+    pub format: OutputArguments,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum InspectVerb {
+    /// Read and verify everything in a data directory that no node uses. Exit code 8: something is
+    /// damaged.
+    Verify(VerifyArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// The data directory, or a copy of one.
+    #[arg(long, value_name = "DIR", default_value = "./sealog-data")]
+    pub data: PathBuf,
     #[command(flatten)]
     pub format: OutputArguments,
 }

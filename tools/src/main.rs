@@ -2,31 +2,34 @@
 //!
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
 //! `read` (with `tail`, `check-tail`, `logbook list`), `aux`, `keep` (`trim`, `logbook set` and `show`), `status`,
-//! `serve` (with `dev`), `backup` (with `restore`), `inspect`, `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to
-//! stdout, talk to stderr.
+//! `serve` (with `dev`), `config`, `backup` (with `restore`), `inspect`, `bench`, `doctor`, `manual`
+//! (`completions`, `man`). Data goes to stdout, talk to stderr: [`log`]; [`supervisor`] is who started a node.
 
 mod append;
 mod arguments;
 mod aux;
 mod backup;
 mod bench;
+mod config;
 mod connection;
 mod doctor;
 mod failure;
 mod inspect;
 mod keep;
+mod log;
 mod manual;
 mod output;
 mod read;
 mod record;
 mod serve;
 mod status;
+mod supervisor;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::arguments::{Arguments, ConfigVerb, LogbookVerb, Verb};
+use crate::arguments::{Arguments, LogbookVerb, Verb};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -35,7 +38,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("sealog: {failure}");
+                log::last_words(&format!("sealog: {failure}"));
             }
             failure.exit_code()
         }
@@ -61,8 +64,7 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Logbook(LogbookVerb::Set(arguments)) => keep::set(arguments),
         Verb::Inspect(arguments) => inspect::run(arguments),
         Verb::Bench(arguments) => bench::run(arguments),
-        Verb::Config(ConfigVerb::Default) => serve::print_default(),
-        Verb::Config(ConfigVerb::Check { config }) => serve::check(config),
+        Verb::Config(verb) => config::run(verb),
         Verb::Completions { shell } => manual::completions(*shell),
         Verb::Man { out } => manual::pages(out),
     }

@@ -14,4 +14,5 @@ mod load;
 mod node;
 mod power_loss;
 mod readme;
+mod service;
 mod start;
