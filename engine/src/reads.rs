@@ -7,12 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use sealog_protocol::batch::{ArchivedBatchMetadata, Batch};
-use sealog_protocol::client::{
-    CheckTailRequest, Description, ErrorCode, ReadRequest, RecordAux, RecordsPart, RecordsReply, Reply,
-};
-use sealog_protocol::frame::{Frame, HEADER_BYTES, Header};
-use sealog_protocol::limits::{FETCHES_IN_FLIGHT_MAX, READ_BYTES_MAX, READ_RECORDS_MAX, REQUEST_RETRY};
+use sealog_protocol::client::{CheckTailRequest, Description, ErrorCode, ReadRequest, RecordAux, RecordsReply, Reply};
+use sealog_protocol::limits::{READ_BYTES_MAX, READ_RECORDS_MAX};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::{LocalId, LogBookId, NodeId, Place, SeqNum, Tag, Time};
@@ -21,6 +17,9 @@ use crate::aux::AuxCache;
 use crate::index::Index;
 use crate::order::Order;
 use crate::producer::Producer;
+
+mod fetching;
+mod page;
 
 /// A read waits for a record at most so long; its client asks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -93,17 +92,6 @@ struct Slot {
     seqnum: SeqNum,
     at: LocalId,
     batch: Option<Bytes>,
-}
-
-impl Slot {
-    /// Whether each tag of the record was trimmed past it.
-    fn is_dead(&self, index: &Index, logbook: LogBookId) -> bool {
-        let frame = self.batch.as_ref().and_then(|batch| Frame::parse_unverified(batch).ok().flatten());
-        let Some(batch) = frame.and_then(|frame| Batch::parse_metadata(frame).ok()) else { return false };
-        let nth = self.at.position - batch.frame.header.place;
-        let Some(record) = batch.metadata.records.get(nth as usize) else { return false };
-        record.tags().len() > 0 && record.tags().all(|tag| self.seqnum < index.first(logbook, tag))
-    }
 }
 
 /// A record that is being fetched.
@@ -398,91 +386,11 @@ impl Reads {
 
     fn aux_of(&mut self, read: &Read) -> Vec<RecordAux> {
         let logbook = read.key.0;
-        let aux_of =
-            |(record, slot): (u16, &Slot)| self.aux.get((logbook, slot.seqnum)).map(|data| RecordAux { record, data });
+        let aux_of = |(record, slot): (u16, &Slot)| {
+            let record = if active(Mutant::AuxOfFirstRecord) { 0 } else { record };
+            self.aux.get((logbook, slot.seqnum)).map(|data| RecordAux { record, data })
+        };
         (0..).zip(&read.slots).filter_map(aux_of).collect()
-    }
-
-    fn fetch_wave(&mut self, id: u64, read: &mut Read, from: usize, bytes: usize) {
-        let average = (bytes / from.max(1)).max(1);
-        let wanted = if from == 0 { WAVE_FIRST } else { (READ_BYTES_MAX / average).clamp(1, WAVE_MAX) };
-        let room = FETCHES_IN_FLIGHT_MAX.saturating_sub(self.fetches.len()).max(1);
-        let missing = (from..read.slots.len()).filter(|at| read.slots[*at].batch.is_none());
-        for slot in missing.step_by(read.stride.max(1)).take(wanted.min(room)) {
-            self.last_fetch += 1;
-            let fetch = Fetch {
-                read: id,
-                slot,
-                at: read.slots[slot].at,
-                attempt: 0,
-                asked: None,
-                asked_at: Time::ZERO,
-                corrupt: false,
-            };
-            self.fetches.insert(self.last_fetch, fetch);
-            self.unsent.push(self.last_fetch);
-            read.fetches += 1;
-        }
-    }
-
-    /// The bytes of a fetch came, or (`None`) no replica can read them.
-    pub fn fetched(&mut self, fetch: u64, batch: Option<Bytes>, sources: Sources<'_>, outputs: &mut Outputs) {
-        let Some(fetch) = self.fetches.remove(&fetch) else { return };
-        let Some(mut read) = self.take(fetch.read) else { return };
-        read.fetches -= 1;
-        match batch {
-            Some(batch) => read.fill(fetch.slot, &batch),
-            None => read.corrupt = true,
-        }
-        if read.fetches > 0 {
-            self.keep(fetch.read, read);
-        } else {
-            self.gather(fetch.read, read, sources, outputs);
-        }
-    }
-
-    /// A fetch that is under way.
-    pub fn fetch_mut(&mut self, fetch: u64) -> Option<&mut Fetch> {
-        self.fetches.get_mut(&fetch)
-    }
-
-    /// Fetches to be sent now: new ones, and those whose storage went or did not answer.
-    pub fn fetches_to_send(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.unsent)
-    }
-
-    /// Has a fetch sent again, to the next replica.
-    pub fn refetch(&mut self, fetch: u64) {
-        if let Some(found) = self.fetches.get_mut(&fetch) {
-            found.attempt += 1;
-            found.asked = None;
-            self.unsent.push(fetch);
-        }
-    }
-
-    /// A storage is gone: what it was asked for is asked of another.
-    pub fn storage_lost(&mut self, node: NodeId) {
-        let lost: Vec<u64> =
-            self.fetches.iter().filter(|(_, fetch)| fetch.asked == Some(node)).map(|(id, _)| *id).collect();
-        lost.into_iter().for_each(|id| self.refetch(id));
-    }
-
-    /// Begins reads anew that have waited too long for bytes: the records may have been trimmed.
-    pub fn retry(&mut self, sources: Sources<'_>, outputs: &mut Outputs) {
-        let overdue = |fetch: &Fetch| fetch.asked.is_none() || sources.now.since(fetch.asked_at) >= REQUEST_RETRY;
-        let late: BTreeSet<u64> =
-            self.fetches.values().filter(|fetch| overdue(fetch)).map(|fetch| fetch.read).collect();
-        self.fetches.retain(|_, fetch| !late.contains(&fetch.read));
-        for id in late {
-            let Some(mut read) = self.take(id) else { continue };
-            read.slots.clear();
-            read.fetches = 0;
-            self.look(id, read, sources, outputs);
-        }
-    }
-
-    pub fn has_fetches(&self) -> bool {
-        !self.fetches.is_empty()
     }
 
     /// The number of a commit query for the reads that came since the last one, if there are any.
@@ -599,72 +507,6 @@ impl Read {
             corrupt: false,
         }
     }
-
-    /// Looks for what comes after a record.
-    fn go_on_after(&mut self, last: SeqNum) {
-        if let Want::Records { from, backward, .. } = &mut self.want {
-            *from = if *backward { last.prev() } else { last.next() };
-        }
-    }
-
-    /// A batch came: fills the slots of all its records that the read wants.
-    fn fill(&mut self, slot: usize, batch: &Bytes) {
-        let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
-        let (shard, first) = (self.slots[slot].at.shard, header.place);
-        let positions = first..first + u64::from(header.count);
-        self.stride = usize::from(header.count);
-        let covered = |slot: &Slot| slot.at.shard == shard && positions.contains(&slot.at.position);
-        for found in self.slots[slot..].iter_mut().take_while(|slot| covered(slot)) {
-            found.batch = Some(batch.clone());
-        }
-    }
-
-    /// How many of the first `present` slots go into one answer, and the bytes that they take in it. A
-    /// record that would take it over its bound goes into the next one, unless it is the first.
-    fn fitting(&self, present: usize, aux: &AuxCache) -> (usize, usize) {
-        let mut bytes = 0;
-        let mut last: Option<(SeqNum, &Bytes, &ArchivedBatchMetadata)> = None;
-        for (at, slot) in self.slots[..present].iter().enumerate() {
-            let batch = slot.batch.as_ref().expect("it is present");
-            let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
-            let known = last.filter(|(_, known, _)| known.as_ptr() == batch.as_ptr());
-            let metadata = known.map_or_else(|| metadata_of(batch), |(.., metadata)| metadata);
-            let record = &metadata.records[(slot.at.position - header.place) as usize];
-            let mut wanted = record.payload_bytes.to_native() as usize;
-            // Each part brings the head of its batch.
-            if known.is_none_or(|(seqnum, ..)| seqnum.next() != slot.seqnum) {
-                wanted += HEADER_BYTES + header.metadata_bytes as usize;
-            }
-            if self.aux {
-                wanted += aux.data_bytes((self.key.0, slot.seqnum));
-            }
-            if at > 0 && bytes + wanted > READ_BYTES_MAX {
-                return (at, bytes);
-            }
-            bytes += wanted;
-            last = Some((slot.seqnum, batch, metadata));
-        }
-        (present, bytes)
-    }
-
-    /// The answer's parts: consecutive records of one batch together.
-    fn parts(&self) -> Vec<RecordsPart> {
-        let mut parts: Vec<RecordsPart> = Vec::with_capacity(self.slots.len());
-        for slot in &self.slots {
-            let batch = slot.batch.as_ref().expect("gathered");
-            let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
-            let index = (slot.at.position - header.place) as u16;
-            if let Some(last) = parts.last_mut()
-                && last.seqnum.0 + u64::from(last.records) == slot.seqnum.0
-                && last.batch.as_ptr() == batch.as_ptr()
-            {
-                last.records += 1;
-                continue;
-            }
-            parts.push(RecordsPart { seqnum: slot.seqnum, index, records: 1, batch: batch.clone() });
-        }
-        parts
-    }
 }
 
 fn describe(index: &Index, logbook: LogBookId) -> Description {
@@ -676,11 +518,6 @@ fn describe(index: &Index, logbook: LogBookId) -> Description {
         retain_ms: retention.age_ms,
         retain_bytes: retention.bytes,
     }
-}
-
-fn metadata_of(batch: &Bytes) -> &ArchivedBatchMetadata {
-    let frame = Frame::parse_unverified(batch).ok().flatten().expect("batches in memory are whole");
-    Batch::parse_metadata(frame).expect("batches in memory are whole").metadata
 }
 
 fn corrupt() -> Reply {

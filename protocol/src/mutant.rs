@@ -97,6 +97,8 @@ named! {
         TrimLowersPoint,
         /// A record with several tags dies with the first of them.
         DeadByOneTag,
+        /// Aux data comes with the first record of an answer, whichever it is of.
+        AuxOfFirstRecord,
     }
 }
 
@@ -160,6 +162,9 @@ named! {
         CheckpointLoaded,
         TagsGoneTold,
         RetentionTrimmed,
+        AuxCameBack,
+        AuxGaveWay,
+        AuxOfTrimmed,
     }
 }
 
