@@ -1,6 +1,9 @@
 //! What an engine is told at its start, and what it tells of itself.
 
-use sealog_protocol::limits::{CACHE_BYTES_MAX, PENDING_BYTES_MAX, PENDING_RECORDS_MAX, WAITING_READS_MAX};
+use sealog_protocol::limits::{
+    CACHE_BYTES_MAX, PENDING_BYTES_MAX, PENDING_RECORDS_MAX, SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX,
+    WAITING_READS_MAX,
+};
 use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place};
 
 /// What an engine is told at its start.
@@ -19,6 +22,9 @@ pub struct EngineConfig {
     /// Memory of the index; beyond it appends are refused.
     pub index_bytes_max: usize,
     pub waiting_reads_max: usize,
+    pub subscriptions_max: usize,
+    /// Of one connection.
+    pub subscriptions_per_connection_max: usize,
 }
 
 impl EngineConfig {
@@ -34,6 +40,8 @@ impl EngineConfig {
             cache_bytes_max: CACHE_BYTES_MAX,
             index_bytes_max: usize::MAX,
             waiting_reads_max: WAITING_READS_MAX,
+            subscriptions_max: SUBSCRIPTIONS_MAX,
+            subscriptions_per_connection_max: SUBSCRIPTIONS_PER_CONNECTION_MAX,
         }
     }
 }
@@ -52,6 +60,7 @@ pub struct EngineStatus {
     pub cache_bytes: usize,
     pub pending_records: usize,
     pub waiting_reads: usize,
+    pub subscriptions: usize,
     pub appends: u64,
     pub reads: u64,
     pub fetches: u64,

@@ -19,10 +19,12 @@ use crate::index::Index;
 use crate::order::Order;
 use crate::producer::{Producer, ProducerLimits};
 use crate::reads::Reads;
+use crate::subscriptions::{SubscriptionLimits, Subscriptions};
 
 mod following;
 mod replies;
 mod requests;
+mod subscribing;
 
 /// An engine of one logspace.
 pub struct Engine {
@@ -35,6 +37,7 @@ pub struct Engine {
     follower: Follower,
     producer: Producer,
     reads: Reads,
+    subscriptions: Subscriptions,
     /// The shard that was asked for and is not yet open: its ordinal, and when it was asked for.
     opening: Option<(u64, Time)>,
     ordinal: u64,
@@ -63,6 +66,13 @@ impl Engine {
         Engine {
             producer: Producer::new(config.logspace, limits),
             reads: Reads::new(config.waiting_reads_max, config.hash_seed),
+            subscriptions: Subscriptions::new(
+                SubscriptionLimits {
+                    subscriptions_max: config.subscriptions_max,
+                    per_connection_max: config.subscriptions_per_connection_max,
+                },
+                config.hash_seed,
+            ),
             config,
             chain: None,
             connected: BTreeMap::new(),
@@ -125,6 +135,7 @@ impl Engine {
             cache_bytes: self.producer.cached_bytes(),
             pending_records: self.producer.pending_records(),
             waiting_reads: self.reads.len(),
+            subscriptions: self.subscriptions.len(),
             appends: self.appends,
             reads: self.read_requests,
             fetches: self.fetches,
@@ -429,6 +440,7 @@ impl Machine for Engine {
 
     fn flush(&mut self, now: Time, outputs: &mut Outputs) {
         self.apply(now, outputs);
+        self.push_subscriptions(now, outputs);
         self.open_shard(now, outputs);
         if let Some(shard) = self.producer.flush(outputs) {
             self.leave_shard(now, shard, outputs);
@@ -441,6 +453,8 @@ impl Machine for Engine {
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.reads.deadline().into_iter().chain(self.retry_at).min()
+        // What a turn left for the next is due at once.
+        let left = self.subscriptions.has_work().then_some(Time::ZERO);
+        self.reads.deadline().into_iter().chain(self.retry_at).chain(left).min()
     }
 }

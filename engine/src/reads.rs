@@ -17,6 +17,7 @@ use sealog_protocol::{LocalId, LogBookId, NodeId, Place, SeqNum, Tag, Time};
 use crate::index::Index;
 use crate::order::Order;
 use crate::producer::Producer;
+use crate::subscriptions::{SubscriptionId, WantedPage};
 
 /// A read waits for a record at most so long; its client asks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -48,8 +49,12 @@ enum Stage {
 struct Read {
     connection: ConnectionId,
     request: u64,
+    /// The answer is a page of this subscription.
+    subscription: Option<SubscriptionId>,
     key: (LogBookId, Tag),
     want: Want,
+    /// Of its records, unless the first is larger.
+    bytes_max: usize,
     place: Place,
     stage: Stage,
     /// Until when it waits for a record.
@@ -114,6 +119,8 @@ pub struct Reads {
     unsent: Vec<u64>,
     /// Keys that got a record while somebody waits for one.
     woken: Vec<(LogBookId, Tag)>,
+    /// Pages of subscriptions that were read.
+    pages: Vec<(SubscriptionId, Reply)>,
     waiting_max: usize,
 }
 
@@ -133,6 +140,7 @@ impl Reads {
             last_fetch: 0,
             unsent: Vec::new(),
             woken: Vec::new(),
+            pages: Vec::new(),
             waiting_max,
         }
     }
@@ -179,6 +187,30 @@ impl Reads {
         let key = (LogBookId(wanted.logbook), Tag(wanted.tag));
         let read = Read::new(connection, request, key, Want::Tail, wanted.place.into(), None);
         self.begin(sources, read, wanted.linearizable, outputs);
+    }
+
+    /// Reads a page of a subscription, which [`Reads::take_pages`] gives out. Subscriptions are bounded,
+    /// and have one page read at a time: there is room for it.
+    pub fn read_page(&mut self, sources: Sources<'_>, wanted: &WantedPage, outputs: &mut Outputs) {
+        let until = SeqNum::MAX;
+        let want = Want::Records { from: wanted.from, until, backward: false, records_max: READ_RECORDS_MAX };
+        let mut read = Read::new(wanted.connection, wanted.request, wanted.key, want, wanted.place, None);
+        read.subscription = Some(wanted.subscription);
+        read.bytes_max = wanted.bytes_max;
+        self.last += 1;
+        self.look(self.last, read, sources, outputs);
+    }
+
+    /// Pages of subscriptions that were read since the last call.
+    pub fn take_pages(&mut self) -> Vec<(SubscriptionId, Reply)> {
+        std::mem::take(&mut self.pages)
+    }
+
+    fn answer(&mut self, read: &Read, reply: Reply, outputs: &mut Outputs) {
+        match read.subscription {
+            Some(subscription) => self.pages.push((subscription, reply)),
+            None => outputs.reply(read.connection, read.request, reply),
+        }
     }
 
     fn begin(&mut self, sources: Sources<'_>, mut read: Read, linearizable: bool, outputs: &mut Outputs) {
@@ -238,7 +270,7 @@ impl Reads {
         let place = sources.applied;
         let Want::Records { from, until, backward, records_max } = read.want else {
             let tail = sources.index.tail(read.key.0, read.key.1);
-            outputs.reply(read.connection, read.request, Reply::Tail { tail, place });
+            self.answer(&read, Reply::Tail { tail, place }, outputs);
             return;
         };
         let mut found = Vec::new();
@@ -249,7 +281,7 @@ impl Reads {
         };
         let last = found.last().copied().filter(|_| !read.complete).unwrap_or(until);
         if sources.index.lost_between(from.min(last), from.max(last)) {
-            outputs.reply(read.connection, read.request, corrupt());
+            self.answer(&read, corrupt(), outputs);
             return;
         }
         if found.is_empty()
@@ -290,24 +322,24 @@ impl Reads {
                 break;
             };
             bytes += record_bytes(batch);
-            if bytes >= READ_BYTES_MAX {
+            if bytes >= read.bytes_max {
                 read.slots.truncate(at + 1);
                 read.complete &= at + 1 == read.slots.len();
                 break;
             }
         }
         if read.slots.is_empty() && read.corrupt {
-            outputs.reply(read.connection, read.request, corrupt());
+            self.answer(&read, corrupt(), outputs);
             return;
         }
-        let complete = read.complete && !read.corrupt && bytes < READ_BYTES_MAX;
+        let complete = read.complete && !read.corrupt && bytes < read.bytes_max;
         let reply = RecordsReply { place: sources.applied, complete, parts: read.parts() };
-        outputs.reply(read.connection, read.request, Reply::Records(reply));
+        self.answer(&read, Reply::Records(reply), outputs);
     }
 
     fn fetch_wave(&mut self, id: u64, read: &mut Read, from: usize, bytes: usize) {
         let average = (bytes / from.max(1)).max(1);
-        let wanted = if from == 0 { WAVE_FIRST } else { (READ_BYTES_MAX / average).clamp(1, WAVE_MAX) };
+        let wanted = if from == 0 { WAVE_FIRST } else { (read.bytes_max / average).clamp(1, WAVE_MAX) };
         let room = FETCHES_IN_FLIGHT_MAX.saturating_sub(self.fetches.len()).max(1);
         let missing = (from..read.slots.len()).filter(|at| read.slots[*at].batch.is_none());
         for slot in missing.step_by(read.stride.max(1)).take(wanted.min(room)) {
@@ -476,8 +508,10 @@ impl Read {
         Read {
             connection,
             request,
+            subscription: None,
             key,
             want,
+            bytes_max: READ_BYTES_MAX,
             place,
             stage: Stage::Place,
             wait_until,

@@ -203,6 +203,7 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
                 "cache_bytes": engine.cache_bytes,
                 "pending_records": engine.pending_records,
                 "waiting_reads": engine.waiting_reads,
+                "subscriptions": engine.subscriptions,
                 "appends": engine.appends,
                 "reads": engine.reads,
                 "fetches": engine.fetches,

@@ -181,8 +181,11 @@ impl Engine {
             let seqnum = SeqNum(run.seqnum.0 + (position - run.from));
             let (records, applied) = match next {
                 NextTags::Batch(batch) => {
-                    let reads = &mut self.reads;
-                    let applied = index.apply(seqnum, batch, |logbook, tag| reads.wake((logbook, tag)));
+                    let (reads, subscriptions) = (&mut self.reads, &mut self.subscriptions);
+                    let applied = index.apply(seqnum, batch, |logbook, tag| {
+                        reads.wake((logbook, tag));
+                        subscriptions.wake((logbook, tag));
+                    });
                     (batch.records.len() as u64, applied)
                 }
                 NextTags::Lost(records) => {

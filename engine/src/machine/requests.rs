@@ -124,6 +124,9 @@ impl Engine {
             Request::Trim(_) | Request::SetRetention(_) | Request::Describe { .. } => {
                 outputs.reply(connection, id, unavailable());
             }
+            Request::Subscribe(_) | Request::Credit(_) | Request::Unsubscribe { .. } => {
+                self.subscription_request(connection, id, &request, outputs);
+            }
             Request::Status => {
                 let message = "status is answered by the node".to_owned();
                 outputs.reply(connection, id, Reply::Error { code: ErrorCode::Invalid, message });
@@ -134,6 +137,7 @@ impl Engine {
     /// Forgets what a connection waits for. Its appends go on.
     pub fn connection_closed(&mut self, connection: ConnectionId) {
         self.reads.connection_closed(connection);
+        self.subscriptions.connection_closed(connection);
     }
 
     pub(super) fn open_session(&mut self, now: Time, connection: ConnectionId, request: u64, outputs: &mut Outputs) {
