@@ -11,6 +11,7 @@ use super::appending::AppendWork;
 use super::managing::Manage;
 use super::operation::OperationId;
 use super::querying::ReadWork;
+use super::subscribing::SubscriptionWork;
 use sealog_protocol::{LogBookId, LogspaceId, Tag};
 
 /// No time.
@@ -29,6 +30,10 @@ pub(super) enum Status {
     Resting,
     /// An append of unknown outcome whose caller knows.
     Parked,
+    /// A subscription that the server has.
+    Open,
+    /// A subscription that is over; its consumer may still take what came.
+    Ended,
 }
 
 pub(super) enum Work {
@@ -37,6 +42,7 @@ pub(super) enum Work {
     CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
     Status,
     Manage(Manage),
+    Subscription(SubscriptionWork),
     OpenSession { logspace: LogspaceId },
     NameLogBook { logbook: LogBookId },
 }
