@@ -3,7 +3,8 @@
 //! [`machine`] takes the inputs. An append goes through [`producer`] (position, pending) to the
 //! storages; committed entries come back through [`follower`] (metalog and Tags, in order) to
 //! [`index`] (verdict), from which [`machine`] answers. Reads are in [`reads`], and [`subscriptions`]
-//! have theirs made; [`lists`], [`order`] and [`sessions`] are what the index is made of.
+//! have theirs made; trims that wait are in [`trims`]; [`lists`], [`order`] and [`sessions`] are what
+//! the index is made of.
 
 pub mod config;
 pub mod follower;
@@ -15,6 +16,7 @@ pub mod producer;
 pub mod reads;
 pub mod sessions;
 pub mod subscriptions;
+pub mod trims;
 
 pub use config::{EngineConfig, EngineStatus};
 pub use machine::Engine;

@@ -15,15 +15,17 @@ use sealog_protocol::{Incarnation, NodeId, NodeSet, Place, ShardId, Time};
 
 use crate::config::{EngineConfig, EngineStatus};
 use crate::follower::{Follower, choose};
-use crate::index::Index;
+use crate::index::{Dying, Index};
 use crate::order::Order;
 use crate::producer::{Producer, ProducerLimits};
 use crate::reads::Reads;
 use crate::subscriptions::{SubscriptionLimits, Subscriptions};
+use crate::trims::Trims;
 
 mod following;
 mod replies;
 mod requests;
+mod space;
 mod subscribing;
 
 /// An engine of one logspace.
@@ -38,6 +40,9 @@ pub struct Engine {
     producer: Producer,
     reads: Reads,
     subscriptions: Subscriptions,
+    trims: Trims,
+    /// Records that died and are not yet told of.
+    dying: Vec<Dying>,
     /// The shard that was asked for and is not yet open: its ordinal, and when it was asked for.
     opening: Option<(u64, Time)>,
     ordinal: u64,
@@ -73,6 +78,8 @@ impl Engine {
                 },
                 config.hash_seed,
             ),
+            trims: Trims::default(),
+            dying: Vec::new(),
             config,
             chain: None,
             connected: BTreeMap::new(),
@@ -366,6 +373,7 @@ impl Engine {
         if self.current().is_some_and(|view| view.primary == node) {
             self.opening = self.opening.map(|(ordinal, _)| (ordinal, Time::ZERO));
             self.reads.requery();
+            self.trims.retry();
         }
     }
 
@@ -390,8 +398,11 @@ impl Engine {
             return;
         }
         self.retry_at = None;
-        self.reads.retry(now);
+        if let Some((sources, reads)) = self.reading(now) {
+            reads.retry(sources, outputs);
+        }
         self.reads.requery();
+        self.trims.retry();
         let ended = self.chain.as_ref().is_some_and(|chain| chain.end(self.follower.next().view).is_some());
         if ended && self.follower.source.is_some() && now.since(self.follower.asked_at) >= REQUEST_RETRY {
             self.try_next_source(now);
@@ -418,6 +429,7 @@ impl Engine {
             || self.leaving.is_some()
             || self.reads.has_fetches()
             || self.reads.has_queries()
+            || !self.trims.is_empty()
     }
 }
 
@@ -447,6 +459,8 @@ impl Machine for Engine {
         }
         self.send_query(outputs);
         self.send_fetches(now, outputs);
+        self.send_trims(outputs);
+        self.sweep();
         if self.retry_at.is_none() && (self.is_waiting() || self.pending_since.is_some()) {
             self.retry_at = Some(now + REQUEST_RETRY);
         }
@@ -454,7 +468,9 @@ impl Machine for Engine {
 
     fn deadline(&self) -> Option<Time> {
         // What a turn left for the next is due at once.
-        let left = self.subscriptions.has_work().then_some(Time::ZERO);
-        self.reads.deadline().into_iter().chain(self.retry_at).chain(left).min()
+        if self.is_sweeping() || self.subscriptions.has_work() {
+            return Some(Time::ZERO);
+        }
+        self.reads.deadline().into_iter().chain(self.retry_at).min()
     }
 }

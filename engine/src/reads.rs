@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use sealog_protocol::client::{CheckTailRequest, ErrorCode, ReadRequest, RecordsPart, RecordsReply, Reply};
+use sealog_protocol::client::{
+    CheckTailRequest, Description, ErrorCode, ReadRequest, RecordsPart, RecordsReply, Reply,
+};
 use sealog_protocol::frame::Header;
 use sealog_protocol::limits::{FETCHES_IN_FLIGHT_MAX, READ_BYTES_MAX, READ_RECORDS_MAX, REQUEST_RETRY};
 use sealog_protocol::machine::{ConnectionId, Outputs};
@@ -17,7 +19,9 @@ use sealog_protocol::{LocalId, LogBookId, NodeId, Place, SeqNum, Tag, Time};
 use crate::index::Index;
 use crate::order::Order;
 use crate::producer::Producer;
-use crate::subscriptions::{SubscriptionId, WantedPage};
+use crate::subscriptions::{ReadPage, SubscriptionId};
+
+mod pages;
 
 /// A read waits for a record at most so long; its client asks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -30,6 +34,7 @@ const WAVE_MAX: usize = 64;
 enum Want {
     Records { from: SeqNum, until: SeqNum, backward: bool, records_max: usize },
     Tail,
+    Description,
 }
 
 /// Where its records are looked for.
@@ -63,6 +68,8 @@ struct Read {
     /// The slots are all that there is.
     complete: bool,
     fetches: usize,
+    /// What was ordered when it was looked for ends before this.
+    seen: SeqNum,
     /// Records of the last batch that came: the next ones are likely like it.
     stride: usize,
     corrupt: bool,
@@ -97,6 +104,8 @@ pub struct Sources<'a> {
     pub producer: &'a Producer,
     /// The place that the index has applied.
     pub applied: Place,
+    /// All records that it has are below.
+    pub next: SeqNum,
     pub now: Time,
 }
 
@@ -120,7 +129,7 @@ pub struct Reads {
     /// Keys that got a record while somebody waits for one.
     woken: Vec<(LogBookId, Tag)>,
     /// Pages of subscriptions that were read.
-    pages: Vec<(SubscriptionId, Reply)>,
+    pages: Vec<ReadPage>,
     waiting_max: usize,
 }
 
@@ -189,28 +198,17 @@ impl Reads {
         self.begin(sources, read, wanted.linearizable, outputs);
     }
 
-    /// Reads a page of a subscription, which [`Reads::take_pages`] gives out. Subscriptions are bounded,
-    /// and have one page read at a time: there is room for it.
-    pub fn read_page(&mut self, sources: Sources<'_>, wanted: &WantedPage, outputs: &mut Outputs) {
-        let until = SeqNum::MAX;
-        let want = Want::Records { from: wanted.from, until, backward: false, records_max: READ_RECORDS_MAX };
-        let mut read = Read::new(wanted.connection, wanted.request, wanted.key, want, wanted.place, None);
-        read.subscription = Some(wanted.subscription);
-        read.bytes_max = wanted.bytes_max;
-        self.last += 1;
-        self.look(self.last, read, sources, outputs);
-    }
-
-    /// Pages of subscriptions that were read since the last call.
-    pub fn take_pages(&mut self) -> Vec<(SubscriptionId, Reply)> {
-        std::mem::take(&mut self.pages)
-    }
-
-    fn answer(&mut self, read: &Read, reply: Reply, outputs: &mut Outputs) {
-        match read.subscription {
-            Some(subscription) => self.pages.push((subscription, reply)),
-            None => outputs.reply(read.connection, read.request, reply),
-        }
+    /// Takes a question for what is known of a LogBook.
+    pub fn describe(
+        &mut self,
+        sources: Sources<'_>,
+        connection: ConnectionId,
+        request: u64,
+        (logbook, place): (LogBookId, Place),
+        outputs: &mut Outputs,
+    ) {
+        let read = Read::new(connection, request, (logbook, Tag::ALL), Want::Description, place, None);
+        self.begin(sources, read, false, outputs);
     }
 
     fn begin(&mut self, sources: Sources<'_>, mut read: Read, linearizable: bool, outputs: &mut Outputs) {
@@ -268,11 +266,23 @@ impl Reads {
             return;
         }
         let place = sources.applied;
-        let Want::Records { from, until, backward, records_max } = read.want else {
-            let tail = sources.index.tail(read.key.0, read.key.1);
-            self.answer(&read, Reply::Tail { tail, place }, outputs);
-            return;
+        let (from, until, backward, records_max) = match read.want {
+            Want::Records { from, until, backward, records_max } => (from, until, backward, records_max),
+            Want::Tail => {
+                let tail = sources.index.tail(read.key.0, read.key.1);
+                return self.answer(&read, Reply::Tail { tail, place }, outputs);
+            }
+            Want::Description => {
+                let description = Box::new(describe(sources.index, read.key.0));
+                return self.answer(&read, Reply::Described { description, place }, outputs);
+            }
         };
+        let first = sources.index.first(read.key.0, read.key.1);
+        if from < first {
+            mark(Mark::ReadTrimmed);
+            return self.answer(&read, Reply::Trimmed { first, place }, outputs);
+        }
+        read.seen = sources.next;
         let mut found = Vec::new();
         read.complete = if backward {
             sources.index.backward(read.key, (from, until), records_max, &mut found)
@@ -401,11 +411,18 @@ impl Reads {
         lost.into_iter().for_each(|id| self.refetch(id));
     }
 
-    /// Has everything without an answer for too long sent again.
-    pub fn retry(&mut self, now: Time) {
-        let overdue = |fetch: &Fetch| fetch.asked.is_none() || now.since(fetch.asked_at) >= REQUEST_RETRY;
-        let late: Vec<u64> = self.fetches.iter().filter(|(_, fetch)| overdue(fetch)).map(|(id, _)| *id).collect();
-        late.into_iter().for_each(|id| self.refetch(id));
+    /// Begins reads anew that have waited too long for bytes: the records may have been trimmed.
+    pub fn retry(&mut self, sources: Sources<'_>, outputs: &mut Outputs) {
+        let overdue = |fetch: &Fetch| fetch.asked.is_none() || sources.now.since(fetch.asked_at) >= REQUEST_RETRY;
+        let late: BTreeSet<u64> =
+            self.fetches.values().filter(|fetch| overdue(fetch)).map(|fetch| fetch.read).collect();
+        self.fetches.retain(|_, fetch| !late.contains(&fetch.read));
+        for id in late {
+            let Some(mut read) = self.take(id) else { continue };
+            read.slots.clear();
+            read.fetches = 0;
+            self.look(id, read, sources, outputs);
+        }
     }
 
     pub fn has_fetches(&self) -> bool {
@@ -518,6 +535,7 @@ impl Read {
             slots: Vec::new(),
             complete: true,
             fetches: 0,
+            seen: SeqNum::MIN,
             stride: 1,
             corrupt: false,
         }
@@ -552,6 +570,17 @@ impl Read {
             parts.push(RecordsPart { seqnum: slot.seqnum, index, records: 1, batch: batch.clone() });
         }
         parts
+    }
+}
+
+fn describe(index: &Index, logbook: LogBookId) -> Description {
+    let retention = index.retention(logbook);
+    Description {
+        first: index.first(logbook, Tag::ALL).0,
+        tail: index.tail(logbook, Tag::ALL).map_or(0, |tail| tail.0),
+        records: index.kept(logbook),
+        retain_ms: retention.age_ms,
+        retain_bytes: retention.bytes,
     }
 }
 

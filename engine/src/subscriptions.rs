@@ -51,6 +51,15 @@ pub struct WantedPage {
     pub bytes_max: usize,
 }
 
+/// What came of it.
+#[derive(Debug)]
+pub struct ReadPage {
+    pub subscription: SubscriptionId,
+    pub reply: Reply,
+    /// A page that is complete has all that there is below.
+    pub seen: SeqNum,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// In the queue.
@@ -68,7 +77,7 @@ struct Subscription {
     connection: ConnectionId,
     request: u64,
     key: (LogBookId, Tag),
-    /// The first SeqNum that was not sent.
+    /// All that it wants below this was sent, or was told to be gone.
     next: SeqNum,
     place: Place,
     /// Bytes that may be sent. Less than nothing after a page that was larger.
@@ -290,38 +299,42 @@ impl Subscriptions {
     }
 
     /// A page was read: it goes out, and the subscription goes on or rests.
-    pub fn page_read(&mut self, id: SubscriptionId, reply: Reply, outputs: &mut Outputs) {
+    pub fn page_read(&mut self, page: ReadPage, outputs: &mut Outputs) {
+        let ReadPage { subscription: id, reply, seen } = page;
         let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
         let (connection, request) = (subscription.connection, subscription.request);
         let State::Reading { is_stale } = subscription.state else { panic!("one page of it is read at a time") };
-        let mut is_over = false;
+        let (mut is_over, mut is_news) = (false, !subscription.is_told);
         match &reply {
             Reply::Records(page) => {
                 let bytes = page.payload_bytes();
                 subscription.credit -= bytes as i64;
                 self.turn_bytes = self.turn_bytes.saturating_sub(bytes);
-                is_over = page.complete && !is_stale;
                 if let Some(last) = page.parts.last() {
                     subscription.next = SeqNum(last.seqnum.0 + u64::from(last.records));
-                } else if subscription.is_told {
-                    // It was woken for nothing that it wants.
-                    return self.rest(id, is_over);
+                    is_news = true;
+                }
+                if page.complete {
+                    // What is trimmed of it from now on is no gap.
+                    subscription.next = subscription.next.max(seen);
+                    is_over = !is_stale;
                 }
             }
-            Reply::Trimmed { first, .. } => subscription.next = subscription.next.max(*first),
+            Reply::Trimmed { first, .. } => {
+                subscription.next = subscription.next.max(*first);
+                is_news = true;
+            }
             _ => {
                 outputs.reply(connection, request, reply);
                 return self.remove(id);
             }
         }
         subscription.is_told = true;
-        outputs.reply(connection, request, reply);
-        self.rest(id, is_over);
-    }
-
-    fn rest(&mut self, id: SubscriptionId, is_over: bool) {
+        if is_news {
+            outputs.reply(connection, request, reply);
+        }
         match is_over {
-            true => self.subscriptions.get_mut(&id).expect("it was just there").state = State::Idle,
+            true => subscription.state = State::Idle,
             false => self.enqueue(id),
         }
     }
@@ -356,8 +369,9 @@ mod tests {
         subscriptions
     }
 
-    fn page(complete: bool) -> Reply {
-        Reply::Records(RecordsReply { place: PLACE, complete, parts: Vec::new() })
+    fn page(wanted: &WantedPage, seen: u64) -> ReadPage {
+        let reply = Reply::Records(RecordsReply { place: PLACE, complete: true, parts: Vec::new() });
+        ReadPage { subscription: wanted.subscription, reply, seen: SeqNum(seen) }
     }
 
     #[test]
@@ -368,9 +382,10 @@ mod tests {
         subscriptions.wake(KEY);
         subscriptions.begin_turn();
         assert_eq!(subscriptions.next_page(PLACE, &mut outputs), None, "one page at a time");
-        subscriptions.page_read(first.subscription, page(true), &mut outputs);
-        assert_eq!(subscriptions.next_page(PLACE, &mut outputs), Some(first), "that page had not seen the record");
-        subscriptions.page_read(first.subscription, page(true), &mut outputs);
+        subscriptions.page_read(page(&first, 20), &mut outputs);
+        let second = subscriptions.next_page(PLACE, &mut outputs).expect("that page had not seen the record");
+        assert_eq!(second.from, SeqNum(20), "below it there was nothing else");
+        subscriptions.page_read(page(&second, 21), &mut outputs);
         assert!(!subscriptions.has_work());
         subscriptions.wake((LogBookId(3), Tag(8)));
         assert!(!subscriptions.has_work(), "not what it waits for");
@@ -382,13 +397,14 @@ mod tests {
     fn a_gap_is_told_and_gone_past() {
         let (mut subscriptions, mut outputs) = (subscribed(1..2), Outputs::default());
         let first = subscriptions.next_page(PLACE, &mut outputs).expect("it is its turn");
-        let trimmed = Reply::Trimmed { first: SeqNum(8), place: PLACE };
-        subscriptions.page_read(first.subscription, trimmed, &mut outputs);
+        let reply = Reply::Trimmed { first: SeqNum(8), place: PLACE };
+        let gap = ReadPage { subscription: first.subscription, reply, seen: SeqNum(20) };
+        subscriptions.page_read(gap, &mut outputs);
         assert_eq!(outputs.drain().count(), 1);
         let next = subscriptions.next_page(PLACE, &mut outputs).expect("it goes on");
         assert_eq!(next.from, SeqNum(8));
-        let message = "damaged".to_owned();
-        subscriptions.page_read(next.subscription, Reply::Error { code: ErrorCode::Corrupt, message }, &mut outputs);
+        let reply = Reply::Error { code: ErrorCode::Corrupt, message: "damaged".to_owned() };
+        subscriptions.page_read(ReadPage { reply, ..page(&next, 0) }, &mut outputs);
         assert_eq!(outputs.drain().count(), 1);
         assert!(subscriptions.is_empty(), "an error ends it");
     }
@@ -400,7 +416,7 @@ mod tests {
         subscriptions.unsubscribe(CONNECTION, 2);
         subscriptions.wake(KEY);
         subscriptions.connection_closed(CONNECTION);
-        subscriptions.page_read(reading.subscription, page(true), &mut outputs);
+        subscriptions.page_read(page(&reading, 0), &mut outputs);
         subscriptions.begin_turn();
         assert_eq!(subscriptions.next_page(PLACE, &mut outputs), None);
         assert!(subscriptions.is_empty() && !subscriptions.has_work());

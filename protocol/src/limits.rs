@@ -88,6 +88,8 @@ pub const SUBSCRIPTION_PAGE_BYTES: usize = 256 << 10;
 pub const SUBSCRIPTION_TURN_BYTES: usize = 1 << 20;
 /// Subscriptions that an engine looks after in one turn.
 pub const SUBSCRIPTION_TURN_PAGES: usize = 1024;
+/// Trims that wait on an engine for their metalog entries; more are refused.
+pub const WAITING_TRIMS_MAX: usize = 10_000;
 /// Reads that fetch from a storage at once; further ones wait their turn.
 pub const FETCHES_IN_FLIGHT_MAX: usize = 1024;
 

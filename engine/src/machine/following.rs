@@ -165,7 +165,8 @@ impl Engine {
                     self.leaving = None;
                 }
             }
-            Entry::MoveShard { .. } | Entry::Cut(_) | Entry::Trim { .. } | Entry::Checkpoint { .. } => {}
+            Entry::Trim { logbook, tag, first } => self.trimmed(logbook, tag, first, outputs),
+            Entry::MoveShard { .. } | Entry::Cut(_) | Entry::Checkpoint { .. } => {}
         }
     }
 

@@ -59,17 +59,7 @@ impl Engine {
     pub(super) fn admit(&self, batch: &Batch<'_>) -> Result<(), (ErrorCode, String)> {
         let metadata = batch.metadata;
         let invalid = |message: &str| Err((ErrorCode::Invalid, message.to_owned()));
-        let logbook = metadata.logbook();
-        if logbook == LogBookId::SYSTEM {
-            return invalid("LogBook 0 is reserved: choose another");
-        }
-        if logbook.is_memory() {
-            return invalid("LogBook ids from 2^63 on are of class memory, which this release does not have");
-        }
-        let logspaces = self.chain.as_ref().map_or(1, |chain| chain.settings.logspaces);
-        if logbook.logspace(logspaces) != self.config.logspace {
-            return invalid("the LogBook belongs to another logspace: ask the engine that serves it");
-        }
+        self.admit_logbook(metadata.logbook())?;
         if metadata.session() == SessionId::NONE || metadata.request().0 == 0 {
             return invalid("an append needs a session and a request number from 1: open a session first");
         }
@@ -121,8 +111,13 @@ impl Engine {
                 };
                 reads.check_tail(sources, connection, id, &wanted, outputs);
             }
-            Request::Trim(_) | Request::SetRetention(_) | Request::Describe { .. } => {
-                outputs.reply(connection, id, unavailable());
+            Request::Trim(wanted) => self.trim(connection, id, &wanted, outputs),
+            Request::SetRetention(wanted) => self.set_retention(now, connection, id, &wanted, outputs),
+            Request::Describe { logbook, place } => {
+                let Some((sources, reads)) = self.reading(now) else {
+                    return outputs.reply(connection, id, unavailable());
+                };
+                reads.describe(sources, connection, id, (LogBookId(logbook), place.into()), outputs);
             }
             Request::Subscribe(_) | Request::Credit(_) | Request::Unsubscribe { .. } => {
                 self.subscription_request(connection, id, &request, outputs);
@@ -138,6 +133,7 @@ impl Engine {
     pub fn connection_closed(&mut self, connection: ConnectionId) {
         self.reads.connection_closed(connection);
         self.subscriptions.connection_closed(connection);
+        self.trims.connection_closed(connection);
     }
 
     pub(super) fn open_session(&mut self, now: Time, connection: ConnectionId, request: u64, outputs: &mut Outputs) {
@@ -198,8 +194,15 @@ impl Engine {
 
     /// What reads are answered from, once the index exists.
     pub(super) fn reading(&mut self, now: Time) -> Option<(Sources<'_>, &mut Reads)> {
-        let applied = self.applied();
-        let index = self.index.as_ref()?;
-        Some((Sources { index, order: &self.order, producer: &self.producer, applied, now }, &mut self.reads))
+        let logspace = self.logspace.as_ref()?;
+        let sources = Sources {
+            index: self.index.as_ref()?,
+            order: &self.order,
+            producer: &self.producer,
+            applied: logspace.place(),
+            next: logspace.next_seqnum(),
+            now,
+        };
+        Some((sources, &mut self.reads))
     }
 }

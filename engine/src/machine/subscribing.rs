@@ -28,13 +28,13 @@ impl Engine {
 
     /// Reads on for the subscriptions that have something to read, and sends what was read.
     pub(super) fn push_subscriptions(&mut self, now: Time, outputs: &mut Outputs) {
-        let applied = self.applied();
-        let Some(index) = &self.index else { return };
-        let sources = Sources { index, order: &self.order, producer: &self.producer, applied, now };
+        let (Some(index), Some(logspace)) = (&self.index, &self.logspace) else { return };
+        let (applied, next) = (logspace.place(), logspace.next_seqnum());
+        let sources = Sources { index, order: &self.order, producer: &self.producer, applied, next, now };
         self.subscriptions.begin_turn();
         loop {
-            for (subscription, page) in self.reads.take_pages() {
-                self.subscriptions.page_read(subscription, page, outputs);
+            for page in self.reads.take_pages() {
+                self.subscriptions.page_read(page, outputs);
             }
             let Some(wanted) = self.subscriptions.next_page(applied, outputs) else { return };
             self.reads.read_page(sources, &wanted, outputs);

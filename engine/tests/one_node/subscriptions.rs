@@ -1,6 +1,6 @@
 //! What a subscriber is sent: what is there, then what comes, each record once, as credit allows.
 
-use sealog_protocol::client::{CreditRequest, RecordsPart, SubscribeRequest};
+use sealog_protocol::client::{CreditRequest, RecordsPart, SubscribeRequest, TrimRequest};
 
 use super::*;
 
@@ -224,4 +224,34 @@ fn too_many_and_ambiguous_ones_are_refused() {
     world.engine.connection_closed(CONNECTION);
     world.ask(ConnectionId(3), 1, wanted());
     assert!(!world.is_refused(1, ErrorCode::Busy), "there is room again");
+}
+
+#[test]
+fn only_who_missed_something_is_told_of_a_gap() {
+    let mut world = World::new(1);
+    let session = world.session();
+    world.replies.clear();
+    let other = NewRecord { tags: &[Tag(10)], payload: b"other" };
+    let first = world.append_one(session, 1, &[RECORD, other, other, other, RECORD]).0;
+    world.subscribe(20, Tag(9), 0, 1);
+    world.subscribe(21, Tag(9), 0, NO_END);
+    world.subscribe(22, Tag(10), 0, NO_END);
+    assert_eq!(world.sent(20), [first]);
+    assert_eq!((world.sent(21), world.sent(22).len()), (vec![first, first + 4], 3));
+    let trim = TrimRequest { logbook: 3, tag: 0, first: first + 5 };
+    world.ask(CONNECTION, 98, Request::Trim(trim));
+    world.replies.clear();
+    let next = world.append_one(session, 2, &[RECORD, other]).0;
+    assert_eq!(world.sent(21), [next]);
+    assert_eq!(world.sent(22), [next + 1], "between its last record and the trim point there was nothing for it");
+    world.credit(20, 1 << 20);
+    let gap = world.replies.iter().position(|(id, reply)| {
+        *id == 20 && matches!(reply, Reply::Trimmed { first: kept, .. } if kept.0 == first + 5)
+    });
+    world.replies.remove(gap.expect("it missed a record"));
+    assert_eq!(world.sent(20), [next]);
+    world.subscribe(23, Tag::ALL, 0, NO_END);
+    let [(_, gap), (_, page)] = &world.replies[..] else { panic!("{:?}", world.replies) };
+    assert!(matches!(gap, Reply::Trimmed { first: kept, .. } if kept.0 == first + 5));
+    assert!(matches!(page, Reply::Records(page) if page.complete && page.parts.len() == 1));
 }
