@@ -15,7 +15,9 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use sealog::{AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, StatusError};
+use sealog::{
+    AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, StatusError, SubscribeError,
+};
 use sealog_protocol::client::ErrorCode;
 
 /// Why a command failed, as its exit code says it.
@@ -147,6 +149,17 @@ impl From<ReadError> for Failure {
             ReadError::Corrupt { .. } => Kind::Corrupt,
             ReadError::Refused { .. } => Kind::Other,
             ReadError::Deadline { .. } | ReadError::Unreachable { .. } => Kind::Unreachable,
+        };
+        Failure::new(kind, error.to_string())
+    }
+}
+
+impl From<SubscribeError> for Failure {
+    fn from(error: SubscribeError) -> Failure {
+        let kind = match error {
+            SubscribeError::Corrupt { .. } => Kind::Corrupt,
+            SubscribeError::Refused { .. } | SubscribeError::TooMany { .. } => Kind::Other,
+            SubscribeError::Deadline { .. } | SubscribeError::Unreachable { .. } => Kind::Unreachable,
         };
         Failure::new(kind, error.to_string())
     }

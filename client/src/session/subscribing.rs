@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use sealog_protocol::client::{CreditRequest, ErrorCode, ReadRecord, Reply, Request, SubscribeRequest};
-use sealog_protocol::limits::{FRAME_BYTES_MAX, SUBSCRIPTION_CREDIT_MAX};
+use sealog_protocol::limits::FRAME_BYTES_MAX;
 use sealog_protocol::{LogBookId, Place, SeqNum, Tag, Time};
 
 use super::appending::is_temporary;
@@ -47,8 +47,9 @@ pub(super) struct SubscriptionWork {
     events: VecDeque<(SubscriptionEvent, usize)>,
     /// Credit that the events hold.
     held_bytes: usize,
-    /// Credit that is free and was not given back yet.
-    free_bytes: usize,
+    /// Credit that is free and was not given back yet. Less than nothing: so much of what is held was
+    /// not given for good.
+    free_bytes: i64,
     /// To be told after the events.
     failure: Option<SubscribeError>,
     /// The consumer was told that there is something, and has not taken it all.
@@ -99,11 +100,8 @@ impl Session {
             return failure.map(Err);
         };
         work.held_bytes -= bytes;
-        work.free_bytes += bytes;
-        // Half of it is with the server, or here: neither waits for the other.
-        if work.free_bytes >= self.config.subscription_bytes / 2 && self.table.entry(index).status == Status::Open {
-            self.give_credit(index);
-        }
+        work.free_bytes += bytes as i64;
+        self.give_credit(index);
         Some(Ok(event))
     }
 
@@ -132,7 +130,7 @@ impl Session {
         let window = self.config.subscription_bytes;
         let work = self.subscription_mut(index);
         // What is here counts as it did before; the rest is given anew.
-        work.free_bytes = 0;
+        work.free_bytes = (window as i64 - work.held_bytes as i64).min(0);
         let (wanted, next, credit) = (work.wanted, work.next, window.saturating_sub(work.held_bytes));
         Request::Subscribe(SubscribeRequest {
             logbook: wanted.logbook.0,
@@ -143,9 +141,16 @@ impl Session {
         })
     }
 
+    /// Gives free credit back, when it is half of all: less is not worth a frame, and then the server
+    /// has credit, or the consumer something to take, so neither waits for the other.
     fn give_credit(&mut self, index: u32) {
+        let is_open = self.table.entry(index).status == Status::Open;
+        let worth_telling = (self.config.subscription_bytes as i64 / 2).max(1);
         let work = self.subscription_mut(index);
-        let bytes = std::mem::take(&mut work.free_bytes).min(SUBSCRIPTION_CREDIT_MAX) as u32;
+        if !is_open || work.free_bytes < worth_telling {
+            return;
+        }
+        let bytes = std::mem::take(&mut work.free_bytes) as u32;
         let logbook = work.wanted.logbook.0;
         let subscription = self.table.entry(index).request;
         self.tell(index, &Request::Credit(CreditRequest { logbook, subscription, bytes }));
@@ -240,6 +245,8 @@ impl Session {
             self.table.set_wake(index, NEVER);
             // Whoever has not heard of it need not.
             self.subscription_mut(index).failure = None;
+            // What the consumer took since it was asked.
+            self.give_credit(index);
         }
     }
 

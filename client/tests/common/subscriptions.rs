@@ -35,6 +35,11 @@ impl FakeSubscriptions {
         self.open.retain(|open| (open.connection, open.request) != (connection, request));
     }
 
+    /// Has everyone sent everything from here on again.
+    pub fn rewind(&mut self, next: u64) {
+        self.open.iter_mut().for_each(|open| open.next = next);
+    }
+
     pub fn len(&self) -> usize {
         self.open.len()
     }

@@ -14,3 +14,4 @@ mod node;
 mod power_loss;
 mod readme;
 mod start;
+mod subscribe;

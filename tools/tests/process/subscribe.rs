@@ -1,0 +1,125 @@
+//! Subscriptions on a real node: what is there and what comes, each record once and in order, through
+//! SIGKILLs, with slow consumers beside fast ones.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use sealog::blocking::{Client, LogBook};
+use sealog::{SeqNum, SubscriptionEvent, Tag};
+
+use crate::node::{NodeCommand, fresh_directory, quiet_machine};
+
+const APPENDS: usize = 40_000;
+const IN_FLIGHT: usize = 32;
+const KILLS: usize = 3;
+const THIRD: Tag = Tag(3);
+
+fn logbook(address: &str) -> LogBook {
+    let client = Client::builder().deadline(Duration::from_secs(60)).subscription_bytes(64 << 10);
+    client.connect(address).expect("the node is there").logbook("stream")
+}
+
+/// Appends 100 bytes each, every third with a tag.
+fn append_all(logbook: &LogBook, appended: &AtomicUsize) {
+    let mut in_flight = std::collections::VecDeque::new();
+    for number in 0..APPENDS {
+        let tags: &[Tag] = if number % 3 == 0 { &[THIRD] } else { &[] };
+        in_flight.push_back(logbook.begin_append(tags, format!("{number:0100}")).expect("there is room"));
+        if in_flight.len() == IN_FLIGHT {
+            in_flight.pop_front().expect("it is not empty").wait().expect("acknowledged");
+        }
+        appended.fetch_add(1, Ordering::Relaxed);
+    }
+    in_flight.into_iter().for_each(|append| drop(append.wait().expect("acknowledged")));
+}
+
+/// What a subscription brings, until it has so many records; `pace` is called before each.
+fn consume(logbook: &LogBook, tag: Tag, from: SeqNum, records: usize, mut pace: impl FnMut(usize)) -> Vec<SeqNum> {
+    let mut subscription = logbook.subscribe(tag, from);
+    let mut seqnums = Vec::with_capacity(records);
+    while seqnums.len() < records {
+        pace(seqnums.len());
+        match subscription.next().expect("it does not end") {
+            Ok(SubscriptionEvent::Record(record)) => seqnums.push(record.seqnum),
+            other => panic!("after {} records: {other:?}", seqnums.len()),
+        }
+    }
+    seqnums
+}
+
+#[test]
+fn each_record_comes_once_and_in_order_through_kills() {
+    let _machine = quiet_machine();
+    let data = fresh_directory("subscribe-kills");
+    let mut command = NodeCommand::new(&data);
+    let mut node = command.start().expect("a new node");
+    command.listen = node.address.clone();
+    let address = command.listen.as_str();
+    let (appended, fast, is_over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    // Each consumer has a client of its own: the slow one's socket fills up.
+    let (all, thirds, slow) = thread::scope(|scope| {
+        let all = scope.spawn(|| {
+            let seqnums = consume(&logbook(address), Tag::ALL, SeqNum::MIN, APPENDS, |taken| {
+                fast.store(taken, Ordering::Relaxed);
+            });
+            is_over.store(true, Ordering::Relaxed);
+            seqnums
+        });
+        // Takes one record while the fast one takes a hundred, then all the rest.
+        let slow = scope.spawn(|| {
+            consume(&logbook(address), Tag::ALL, SeqNum::MIN, APPENDS, |taken| {
+                while fast.load(Ordering::Relaxed) < taken * 100 && !is_over.load(Ordering::Relaxed) {
+                    thread::yield_now();
+                }
+            })
+        });
+        let writer = scope.spawn(|| append_all(&logbook(address), &appended));
+        let mut thirds = None;
+        for kill in 1..=KILLS {
+            while appended.load(Ordering::Relaxed) < APPENDS * kill / (KILLS + 1) {
+                thread::yield_now();
+            }
+            node.kill();
+            node = command.start().unwrap_or_else(|ended| panic!("kill {kill}: {ended:?}"));
+            // Catches up with one life of the node, then follows the next ones.
+            thirds.get_or_insert_with(|| {
+                scope.spawn(|| consume(&logbook(address), THIRD, SeqNum::MIN, APPENDS.div_ceil(3), |_| ()))
+            });
+        }
+        writer.join().expect("it appended all");
+        let joined = |consumer: thread::ScopedJoinHandle<'_, Vec<SeqNum>>| consumer.join().expect("it had all");
+        (joined(all), joined(thirds.expect("there were kills")), joined(slow))
+    });
+    let read = |tag| -> Vec<SeqNum> {
+        let records = logbook(address).scan(tag, SeqNum::MIN..=SeqNum::MAX);
+        records.map(|record| record.expect("readable").seqnum).collect()
+    };
+    let expected = read(Tag::ALL);
+    assert_eq!(expected.len(), APPENDS);
+    assert!(all == expected && slow == expected, "what was pushed is what is read");
+    assert!(thirds == read(THIRD), "by tag too");
+    node.stop();
+}
+
+#[test]
+fn the_status_counts_subscriptions_and_forgets_those_of_clients_that_went() {
+    let data = fresh_directory("subscribe-status");
+    let node = NodeCommand::new(&data).start().expect("a new node");
+    let count = || node.status()["logspaces"][0]["engine"]["subscriptions"].clone();
+    let logbook = logbook(&node.address);
+    let mut subscriptions: Vec<_> = (0..100).map(|_| logbook.subscribe(Tag::ALL, SeqNum::MIN)).collect();
+    logbook.append(&[], "one").expect("acknowledged");
+    for subscription in &mut subscriptions {
+        assert!(matches!(subscription.next(), Some(Ok(SubscriptionEvent::Record(_)))));
+    }
+    assert_eq!(count(), 100);
+    subscriptions.truncate(40);
+    logbook.append(&[], "two").expect("acknowledged, after what was ended before it");
+    assert_eq!(count(), 40);
+    drop((subscriptions, logbook));
+    while count() != 0 {
+        thread::yield_now();
+    }
+    node.stop();
+}
