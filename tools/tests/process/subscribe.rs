@@ -1,7 +1,7 @@
 //! Subscriptions on a real node: what is there and what comes, each record once and in order, through
 //! SIGKILLs, with slow consumers beside fast ones.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ fn logbook(address: &str) -> LogBook {
     client.connect(address).expect("the node is there").logbook("stream")
 }
 
-/// Appends 100 bytes each, every third with a tag.
-fn append_all(logbook: &LogBook, appended: &AtomicUsize) {
+/// Appends 100 bytes each, every third with a tag; says so each time that a part of them is on its way.
+fn append_all(logbook: &LogBook, parts: usize, progress: &Sender<()>) {
     let mut in_flight = std::collections::VecDeque::new();
     for number in 0..APPENDS {
         let tags: &[Tag] = if number % 3 == 0 { &[THIRD] } else { &[] };
@@ -29,7 +29,9 @@ fn append_all(logbook: &LogBook, appended: &AtomicUsize) {
         if in_flight.len() == IN_FLIGHT {
             in_flight.pop_front().expect("it is not empty").wait().expect("acknowledged");
         }
-        appended.fetch_add(1, Ordering::Relaxed);
+        if (number + 1).is_multiple_of(APPENDS / parts) {
+            progress.send(()).expect("the test goes on");
+        }
     }
     in_flight.into_iter().for_each(|append| drop(append.wait().expect("acknowledged")));
 }
@@ -56,40 +58,37 @@ fn each_record_comes_once_and_in_order_through_kills() {
     let mut node = command.start().expect("a new node");
     command.listen = node.address.clone();
     let address = command.listen.as_str();
-    let (appended, fast, is_over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let (progress, appended) = channel();
+    let (lead, allowed) = channel();
     // Each consumer has a client of its own: the slow one's socket fills up.
-    let (all, thirds, slow) = thread::scope(|scope| {
-        let all = scope.spawn(|| {
-            let seqnums = consume(&logbook(address), Tag::ALL, SeqNum::MIN, APPENDS, |taken| {
-                fast.store(taken, Ordering::Relaxed);
-            });
-            is_over.store(true, Ordering::Relaxed);
-            seqnums
-        });
-        // Takes one record while the fast one takes a hundred, then all the rest.
-        let slow = scope.spawn(|| {
+    let (all, thirds, slow, node) = thread::scope(|scope| {
+        let all = scope.spawn(move || {
             consume(&logbook(address), Tag::ALL, SeqNum::MIN, APPENDS, |taken| {
-                while fast.load(Ordering::Relaxed) < taken * 100 && !is_over.load(Ordering::Relaxed) {
-                    thread::yield_now();
+                if taken.is_multiple_of(100) {
+                    lead.send(()).expect("the slow one takes longer");
                 }
             })
         });
-        let writer = scope.spawn(|| append_all(&logbook(address), &appended));
+        // Takes one record while the fast one takes a hundred, then all the rest.
+        let slow = scope.spawn(move || {
+            // An error says that the fast one has had enough.
+            consume(&logbook(address), Tag::ALL, SeqNum::MIN, APPENDS, |_| drop(allowed.recv()))
+        });
+        let writer = scope.spawn(move || append_all(&logbook(address), KILLS + 1, &progress));
         let mut thirds = None;
         for kill in 1..=KILLS {
-            while appended.load(Ordering::Relaxed) < APPENDS * kill / (KILLS + 1) {
-                thread::yield_now();
-            }
+            appended.recv().expect("the writer goes on");
             node.kill();
             node = command.start().unwrap_or_else(|ended| panic!("kill {kill}: {ended:?}"));
             // Catches up with one life of the node, then follows the next ones.
             thirds.get_or_insert_with(|| {
-                scope.spawn(|| consume(&logbook(address), THIRD, SeqNum::MIN, APPENDS.div_ceil(3), |_| ()))
+                scope.spawn(move || consume(&logbook(address), THIRD, SeqNum::MIN, APPENDS.div_ceil(3), |_| ()))
             });
         }
+        appended.recv().expect("the last part");
         writer.join().expect("it appended all");
         let joined = |consumer: thread::ScopedJoinHandle<'_, Vec<SeqNum>>| consumer.join().expect("it had all");
-        (joined(all), joined(thirds.expect("there were kills")), joined(slow))
+        (joined(all), joined(thirds.expect("there were kills")), joined(slow), node)
     });
     let read = |tag| -> Vec<SeqNum> {
         let records = logbook(address).scan(tag, SeqNum::MIN..=SeqNum::MAX);
@@ -121,5 +120,25 @@ fn the_status_counts_subscriptions_and_forgets_those_of_clients_that_went() {
     while count() != 0 {
         thread::yield_now();
     }
+    node.stop();
+}
+
+#[test]
+fn a_tail_from_what_is_gone_says_so() {
+    let data = fresh_directory("subscribe-trim");
+    let node = NodeCommand::new(&data).start().expect("a new node");
+    let logbook = logbook(&node.address);
+    let seqnums: Vec<SeqNum> =
+        (0..4).map(|number| logbook.append(&[THIRD], format!("{number}")).expect("acknowledged").seqnum).collect();
+    logbook.trim(Tag::ALL, seqnums[2]).expect("trimmed");
+    let first = seqnums[2].to_string();
+    node.sealog(&["tail", "stream", "--from", "0", "--limit", "1"]).expect_failure(6, &[&first]);
+    node.sealog(&["read", "stream", "--from", "0"]).expect_failure(6, &[&first]);
+    let kept = node.sealog(&["tail", "stream", "--from", &first, "--limit", "2"]);
+    assert_eq!((kept.code(), kept.stdout.lines().count()), (Some(0), 2), "{kept:?}");
+    // A consumer that knew of what is gone is told, and goes on.
+    let events: Vec<_> = logbook.subscribe(THIRD, SeqNum::MIN).take(3).collect();
+    assert_eq!(events[0], Ok(SubscriptionEvent::Trimmed { first: seqnums[2] }));
+    assert!(matches!(&events[2], Ok(SubscriptionEvent::Record(record)) if record.seqnum == seqnums[3]));
     node.stop();
 }
