@@ -1,8 +1,8 @@
 //! What an engine is told at its start, and what it tells of itself.
 
 use sealog_protocol::limits::{
-    CACHE_BYTES_MAX, PENDING_BYTES_MAX, PENDING_RECORDS_MAX, SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX,
-    WAITING_READS_MAX,
+    CACHE_BYTES_MAX, CHECKPOINT_LOG_BYTES_MIN, CHECKPOINT_LOG_FACTOR, CHECKPOINT_PART_BYTES, PENDING_BYTES_MAX,
+    PENDING_RECORDS_MAX, SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX, WAITING_READS_MAX,
 };
 use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place};
 
@@ -25,6 +25,12 @@ pub struct EngineConfig {
     pub subscriptions_max: usize,
     /// Of one connection.
     pub subscriptions_per_connection_max: usize,
+    /// A checkpoint of the index is written when so many bytes of batches came since the last one, and
+    /// so many times that one's bytes.
+    pub checkpoint_log_bytes_min: u64,
+    pub checkpoint_log_factor: u64,
+    /// Bytes of its parts.
+    pub checkpoint_part_bytes: usize,
 }
 
 impl EngineConfig {
@@ -42,6 +48,9 @@ impl EngineConfig {
             waiting_reads_max: WAITING_READS_MAX,
             subscriptions_max: SUBSCRIPTIONS_MAX,
             subscriptions_per_connection_max: SUBSCRIPTIONS_PER_CONNECTION_MAX,
+            checkpoint_log_bytes_min: CHECKPOINT_LOG_BYTES_MIN,
+            checkpoint_log_factor: CHECKPOINT_LOG_FACTOR,
+            checkpoint_part_bytes: CHECKPOINT_PART_BYTES,
         }
     }
 }
@@ -67,4 +76,12 @@ pub struct EngineStatus {
     /// Ranges of the log whose Tags are damaged on every disk asked.
     pub lost_ranges: usize,
     pub disk_full: bool,
+    /// The place of the last checkpoint of the index; the first place: none.
+    pub checkpoint: Place,
+    /// Bytes of batches since then.
+    pub checkpoint_log_bytes: u64,
+    /// Bytes of the last checkpoint that this engine wrote.
+    pub checkpoint_bytes: u64,
+    /// Parts of checkpoints that were damaged when they were loaded.
+    pub checkpoint_parts_damaged: u64,
 }

@@ -3,7 +3,6 @@
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
 use sealog_protocol::batch::ArchivedBatchMetadata;
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::ClusterSettings;
@@ -13,10 +12,13 @@ use crate::lists::Lists;
 use crate::sessions::{Known, Sessions, Verdict};
 
 mod books;
+pub mod checkpoint;
+mod retention;
 mod tags;
 mod trim;
 
 use books::{Books, Listed};
+pub use retention::Retention;
 use tags::{Key, Tags};
 pub use trim::Dying;
 use trim::Sweep;
@@ -28,23 +30,6 @@ pub enum Applied {
     Verdict(Verdict),
     /// Void: its session is unknown, or it is outside its window.
     SessionExpired,
-}
-
-/// What a LogBook keeps by itself. Zero: no bound.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retention {
-    pub age_ms: u64,
-    /// Bytes of payload.
-    pub bytes: u64,
-}
-
-impl Retention {
-    /// The tags of the record that sets it: of the system's LogBook, so that indexes see it.
-    pub fn tags(self, logbook: LogBookId) -> [Tag; 4] {
-        // A tag is never 0.
-        let one_more = |bound: u64| Tag(bound.saturating_add(1));
-        [Tag::SYSTEM_RETENTION, Tag(logbook.0), one_more(self.age_ms), one_more(self.bytes)]
-    }
 }
 
 /// What is known of the name of a LogBook.
@@ -64,9 +49,9 @@ pub struct Index {
     /// Of records with several living tags, how many those are.
     living_tags: HashMap<SeqNum, u8, FixedState>,
     sweep: Sweep,
+    /// A checkpoint is being written.
+    frozen: Option<checkpoint::Frozen>,
     sessions: Sessions,
-    /// Of each named LogBook the second hash of its name, as its first `Name` record has it.
-    names: HashMap<LogBookId, Tag, FixedState>,
     /// What LogBooks keep by themselves.
     retentions: HashMap<LogBookId, Retention, FixedState>,
     /// Ranges of SeqNums whose Tags no disk has: what was there nobody can say.
@@ -84,8 +69,8 @@ impl Index {
             tags: Tags::new(hash_seed),
             living_tags: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             sweep: Sweep::default(),
+            frozen: None,
             sessions: Sessions::new(settings, hash_seed),
-            names: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             retentions: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             lost: Vec::new(),
             records: 0,
@@ -124,8 +109,7 @@ impl Index {
     /// Bytes of memory held, about.
     pub fn bytes(&self) -> usize {
         let living = self.living_tags.capacity() * 17 * 8 / 7;
-        let names = self.names.capacity() * 17 * 8 / 7;
-        self.lists.bytes() + self.books.bytes() + self.tags.bytes() + living + names + self.sessions.bytes()
+        self.lists.bytes() + self.books.bytes() + self.tags.bytes() + living + self.sessions.bytes()
     }
 
     /// Applies the next batch in log order, whose first record has this SeqNum. `visible` is told
@@ -270,10 +254,10 @@ impl Index {
 
     /// Whether the LogBook has this name, by its second hash.
     pub fn named(&self, logbook: LogBookId, name: Tag) -> Named {
-        match self.names.get(&logbook) {
-            None => Named::Unknown,
-            Some(known) if *known == name => Named::ByThisName,
-            Some(_) => Named::ByAnother,
+        match self.books.find(logbook).map_or(Tag::ALL, |book| self.books.at(book).name) {
+            Tag::ALL => Named::Unknown,
+            known if known == name => Named::ByThisName,
+            _ => Named::ByAnother,
         }
     }
 
@@ -329,25 +313,26 @@ impl Index {
                 self.sessions.open(SessionId(seqnum.0));
                 return Applied::Verdict(Verdict::Visible { seqnum });
             }
-            (Some(Tag::SYSTEM_RETENTION), Some(logbook), Some(age)) => {
-                let bytes = tags.next().map_or(0, |bytes| bytes.0.saturating_sub(1));
-                let retention = Retention { age_ms: age.0.saturating_sub(1), bytes };
-                self.retentions.insert(LogBookId(logbook.0), retention);
+            (Some(Tag::SYSTEM_RETENTION), Some(second), Some(third)) => {
+                if let Some((logbook, retention)) = Retention::of_tags([Some(second), Some(third), tags.next()]) {
+                    self.retentions.insert(logbook, retention);
+                }
                 return Applied::Verdict(Verdict::Visible { seqnum });
             }
-            (Some(Tag::SYSTEM_NAME), Some(logbook), Some(name)) => match self.names.entry(LogBookId(logbook.0)) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(name);
-                }
-                Entry::Occupied(known) => {
+            (Some(Tag::SYSTEM_NAME), Some(logbook), Some(name)) => {
+                let book = self.books.entry(LogBookId(logbook.0));
+                let known = self.books.at(book).name;
+                if known != Tag::ALL {
                     // The first in log order wins; a repeat or another name is not listed.
-                    if *known.get() != name {
+                    if known != name {
                         mark(Mark::NameCollision);
                     }
                     self.voids += 1;
                     return Applied::Verdict(Verdict::Visible { seqnum });
                 }
-            },
+                self.books.at_mut(book).name = name;
+                self.name_comes(book);
+            }
             _ => {}
         }
         self.insert(seqnum, batch, &mut visible);

@@ -13,6 +13,7 @@ use sealog_protocol::metalog::EngineIncarnation;
 use sealog_protocol::view::{Chain, View};
 use sealog_protocol::{Incarnation, NodeId, NodeSet, Place, ShardId, Time};
 
+use crate::checkpoints::{Loading, Writing};
 use crate::config::{EngineConfig, EngineStatus};
 use crate::follower::{Follower, choose};
 use crate::index::{Dying, Index};
@@ -22,6 +23,7 @@ use crate::reads::Reads;
 use crate::subscriptions::{SubscriptionLimits, Subscriptions};
 use crate::trims::Trims;
 
+mod checkpointing;
 mod following;
 mod replies;
 mod requests;
@@ -41,6 +43,15 @@ pub struct Engine {
     reads: Reads,
     subscriptions: Subscriptions,
     trims: Trims,
+    /// A checkpoint of the index that is written, and one that is loaded.
+    writing: Option<Writing>,
+    loading: Option<Box<Loading>>,
+    /// Bytes of batches since the last checkpoint; so many of them when a checkpoint was given up; and
+    /// how large the last one was.
+    log_bytes: u64,
+    log_bytes_spared: u64,
+    checkpoint_bytes: u64,
+    damaged_parts: u64,
     /// Records that died and are not yet told of.
     dying: Vec<Dying>,
     /// The shard that was asked for and is not yet open: its ordinal, and when it was asked for.
@@ -79,6 +90,12 @@ impl Engine {
                 config.hash_seed,
             ),
             trims: Trims::default(),
+            writing: None,
+            loading: None,
+            log_bytes: 0,
+            log_bytes_spared: 0,
+            checkpoint_bytes: 0,
+            damaged_parts: 0,
             dying: Vec::new(),
             config,
             chain: None,
@@ -148,6 +165,14 @@ impl Engine {
             fetches: self.fetches,
             lost_ranges: index.map_or(0, Index::lost_ranges),
             disk_full: self.is_disk_full(),
+            checkpoint: self
+                .logspace
+                .as_ref()
+                .and_then(Logspace::checkpoint)
+                .map_or(Place::default(), |last| last.place),
+            checkpoint_log_bytes: self.log_bytes,
+            checkpoint_bytes: self.checkpoint_bytes,
+            checkpoint_parts_damaged: self.damaged_parts,
         }
     }
 
@@ -195,6 +220,9 @@ impl Engine {
             Message::TagsEntries { shard, first, more, entries } => {
                 self.tags(now, from, shard, first, more, entries, outputs)
             }
+            Message::TagsGone { shard, first, checkpoint } => {
+                self.tags_gone(now, from, (shard, first, checkpoint), outputs)
+            }
             Message::Fetched { request, batch } => self.fetched(now, request, batch, outputs),
             Message::FetchNotHere { request } => self.reads.refetch(request),
             Message::FetchCorrupt { request } => {
@@ -202,6 +230,21 @@ impl Engine {
                     fetch.corrupt = true;
                 }
                 self.reads.refetch(request);
+            }
+            Message::MetalogGone { from: place, checkpoint, replicas } => {
+                if place == self.follower.next() {
+                    self.metalog_gone(now, checkpoint, *replicas, outputs);
+                }
+            }
+            Message::CheckpointStored { place, parts } => self.checkpoint_stored(from.node, place, parts),
+            Message::CheckpointPart { place, part, last, bytes } => {
+                self.checkpoint_part(now, place, (part, last, bytes), outputs);
+            }
+            Message::CheckpointNotHere { place, part } => {
+                self.checkpoint_not_here(now, from.node, (place, part), outputs);
+            }
+            Message::Judge { request, shard, first, entries } => {
+                self.judge(from, request, (shard, first), &entries, outputs);
             }
             Message::CommitAnswer { request, place } => {
                 if let Some((sources, reads)) = self.reading(now) {
@@ -361,6 +404,7 @@ impl Engine {
         self.node_disconnected(node);
         self.connected.insert(node, incarnation);
         self.producer.connected(node, outputs);
+        self.load(now, outputs);
         self.follow(now, outputs);
         let unsourced: Vec<ShardId> =
             self.follower.all_tags().filter(|(_, tags)| tags.source.is_none()).map(|(shard, _)| shard).collect();
@@ -385,6 +429,12 @@ impl Engine {
         if self.follower.source == Some(node) {
             self.follower.source = None;
         }
+        if let Some(writing) = &mut self.writing {
+            writing.lose(node);
+        }
+        if let Some(loading) = self.loading.as_mut().filter(|loading| loading.source == Some(node)) {
+            loading.turn_to(None);
+        }
         for (_, tags) in self.follower.all_tags().filter(|(_, tags)| tags.source == Some(node)) {
             tags.source = None;
         }
@@ -407,6 +457,7 @@ impl Engine {
         if ended && self.follower.source.is_some() && now.since(self.follower.asked_at) >= REQUEST_RETRY {
             self.try_next_source(now);
         }
+        self.hurry_load(now, outputs);
         self.follow(now, outputs);
         let stale: Vec<ShardId> =
             self.follower.all_tags().filter(|(_, tags)| tags.source.is_none()).map(|(shard, _)| shard).collect();
@@ -430,6 +481,8 @@ impl Engine {
             || self.reads.has_fetches()
             || self.reads.has_queries()
             || !self.trims.is_empty()
+            || self.loading.is_some()
+            || self.writing.is_some()
     }
 }
 
@@ -460,7 +513,8 @@ impl Machine for Engine {
         self.send_query(outputs);
         self.send_fetches(now, outputs);
         self.send_trims(outputs);
-        self.sweep();
+        self.sweep(outputs);
+        self.write_checkpoint(now, outputs);
         if self.retry_at.is_none() && (self.is_waiting() || self.pending_since.is_some()) {
             self.retry_at = Some(now + REQUEST_RETRY);
         }

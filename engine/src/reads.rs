@@ -467,6 +467,11 @@ impl Reads {
         }
     }
 
+    /// Another index has come: whoever waits for a record looks again.
+    pub fn wake_all(&mut self) {
+        self.woken.extend(self.by_key.keys().copied());
+    }
+
     /// The index has applied more: answers what waited for it.
     pub fn applied(&mut self, sources: Sources<'_>, outputs: &mut Outputs) {
         while let Some((place, id)) = self.by_place.first().copied()

@@ -119,6 +119,7 @@ impl World {
                 Output::Append(entry) => self.journal.append(Time(1), (LOGSPACE, from), entry),
                 Output::Reply { reply: Reply::Appended { .. }, .. } => self.answered += 1,
                 Output::Reply { reply: Reply::SessionOpened { session, .. }, .. } => self.session = session,
+                Output::Release { segment } => self.journal.release((LOGSPACE, from), segment),
                 other => panic!("not expected here: {other:?}"),
             }
         }

@@ -8,15 +8,17 @@ use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
 use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
 use sealog_protocol::client::{
-    CheckTailRequest, Durability, ErrorCode, PlaceWire, ReadRequest, RecordsReply, Reply, Request,
+    CheckTailRequest, Description, Durability, ErrorCode, PlaceWire, ReadRequest, RecordsReply, Reply, Request,
+    RetentionRequest, TrimRequest,
 };
 use sealog_protocol::machine::{
     Address, ConnectionId, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, Role,
 };
+use sealog_protocol::tags;
 use sealog_protocol::view::{Chain, ClusterSettings, View};
 use sealog_protocol::{
-    ClusterId, Incarnation, LogBookId, LogspaceId, NodeId, NodeSet, RequestNumber, SeqNum, SessionId, Tag, Time,
-    ViewNumber,
+    ClusterId, Incarnation, LogBookId, LogspaceId, NodeId, NodeSet, Place, RequestNumber, SeqNum, SessionId, ShardId,
+    Tag, Time, ViewNumber,
 };
 use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
@@ -35,11 +37,14 @@ struct World {
     outputs: Outputs,
     /// What the "disk" holds: one segment with every run of batches.
     segment: Vec<u8>,
+    /// The Tags of each run, and its positions.
+    tags: Vec<(ShardId, u64, u64, Bytes)>,
     replies: Vec<(u64, Reply)>,
     /// What was appended in this turn, by whom.
     written: VecDeque<(Role, JournalPlace)>,
     /// Group commits so far.
     blocks: u64,
+    engine_incarnation: Incarnation,
 }
 
 impl World {
@@ -71,9 +76,11 @@ impl World {
             now: Time(1),
             outputs: Outputs::default(),
             segment: Vec::new(),
+            tags: Vec::new(),
             replies: Vec::new(),
             written: VecDeque::new(),
             blocks: 0,
+            engine_incarnation: incarnation,
         };
         for role in [Role::Controller, Role::Sequencer, Role::Storage, Role::Engine] {
             world.give(role, Input::Connected { node: NODE, incarnation });
@@ -122,15 +129,25 @@ impl World {
                 }
                 Output::ReadRegister => self.give_chain(),
                 Output::Release { .. } => {}
-                Output::ReadTags { .. } => panic!("nothing here is behind"),
+                Output::ReadTags { ticket, shard, from: position, .. } => {
+                    let mut runs = self.tags.iter().filter(|(of, _, end, _)| *of == shard && *end > position);
+                    let (first, entries) =
+                        runs.next().map_or((position, Bytes::new()), |(_, first, _, tags)| (*first, tags.clone()));
+                    self.give(from, Input::TagsRead { ticket, first, result: Ok(entries) });
+                }
             }
         }
     }
 
     fn journal(&mut self, owner: Role, entry: DurableEntry) {
         let offset = (self.segment.len() / 8) as u32;
-        if let DurableEntry::Batches { batches, .. } = entry {
-            self.segment.extend_from_slice(&batches);
+        if let DurableEntry::Batches { shard, first, tags, .. } = &entry {
+            let records: u64 = tags::entries(tags).map(|entry| entry.expect("whole").records()).sum();
+            self.tags.push((*shard, *first, first + records, tags.clone()));
+        }
+        if let DurableEntry::Batches { batches: data, .. } | DurableEntry::Checkpoint { bytes: data, .. } = entry {
+            self.segment.extend_from_slice(&data);
+            self.segment.resize(self.segment.len().next_multiple_of(8), 0);
         }
         self.written.push_back((owner, JournalPlace { segment: 0, offset }));
     }
@@ -167,6 +184,22 @@ impl World {
 }
 
 impl World {
+    /// The engine begins another life: it knows nothing.
+    fn restart_engine(&mut self, config: impl FnOnce(&mut EngineConfig)) {
+        let incarnation = Incarnation(self.engine_incarnation.0 + 1);
+        self.engine_incarnation = incarnation;
+        let mut engine = EngineConfig::new(NODE, incarnation, LOGSPACE, incarnation.0);
+        config(&mut engine);
+        self.engine = Engine::new(engine);
+        // Storage and sequencer hear of the new life; machines of one node have one in earnest.
+        for role in [Role::Storage, Role::Sequencer, Role::Engine] {
+            self.give(role, Input::Connected { node: NODE, incarnation });
+        }
+        let chain = self.chain.clone();
+        self.give(Role::Engine, Input::Chain(&chain));
+        self.run();
+    }
+
     fn request(&mut self, request: Request) -> Reply {
         self.replies.clear();
         let mut outputs = std::mem::take(&mut self.outputs);
@@ -346,5 +379,115 @@ fn a_restarted_primary_gets_a_view_of_its_own() {
     assert!(world.engine.is_ready());
 }
 
+#[test]
+fn a_trim_goes_through_the_metalog_and_reads_below_it_are_told() {
+    let mut world = World::new(1);
+    let session = world.session();
+    let seqnums: Vec<SeqNum> =
+        (1..=4).map(|request| seqnum(&world.append(head(session, request), &[RECORD]))).collect();
+    let trim = |world: &mut World, tag: u64, first: u64| match world.request(Request::Trim(TrimRequest {
+        logbook: 3,
+        tag,
+        first,
+    })) {
+        Reply::TrimDone { first, .. } => first,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(trim(&mut world, 9, seqnums[2].0), seqnums[2]);
+    assert_eq!(trim(&mut world, 9, seqnums[1].0), seqnums[2], "backwards: nothing changes");
+    let read = |world: &mut World, from: u64| {
+        let place = PlaceWire::default();
+        let read = ReadRequest {
+            logbook: 3,
+            tag: 9,
+            from,
+            until: u64::MAX,
+            backward: false,
+            records_max: 9,
+            wait_ms: 0,
+            place,
+            linearizable: false,
+        };
+        world.request(Request::Read(read))
+    };
+    let trimmed = |reply: Reply, expected: SeqNum| {
+        assert!(matches!(reply, Reply::Trimmed { first, .. } if first == expected), "{reply:?}")
+    };
+    trimmed(read(&mut world, 0), seqnums[2]);
+    assert_eq!(world.read(Tag(9), seqnums[2].0, false), [(seqnums[2], 1), (seqnums[3], 1)]);
+    assert_eq!(world.read(Tag::ALL, 0, false), [(seqnums[2], 1), (seqnums[3], 1)], "the others had no other tag");
+    // Past the end: all that is there goes, nothing that is to come.
+    let end = trim(&mut world, 0, u64::MAX);
+    assert_eq!(end, seqnums[3].next());
+    assert_eq!(world.tail(Tag(9)), Some(seqnums[3]), "the tail stays");
+    assert_eq!(world.tail(Tag(10)), Some(seqnums[3]), "nobody remembers which tags there were");
+    let next = seqnum(&world.append(head(session, 5), &[RECORD]));
+    assert_eq!(world.read(Tag(9), end.0, false), [(next, 1)]);
+    assert_eq!(trim(&mut world, 77, 5), end, "of a tag that nobody used: the LogBook's point");
+    for logbook in [0, 1 << 63] {
+        let refused = world.request(Request::Trim(TrimRequest { logbook, tag: 0, first: 1 }));
+        assert!(matches!(refused, Reply::Error { code: ErrorCode::Invalid, .. }), "{refused:?}");
+    }
+}
+
+#[test]
+fn retention_is_kept_and_described() {
+    let mut world = World::new(1);
+    let session = world.session();
+    let describe =
+        |world: &mut World| match world.request(Request::Describe { logbook: 3, place: PlaceWire::default() }) {
+            Reply::Described { description, .. } => *description,
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(describe(&mut world), Description::default());
+    let record = seqnum(&world.append(head(session, 1), &[RECORD]));
+    for (age_ms, bytes) in [(7, 0), (0, u64::MAX), (5, 5)] {
+        let set = world.request(Request::SetRetention(RetentionRequest { logbook: 3, age_ms, bytes }));
+        assert!(matches!(set, Reply::RetentionSet { .. }), "{set:?}");
+        let bytes = bytes.min((1 << 62) - 1);
+        let expected = Description { first: 0, tail: record.0, records: 1, retain_ms: age_ms, retain_bytes: bytes };
+        assert_eq!(describe(&mut world), expected);
+    }
+}
+
+/// Appends, trims, and checkpoints at nearly every append; engines that begin anew load the last one and
+/// the little that follows it.
+#[test]
+fn a_restarted_engine_goes_on_from_the_last_checkpoint() {
+    let mut world = World::new(1);
+    let often = |config: &mut EngineConfig| {
+        config.checkpoint_log_bytes_min = 200;
+        config.checkpoint_part_bytes = 300;
+    };
+    world.restart_engine(often);
+    let session = world.session();
+    let mut seqnums = Vec::new();
+    for round in 0..20u64 {
+        for request in round * 10 + 1..=round * 10 + 10 {
+            let tags = [Tag(9), Tag(10 + request % 3)];
+            let record = NewRecord { tags: &tags[..1 + request as usize % 2], payload: b"payload" };
+            seqnums.push(seqnum(&world.append(head(session, request), &[record])));
+        }
+        if round % 5 == 4 {
+            let first = seqnums[seqnums.len() / 2];
+            let trim = Request::Trim(TrimRequest { logbook: 3, tag: 9, first: first.0 });
+            assert!(matches!(world.request(trim), Reply::TrimDone { first: now, .. } if now == first));
+        }
+        let before =
+            (world.read(Tag(9), seqnums[seqnums.len() / 2].0, false), world.tail(Tag(10)), world.tail(Tag(11)));
+        let trimmed = world.engine.index().expect("it is there").first(LogBookId(3), Tag(9));
+        world.restart_engine(often);
+        assert!(world.engine.is_ready(), "round {round}");
+        let status = world.engine.status();
+        assert!(status.checkpoint > Place::default(), "round {round}: it was loaded from a checkpoint");
+        let after = (world.read(Tag(9), seqnums[seqnums.len() / 2].0, false), world.tail(Tag(10)), world.tail(Tag(11)));
+        assert_eq!(before, after, "round {round}");
+        assert_eq!(world.engine.index().expect("it is there").first(LogBookId(3), Tag(9)), trimmed);
+        // The session is known, and so is what became of its last request.
+        let again = world.append(head(session, round * 10 + 10), &[RECORD]);
+        assert_eq!(seqnum(&again), *seqnums.last().expect("some"));
+    }
+    assert!(world.sequencer.base() > Place::default(), "the metalog before it is gone");
+}
 #[path = "one_node/subscriptions.rs"]
 mod subscriptions;

@@ -1,12 +1,17 @@
-//! The index under random appends and trims, against a list of records that is searched from end to end.
+//! The index under random appends, trims and checkpoints, against a list of records that is searched
+//! from end to end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+use sealog_engine::index::checkpoint::{Loader, Writer};
 use sealog_engine::index::{Applied, Index};
+use sealog_engine::order::Order;
 use sealog_engine::sessions::Verdict;
 use sealog_protocol::batch::{Batch, BatchHead, NewRecord, write_batch};
+use sealog_protocol::logspace::Logspace;
 use sealog_protocol::view::ClusterSettings;
-use sealog_protocol::{ClusterId, LogBookId, RequestNumber, SeqNum, SessionId, Tag, ViewNumber};
+use sealog_protocol::{ClusterId, LogBookId, Place, RequestNumber, SeqNum, SessionId, Tag, ViewNumber};
 
 struct Rng(u64);
 
@@ -110,58 +115,134 @@ fn compare(index: &Index, model: &Model, swept: bool, what: &str) {
     }
 }
 
+/// What changes an index.
+#[derive(Clone)]
+enum Change {
+    Trim(LogBookId, Tag, SeqNum),
+    Append(SeqNum, Vec<u8>),
+}
+
+impl Change {
+    fn apply(&self, index: &mut Index) -> Option<Applied> {
+        match self {
+            Change::Trim(logbook, tag, first) => {
+                index.trim(*logbook, *tag, *first);
+                None
+            }
+            Change::Append(seqnum, frame) => {
+                Some(index.apply(*seqnum, Batch::parse(frame).expect("whole").metadata, |_, _| {}))
+            }
+        }
+    }
+}
+
+/// A checkpoint under way, and what has changed since it began.
+struct Checkpoint {
+    writer: Writer,
+    parts: Vec<Bytes>,
+    changes: Vec<Change>,
+}
+
+/// The index that the parts and the changes since make.
+fn loaded(checkpoint: &Checkpoint, seed: u64) -> Index {
+    let mut loader = Loader::new(&ClusterSettings::new(ClusterId(1), 1), seed + 1);
+    for part in &checkpoint.parts {
+        loader.take(part).expect("a whole part");
+    }
+    let mut index = loader.finish().expect("it has a head").index;
+    for change in &checkpoint.changes {
+        change.apply(&mut index);
+    }
+    while !index.is_swept() {
+        index.sweep(9, &mut Vec::new());
+    }
+    index
+}
+
 fn run(seed: u64, steps: u64) {
     let mut rng = Rng(seed);
     let mut index = Index::new(&ClusterSettings::new(ClusterId(1), 1), seed);
     open_session(&mut index);
-    let (mut model, mut died) = (Model::default(), BTreeSet::new());
+    let mut model = Model::default();
     let mut next = SeqNum::new(ViewNumber(1), 0);
-    let mut dying = Vec::new();
+    let (mut dying, mut checkpoint) = (Vec::new(), None::<Checkpoint>);
     for step in 1..=steps {
+        let what = format!("seed {seed} step {step}");
         let logbook = LogBookId(1 + rng.below(LOGBOOKS));
-        match rng.below(20) {
+        let change = match rng.below(20) {
             0 => {
                 let tag = Tag(rng.below(TAGS + 1));
-                // Behind the tail, before the last point, far past the end: all of it is asked for.
-                let first = SeqNum(next.0.saturating_sub(rng.below(100))).min(next);
-                index.trim(logbook, tag, first);
+                // Behind the tail, before the last point: all of it is asked for.
+                let first = SeqNum(next.0.saturating_sub(rng.below(100)));
                 let point = model.points.entry((logbook, tag)).or_default();
                 *point = first.max(*point);
+                Change::Trim(logbook, tag, first)
             }
-            1 => index.sweep(1 + rng.below(40) as usize, &mut dying),
-            2 => next = SeqNum(next.0 + rng.below(3)),
+            1 => {
+                index.sweep(1 + rng.below(40) as usize, &mut dying);
+                continue;
+            }
+            2 => {
+                next = SeqNum(next.0 + rng.below(3));
+                continue;
+            }
+            3 => {
+                if let Some(checkpoint) = &mut checkpoint {
+                    let (part, last) = checkpoint.writer.next_part(&index, &Order::default());
+                    checkpoint.parts.push(part);
+                    if last {
+                        index.thaw();
+                        compare(&loaded(checkpoint, seed), &model, true, &what);
+                    }
+                }
+                if checkpoint.as_ref().is_none_or(|checkpoint| checkpoint.writer.is_done()) {
+                    let place = Place { view: ViewNumber(1), index: step };
+                    let logspace = Logspace::restored(next, place, BTreeMap::new(), None);
+                    let writer = Writer::begin(&mut index, &logspace, 64);
+                    checkpoint = Some(Checkpoint { writer, parts: Vec::new(), changes: Vec::new() });
+                }
+                continue;
+            }
             _ => {
                 let tags: Vec<Tag> = (0..rng.below(4)).map(|_| Tag(1 + rng.below(TAGS))).collect();
                 let condition = (rng.below(3) == 0).then(|| {
                     let tag = Tag(rng.below(TAGS + 1));
                     (tag, SeqNum(model.tail(logbook, tag).unwrap_or_default().0 + 1 - rng.below(2)).prev())
                 });
-                let frame = frame(logbook, step, &tags, condition);
-                let applied = index.apply(next, Batch::parse(&frame).expect("whole").metadata, |_, _| {});
                 let tail = condition.and_then(|(tag, _)| model.tail(logbook, tag)).unwrap_or_default();
-                let holds = condition.is_none_or(|(_, expected)| tail <= expected);
-                let verdict = if holds { Verdict::Visible { seqnum: next } } else { Verdict::ConditionFailed { tail } };
-                assert_eq!(applied, Applied::Verdict(verdict), "seed {seed} step {step}");
-                if holds {
+                if condition.is_none_or(|(_, expected)| tail <= expected) {
                     for tag in tags.iter().copied().chain([Tag::ALL]) {
                         model.last.insert((logbook, tag), next);
                     }
-                    model.records.insert(next, (logbook, tags.into_iter().collect()));
+                    model.records.insert(next, (logbook, tags.iter().copied().collect()));
                 }
-                next = next.next();
+                Change::Append(next, frame(logbook, step, &tags, condition))
             }
+        };
+        if let Some(applied) = change.apply(&mut index) {
+            let expected = match model.records.contains_key(&next) {
+                true => Verdict::Visible { seqnum: next },
+                false => match applied {
+                    Applied::Verdict(failed @ Verdict::ConditionFailed { .. }) => failed,
+                    other => panic!("{what}: {other:?}"),
+                },
+            };
+            assert_eq!(applied, Applied::Verdict(expected), "{what}");
+            next = next.next();
         }
+        checkpoint.iter_mut().for_each(|checkpoint| checkpoint.changes.push(change.clone()));
         if step % 16 == 0 {
-            compare(&index, &model, index.is_swept(), &format!("seed {seed} step {step}"));
+            compare(&index, &model, index.is_swept() && checkpoint.is_none(), &what);
         }
     }
+    index.thaw();
     while !index.is_swept() {
         index.sweep(7, &mut dying);
     }
     compare(&index, &model, true, &format!("seed {seed} at the end"));
-    for seqnum in model.records.keys().filter(|seqnum| !model.lives(**seqnum)) {
+    let died: Vec<SeqNum> = model.records.keys().copied().filter(|seqnum| !model.lives(*seqnum)).collect();
+    for seqnum in &died {
         assert!(dying.iter().any(|told| (told.first..=told.last).contains(seqnum)), "{seqnum:?} died in silence");
-        died.insert(*seqnum);
     }
     let told: u64 = dying.iter().map(|told| told.records).sum();
     assert_eq!(told, died.len() as u64, "each is told once");

@@ -43,11 +43,16 @@ pub const REQUEST_RETRY: Duration = Duration::from_millis(200);
 pub const STREAM_MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of one part of an index checkpoint: it shares journal blocks with appends, which wait for it.
-pub const CHECKPOINT_PART_BYTES: usize = 64 << 10;
-/// Bytes of Tags after which a checkpoint may be worth writing.
-pub const CHECKPOINT_LOG_BYTES_MIN: u64 = 256 << 20;
-/// A checkpoint is begun when this many times the last one's bytes were appended since.
-pub const CHECKPOINT_LOG_FACTOR: u64 = 8;
+pub const CHECKPOINT_PART_BYTES: usize = 16 << 10;
+/// Bytes of batches after which a checkpoint may be worth writing: nothing younger is given back.
+pub const CHECKPOINT_LOG_BYTES_MIN: u64 = 64 << 20;
+/// A checkpoint is begun when this many times the last one's bytes were appended since: it adds a
+/// thirty-second to what is written.
+pub const CHECKPOINT_LOG_FACTOR: u64 = 32;
+/// Parts of a checkpoint on their way to the storages at once.
+pub const CHECKPOINT_PARTS_IN_FLIGHT_MAX: u32 = 2;
+/// Parts of a checkpoint that an engine asks for at once.
+pub const CHECKPOINT_PARTS_LOADING_MAX: u32 = 8;
 
 /// Checkpoints of which a storage keeps parts at once; the oldest unfinished one gives way.
 pub const CHECKPOINTS_KEPT_MAX: usize = 4;

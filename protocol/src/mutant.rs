@@ -155,6 +155,10 @@ named! {
         ReadTrimmed,
         DiedByTags,
         LogBookCompacted,
+        CheckpointBegun,
+        CheckpointCommitted,
+        CheckpointLoaded,
+        TagsGoneTold,
     }
 }
 

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use sealog_history::FinalLog;
 use sealog_protocol::frame::Frame;
 use sealog_protocol::machine::{Address, DurableEntry, Role};
 use sealog_protocol::metalog::{Entry, entries};
@@ -14,6 +16,7 @@ use sealog_protocol::tags::batch_headers;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{LogspaceId, NodeId, NodeSet, Place, SeqNum, ShardId, ViewNumber};
 
+use crate::model::{Batches, Model};
 use crate::node::{Node, Owner, RoleMachine};
 use crate::swarm::Plan;
 use crate::violation::Failure;
@@ -41,6 +44,8 @@ struct Truth {
     disks: BTreeMap<(ShardId, NodeId), u64>,
     /// By shard and first position of a batch: checksum, and how many records.
     batches: BTreeMap<(ShardId, u64), (u32, u64)>,
+    /// The same batches.
+    frames: Batches,
     /// Seals that a node has answered.
     seals: BTreeMap<(Role, NodeId), ViewNumber>,
 }
@@ -61,6 +66,7 @@ impl Invariants {
             journals: BTreeMap::new(),
             disks: BTreeMap::new(),
             batches: BTreeMap::new(),
+            frames: Batches::new(),
             seals: BTreeMap::new(),
         });
         Invariants { logspaces: logspaces.collect(), commits: 0 }
@@ -118,7 +124,8 @@ impl Invariants {
                 RoleMachine::Sequencer(sequencer) => {
                     let before = self.committed(address.logspace);
                     let truth = self.truth(address.logspace);
-                    for (view, durable, _) in sequencer.views() {
+                    // What lies before the base is covered by a checkpoint, and may be forgotten.
+                    for (view, durable, _) in sequencer.views().filter(|(view, ..)| *view >= sequencer.base().view) {
                         truth.journal(*address, view, durable)?;
                     }
                     for (view, durable, commit) in sequencer.views() {
@@ -191,6 +198,23 @@ impl Invariants {
         Ok(())
     }
 
+    /// All records that ever became visible, and the trims between them, as committed entries have them.
+    pub fn final_log(&self) -> Result<FinalLog, Failure> {
+        let mut log = FinalLog::new();
+        for truth in &self.logspaces {
+            let mut model = Model::new(truth.chain.settings, &truth.frames, &mut log);
+            for view in &truth.chain.views {
+                model.enter(view.number);
+                let committed = truth.views.get(&view.number).map_or(&[][..], |view| view.committed.as_slice());
+                for encoded in committed {
+                    let (entry, _) = Entry::decode(encoded).expect("decoded when it was given");
+                    model.apply(&entry)?;
+                }
+            }
+        }
+        Ok(log)
+    }
+
     /// The last committed place, for the trace.
     pub fn place(&self, logspace: LogspaceId) -> Place {
         let truth = &self.logspaces[usize::from(logspace.0)];
@@ -203,9 +227,13 @@ impl Truth {
     fn took_records(&mut self, node: NodeId, shard: ShardId, first: u64, batches: &[u8]) -> Result<(), Failure> {
         let mut position = first;
         for batch in batch_headers(batches) {
-            let Ok((_, header)) = batch else { break };
+            let Ok((at, header)) = batch else { break };
             let taken = (header.checksum, u64::from(header.count));
-            let known = self.batches.entry((shard, position)).or_insert(taken);
+            let known = self.batches.entry((shard, position)).or_insert_with(|| {
+                let frame = Bytes::copy_from_slice(&batches[at..at + header.frame_bytes()]);
+                self.frames.insert((shard, position), frame);
+                taken
+            });
             if *known != taken {
                 return Err(Failure::RecordDiffers { shard, position, node });
             }

@@ -295,10 +295,15 @@ impl Node {
                 config.pending_records_max = plan.limits.pending_records_max;
                 config.cache_bytes_max = plan.limits.cache_bytes_max;
                 config.waiting_reads_max = plan.limits.waiting_reads_max;
+                config.checkpoint_log_bytes_min = plan.limits.checkpoint_log_bytes_min;
+                config.checkpoint_log_factor = plan.limits.checkpoint_log_factor;
+                config.checkpoint_part_bytes = plan.limits.checkpoint_part_bytes;
                 add(Role::Engine, RoleMachine::Engine(Box::new(Engine::new(config))));
             }
             if roles.storage {
-                add(Role::Storage, RoleMachine::Storage(Box::new(Storage::new(StorageConfig::new(node, logspace)))));
+                let mut config = StorageConfig::new(node, logspace);
+                config.rewrite_bytes_per_s = plan.limits.rewrite_bytes_per_s;
+                add(Role::Storage, RoleMachine::Storage(Box::new(Storage::new(config))));
             }
             if roles.sequencer {
                 let mut config = SequencerConfig::new(node, incarnation, logspace, controller);

@@ -51,6 +51,8 @@ pub enum Failure {
     SpokeAfterSeal { node: NodeId, role: Role, view: ViewNumber },
     #[error("an engine applied what is not committed: node {node}, logspace {logspace}, view {view}, index {index}")]
     AppliedUncommitted { node: NodeId, logspace: LogspaceId, view: ViewNumber, index: u64 },
+    #[error("committed records that no storage took, or not as they were appended: shard {shard}, position {position}")]
+    RecordUnknown { shard: ShardId, position: u64 },
     #[error("two reads saw different records (invariant 1): logspace {logspace}, {seqnum:?}")]
     ReadsDiffer { logspace: LogspaceId, seqnum: SeqNum },
     #[error("recovery of node {node} failed: {reason}")]
@@ -63,4 +65,11 @@ pub enum Failure {
     ClientError { error: String },
     #[error("panic: {message}")]
     Panic { message: String },
+}
+
+impl Failure {
+    /// A violation that no single operation shows.
+    pub fn history(violation: sealog_history::Violation) -> Failure {
+        Failure::History { violation, operation: String::new() }
+    }
 }

@@ -2,7 +2,7 @@
 
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
-use sealog_protocol::{LogBookId, SeqNum};
+use sealog_protocol::{LogBookId, SeqNum, Tag};
 
 use super::Dying;
 use crate::lists::{List, Lists};
@@ -15,6 +15,8 @@ pub struct Book {
     pub list: List,
     /// Its trim point: the first SeqNum kept.
     pub first: SeqNum,
+    /// The second hash of its name, as its first `Name` record has it. 0: it has none.
+    pub name: Tag,
     /// Records in the list that are dead, for each of their tags was trimmed past them.
     pub dead: u32,
     /// It waits to be rid of them.
@@ -107,7 +109,14 @@ impl Books {
 
     pub fn entry(&mut self, logbook: LogBookId) -> u32 {
         *self.by_id.entry(logbook).or_insert_with(|| {
-            self.row.push(Book { id: logbook, list: List::default(), first: SeqNum::MIN, dead: 0, is_due: false });
+            self.row.push(Book {
+                id: logbook,
+                list: List::default(),
+                first: SeqNum::MIN,
+                name: Tag::ALL,
+                dead: 0,
+                is_due: false,
+            });
             (self.row.len() - 1) as u32
         })
     }
@@ -140,11 +149,6 @@ impl Books {
         book.dead += 1;
         let many = book.dead > COMPACT_DEAD_MIN && book.dead as usize > book.list.len() / 2;
         many && !std::mem::replace(&mut book.is_due, true)
-    }
-
-    /// All dead of the lists.
-    pub fn dead(&self) -> impl Iterator<Item = SeqNum> + '_ {
-        self.dead.iter().copied()
     }
 
     /// Takes records below the LogBook's trim point out of its list: all of them, or `budget` of them

@@ -54,6 +54,7 @@ impl Index {
         mark(Mark::TrimApplied);
         let book = self.books.entry(logbook);
         if tag == Tag::ALL {
+            self.point_moves(book, tag, self.books.at(book).first);
             self.books.at_mut(book).first = first;
             self.sweep.due.push_back(Due::Book(book));
             match self.sweep.tags {
@@ -62,14 +63,24 @@ impl Index {
             }
         } else {
             let key = Key::new(book, tag);
-            self.tags.entry(key).set_first(first);
+            let entry = self.tags.entry(key);
+            let before = entry.first();
+            entry.set_first(first);
+            self.point_moves(book, tag, before);
             self.sweep.due.push_back(Due::Tag(key));
         }
     }
 
-    /// Whether something is left to be swept.
+    /// Whether nothing is left to be swept, or nothing may be now.
     pub fn is_swept(&self) -> bool {
-        self.sweep.due.is_empty() && self.sweep.tags.is_none() && !self.books.is_compacting()
+        self.frozen.is_some() || self.sweep.due.is_empty() && self.sweep.tags.is_none() && !self.books.is_compacting()
+    }
+
+    /// Everything may have something to be swept: an index that was loaded is not told what.
+    pub(super) fn sweep_all(&mut self) {
+        self.sweep.tags = Some(0);
+        let begin_later = |book: &u32| self.books.at(*book).first > SeqNum::MIN;
+        self.sweep.due.extend((0..self.books.len() as u32).filter(begin_later).map(Due::Book));
     }
 
     /// Sweeps, for a bounded time: looks at about `budget` entries. Tells in `dying` which records
@@ -120,9 +131,7 @@ impl Index {
                 self.living_tags.remove(&seqnum);
             } else if self.loses_tag(seqnum) {
                 mark(Mark::DiedByTags);
-                if self.books.died(key.book, seqnum) {
-                    self.sweep.due.push_back(Due::Compaction(key.book));
-                }
+                self.died(key.book, seqnum);
                 let died = died.get_or_insert(Dying { first: seqnum, last: seqnum, records: 0 });
                 died.last = seqnum;
                 died.records += 1;
@@ -130,6 +139,13 @@ impl Index {
         }
         dying.extend(died);
         count
+    }
+
+    /// A record has lost its last tag.
+    pub(super) fn died(&mut self, book: u32, seqnum: SeqNum) {
+        if self.books.died(book, seqnum) {
+            self.sweep.due.push_back(Due::Compaction(book));
+        }
     }
 
     /// One of its tags was trimmed past a record. Returns whether it was the last.
@@ -175,7 +191,8 @@ impl Index {
         }
         let found = self.tags.at(place).map(|entry| {
             let first = self.books.at(entry.key.book).first;
-            let below = self.lists.get(&entry.list, 0).is_some_and(|seqnum| seqnum < first);
+            let kept = first.max(entry.first());
+            let below = self.lists.get(&entry.list, 0).is_some_and(|seqnum| seqnum < kept);
             (entry.key, below || entry.list.is_empty() && entry.first() <= first)
         });
         match found {

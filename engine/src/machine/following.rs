@@ -2,7 +2,7 @@
 //! who waits for it.
 
 use sealog_protocol::limits::{REQUEST_RETRY, STREAM_MESSAGE_BYTES_MAX};
-use sealog_protocol::logspace::{Logspace, Ordered};
+use sealog_protocol::logspace::{Checkpoint, Logspace, Ordered};
 use sealog_protocol::machine::{Address, Outputs, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::metalog::Entry;
@@ -52,7 +52,7 @@ impl Engine {
     pub(super) fn follow(&mut self, now: Time, outputs: &mut Outputs) {
         let Some(chain) = &self.chain else { return };
         while self.follower.advance_view(chain) {}
-        if self.follower.source.is_some() || now < self.follower.not_before {
+        if self.loading.is_some() || self.follower.source.is_some() || now < self.follower.not_before {
             return;
         }
         let next = self.follower.next();
@@ -152,7 +152,7 @@ impl Engine {
             Entry::OpenShard { engine, ordinal, replicas } => {
                 let shard = ShardId { view: place.view, index: place.index };
                 if self.logspace.as_ref().is_some_and(|logspace| logspace.shard(shard).is_some()) {
-                    self.follower.follow(shard);
+                    self.follower.follow(shard, 0);
                     self.open_tags(now, shard, &replicas, outputs);
                     self.shard_opened(shard, engine, ordinal, &replicas, outputs);
                 }
@@ -166,7 +166,13 @@ impl Engine {
                 }
             }
             Entry::Trim { logbook, tag, first } => self.trimmed(logbook, tag, first, outputs),
-            Entry::MoveShard { .. } | Entry::Cut(_) | Entry::Checkpoint { .. } => {}
+            Entry::Checkpoint { place, .. } => {
+                let counts = |known: &Checkpoint| known.place == place;
+                if self.logspace.as_ref().and_then(Logspace::checkpoint).is_some_and(counts) {
+                    self.checkpoint_committed(place);
+                }
+            }
+            Entry::MoveShard { .. } | Entry::Cut(_) => {}
         }
     }
 
@@ -181,7 +187,8 @@ impl Engine {
             let Some((next, bytes)) = tags.peek() else { return };
             let seqnum = SeqNum(run.seqnum.0 + (position - run.from));
             let (records, applied) = match next {
-                NextTags::Batch(batch) => {
+                NextTags::Batch(batch, frame_bytes) => {
+                    self.log_bytes += u64::from(frame_bytes);
                     let (reads, subscriptions) = (&mut self.reads, &mut self.subscriptions);
                     let applied = index.apply(seqnum, batch, |logbook, tag| {
                         reads.wake((logbook, tag));

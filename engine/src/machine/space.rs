@@ -1,14 +1,16 @@
 //! How an engine lets go: trims asked for and applied, and the sweep behind them.
 
+use bytes::Bytes;
 use sealog_protocol::client::{ErrorCode, Reply, RetentionRequest, TrimRequest};
-use sealog_protocol::machine::{ConnectionId, Outputs, Role};
+use sealog_protocol::machine::{Address, ConnectionId, Outputs, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
-use sealog_protocol::{LogBookId, SeqNum, Tag, Time};
+use sealog_protocol::tags::heads;
+use sealog_protocol::{LogBookId, SeqNum, ShardId, Tag, Time};
 
 use super::Engine;
 use super::replies::unavailable;
-use crate::index::Retention;
+use crate::index::{Dying, Retention};
 use crate::producer::Origin;
 
 /// Entries that are swept in a turn: some tens of microseconds.
@@ -92,9 +94,78 @@ impl Engine {
         self.index.as_ref().is_some_and(|index| !index.is_swept())
     }
 
-    pub(super) fn sweep(&mut self) {
-        if let Some(index) = self.index.as_mut().filter(|index| !index.is_swept()) {
-            index.sweep(SWEEP_ENTRIES, &mut self.dying);
+    /// Goes on with the sweep behind trims, and tells storages what died.
+    pub(super) fn sweep(&mut self, outputs: &mut Outputs) {
+        let Some(index) = self.index.as_mut().filter(|index| !index.is_swept()) else { return };
+        index.sweep(SWEEP_ENTRIES, &mut self.dying);
+        for died in std::mem::take(&mut self.dying) {
+            self.tell_dying(died, outputs);
         }
+    }
+
+    fn tell_dying(&self, died: Dying, outputs: &mut Outputs) {
+        let Some(logspace) = &self.logspace else { return };
+        let (mut left, mut span) = (u128::from(died.records), u128::from(died.last.0 - died.first.0) + 1);
+        for run in self.order.between(died.first, died.last) {
+            // As many of each run as if they lay evenly.
+            let here = (left * u128::from(run.records)).div_ceil(span.max(1)).min(left);
+            left -= here;
+            span -= u128::from(run.records).min(span);
+            let shard = run.first.shard;
+            let Some(known) = logspace.shard(shard).filter(|_| here > 0) else { continue };
+            let (from, to) = (run.first.position, run.first.position + run.records);
+            for node in known.replicas.iter().filter(|node| self.connected.contains_key(node)) {
+                let message = Message::Dying { shard, from, to, records: here as u64 };
+                outputs.send(self.address(node, Role::Storage), message);
+            }
+        }
+    }
+
+    /// A storage asks which of these records are dead.
+    pub(super) fn judge(
+        &mut self,
+        from: Address,
+        request: u64,
+        (shard, first): (ShardId, u64),
+        entries: &Bytes,
+        outputs: &mut Outputs,
+    ) {
+        if let Some(dead) = self.dead_of(shard, first, entries) {
+            outputs.send(from, Message::Judged { request, dead: dead.into() });
+        }
+    }
+
+    /// A bit for each record: whether nobody can read it any more, and no rebuilt index needs it.
+    fn dead_of(&self, shard: ShardId, first: u64, entries: &Bytes) -> Option<Vec<u8>> {
+        let (index, logspace) = (self.index.as_ref()?, self.logspace.as_ref()?);
+        // Without a checkpoint an index is rebuilt from all there ever was.
+        let Some(checkpoint) = logspace.checkpoint() else { return Some(Vec::new()) };
+        let (known, is_past) = (logspace.shard(shard), shard.view < logspace.place().view);
+        let ordered = known.map_or(if is_past { u64::MAX } else { 0 }, |known| known.prefix);
+        let never_more = is_past || known.is_some_and(|known| known.closed);
+        let mut runs = self.order.runs_of(shard, first).peekable();
+        let mut dead = Vec::new();
+        let mut nth = 0usize;
+        for head in heads(entries).map_while(Result::ok) {
+            let logbook = head.metadata().map(|metadata| metadata.logbook());
+            for _ in 0..head.records {
+                let position = first + nth as u64;
+                while runs.next_if(|run| run.first.position + run.records <= position).is_some() {}
+                let run = runs.peek().filter(|run| run.first.position <= position);
+                let is_dead = match (run, logbook) {
+                    (Some(run), Ok(logbook)) => {
+                        let seqnum = SeqNum(run.seqnum.0 + (position - run.first.position));
+                        seqnum < checkpoint.next && !index.lives(logbook, seqnum)
+                    }
+                    (Some(_), Err(_)) => false,
+                    // Of what is ordered and not in the order any more, nothing lives.
+                    (None, _) => position < ordered || never_more,
+                };
+                dead.resize(nth / 8 + 1, 0);
+                dead[nth / 8] |= u8::from(is_dead) << (nth % 8);
+                nth += 1;
+            }
+        }
+        Some(dead)
     }
 }
