@@ -7,10 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use sealog_protocol::client::{
-    CheckTailRequest, Description, ErrorCode, ReadRequest, RecordsPart, RecordsReply, Reply,
-};
-use sealog_protocol::frame::Header;
+use sealog_protocol::client::{CheckTailRequest, Description, ErrorCode, ReadRequest, RecordsReply, Reply};
 use sealog_protocol::limits::{FETCHES_IN_FLIGHT_MAX, READ_BYTES_MAX, READ_RECORDS_MAX, REQUEST_RETRY};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
@@ -22,6 +19,9 @@ use crate::producer::Producer;
 use crate::subscriptions::{ReadPage, SubscriptionId};
 
 mod pages;
+mod slots;
+
+use slots::{Slot, record_bytes};
 
 /// A read waits for a record at most so long; its client asks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -73,13 +73,6 @@ struct Read {
     /// Records of the last batch that came: the next ones are likely like it.
     stride: usize,
     corrupt: bool,
-}
-
-#[derive(Debug)]
-struct Slot {
-    seqnum: SeqNum,
-    at: LocalId,
-    batch: Option<Bytes>,
 }
 
 /// A record that is being fetched.
@@ -545,37 +538,11 @@ impl Read {
             corrupt: false,
         }
     }
+}
 
-    /// A batch came: fills the slots of all its records that the read wants.
-    fn fill(&mut self, slot: usize, batch: &Bytes) {
-        let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
-        let (shard, first) = (self.slots[slot].at.shard, header.place);
-        let positions = first..first + u64::from(header.count);
-        self.stride = usize::from(header.count);
-        let covered = |slot: &Slot| slot.at.shard == shard && positions.contains(&slot.at.position);
-        for found in self.slots[slot..].iter_mut().take_while(|slot| covered(slot)) {
-            found.batch = Some(batch.clone());
-        }
-    }
-
-    /// The answer's parts: consecutive records of one batch together.
-    fn parts(&self) -> Vec<RecordsPart> {
-        let mut parts: Vec<RecordsPart> = Vec::with_capacity(self.slots.len());
-        for slot in &self.slots {
-            let batch = slot.batch.as_ref().expect("gathered");
-            let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
-            let index = (slot.at.position - header.place) as u16;
-            if let Some(last) = parts.last_mut()
-                && last.seqnum.0 + u64::from(last.records) == slot.seqnum.0
-                && last.batch.as_ptr() == batch.as_ptr()
-            {
-                last.records += 1;
-                continue;
-            }
-            parts.push(RecordsPart { seqnum: slot.seqnum, index, records: 1, batch: batch.clone() });
-        }
-        parts
-    }
+fn corrupt() -> Reply {
+    let message = "the record is there and its bytes are damaged; other records can still be read".into();
+    Reply::Error { code: ErrorCode::Corrupt, message }
 }
 
 fn describe(index: &Index, logbook: LogBookId) -> Description {
@@ -587,15 +554,4 @@ fn describe(index: &Index, logbook: LogBookId) -> Description {
         retain_ms: retention.age_ms,
         retain_bytes: retention.bytes,
     }
-}
-
-/// About how many bytes a record of this batch adds to an answer.
-fn record_bytes(batch: &Bytes) -> usize {
-    let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
-    batch.len() / usize::from(header.count).max(1)
-}
-
-fn corrupt() -> Reply {
-    let message = "the record is there and its bytes are damaged; other records can still be read".into();
-    Reply::Error { code: ErrorCode::Corrupt, message }
 }
