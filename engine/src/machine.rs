@@ -81,7 +81,7 @@ impl Engine {
         };
         Engine {
             producer: Producer::new(config.logspace, limits),
-            reads: Reads::new(config.waiting_reads_max, config.hash_seed),
+            reads: Reads::new(config.waiting_reads_max, config.aux_bytes_max, config.hash_seed),
             subscriptions: Subscriptions::new(
                 SubscriptionLimits {
                     subscriptions_max: config.subscriptions_max,
@@ -157,6 +157,7 @@ impl Engine {
             runs: self.order.runs(),
             index_bytes: self.index_bytes(),
             cache_bytes: self.producer.cached_bytes(),
+            aux: self.reads.aux.status(),
             pending_records: self.producer.pending_records(),
             waiting_reads: self.reads.len(),
             subscriptions: self.subscriptions.len(),
@@ -513,7 +514,6 @@ impl Machine for Engine {
         self.send_query(outputs);
         self.send_fetches(now, outputs);
         self.send_trims(outputs);
-        self.sweep(outputs);
         self.write_checkpoint(now, outputs);
         if self.retry_at.is_none() && (self.is_waiting() || self.pending_since.is_some()) {
             self.retry_at = Some(now + REQUEST_RETRY);

@@ -7,21 +7,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use sealog_protocol::client::{CheckTailRequest, Description, ErrorCode, ReadRequest, RecordsReply, Reply};
+use sealog_protocol::client::{CheckTailRequest, Description, ErrorCode, ReadRequest, RecordAux, RecordsReply, Reply};
 use sealog_protocol::limits::{FETCHES_IN_FLIGHT_MAX, READ_BYTES_MAX, READ_RECORDS_MAX, REQUEST_RETRY};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::{LocalId, LogBookId, NodeId, Place, SeqNum, Tag, Time};
 
+use crate::aux::AuxCache;
 use crate::index::Index;
 use crate::order::Order;
 use crate::producer::Producer;
 use crate::subscriptions::{ReadPage, SubscriptionId};
 
+mod fetching;
 mod pages;
 mod slots;
 
-use slots::{Slot, record_bytes};
+use slots::Slot;
 
 /// A read waits for a record at most so long; its client asks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -32,9 +34,27 @@ const WAVE_MAX: usize = 64;
 /// What a read wants.
 #[derive(Clone, Copy, Debug)]
 enum Want {
-    Records { from: SeqNum, until: SeqNum, backward: bool, records_max: usize },
+    Records {
+        from: SeqNum,
+        until: SeqNum,
+        backward: bool,
+        records_max: usize,
+    },
     Tail,
     Description,
+    /// No answer yet: to be told what was committed before, and to trim then.
+    Trim {
+        first: SeqNum,
+    },
+}
+
+/// A trim whose client knows of nothing that the index has not applied.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadyTrim {
+    pub connection: ConnectionId,
+    pub request: u64,
+    pub key: (LogBookId, Tag),
+    pub first: SeqNum,
 }
 
 /// Where its records are looked for.
@@ -58,7 +78,7 @@ struct Read {
     subscription: Option<SubscriptionId>,
     key: (LogBookId, Tag),
     want: Want,
-    /// Of its records, unless the first is larger.
+    /// Of the answer, unless its first record is larger.
     bytes_max: usize,
     place: Place,
     stage: Stage,
@@ -67,6 +87,8 @@ struct Read {
     slots: Vec<Slot>,
     /// The slots are all that there is.
     complete: bool,
+    /// The answer is to have aux data.
+    aux: bool,
     fetches: usize,
     /// What was ordered when it was looked for ends before this.
     seen: SeqNum,
@@ -121,13 +143,16 @@ pub struct Reads {
     unsent: Vec<u64>,
     /// Keys that got a record while somebody waits for one.
     woken: Vec<(LogBookId, Tag)>,
+    ready_trims: Vec<ReadyTrim>,
     /// Pages of subscriptions that were read.
     pages: Vec<ReadPage>,
     waiting_max: usize,
+    /// Aux data of records.
+    pub aux: AuxCache,
 }
 
 impl Reads {
-    pub fn new(waiting_max: usize, hash_seed: u64) -> Reads {
+    pub fn new(waiting_max: usize, aux_bytes_max: usize, hash_seed: u64) -> Reads {
         Reads {
             reads: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             last: 0,
@@ -142,8 +167,10 @@ impl Reads {
             last_fetch: 0,
             unsent: Vec::new(),
             woken: Vec::new(),
+            ready_trims: Vec::new(),
             pages: Vec::new(),
             waiting_max,
+            aux: AuxCache::new(aux_bytes_max),
         }
     }
 
@@ -173,7 +200,8 @@ impl Reads {
         };
         let wait_until = (wanted.wait_ms > 0 && !wanted.backward).then_some(sources.now + wait);
         let key = (LogBookId(wanted.logbook), Tag(wanted.tag));
-        let read = Read::new(connection, request, key, want, wanted.place.into(), wait_until);
+        let mut read = Read::new(connection, request, key, want, wanted.place.into(), wait_until);
+        read.aux = wanted.aux;
         self.begin(sources, read, wanted.linearizable, outputs);
     }
 
@@ -202,6 +230,19 @@ impl Reads {
     ) {
         let read = Read::new(connection, request, (logbook, Tag::ALL), Want::Description, place, None);
         self.begin(sources, read, false, outputs);
+    }
+
+    /// Takes a trim. An engine that lags behind would take an earlier trim of the same tag for it, one that
+    /// falls short of what was appended since.
+    pub fn trim(&mut self, sources: Sources<'_>, trim: ReadyTrim, outputs: &mut Outputs) {
+        let want = Want::Trim { first: trim.first };
+        let read = Read::new(trim.connection, trim.request, trim.key, want, Place::default(), None);
+        self.begin(sources, read, true, outputs);
+    }
+
+    /// Trims that may be asked for now.
+    pub fn take_ready_trims(&mut self) -> Vec<ReadyTrim> {
+        std::mem::take(&mut self.ready_trims)
     }
 
     fn begin(&mut self, sources: Sources<'_>, mut read: Read, linearizable: bool, outputs: &mut Outputs) {
@@ -269,6 +310,10 @@ impl Reads {
                 let description = Box::new(describe(sources.index, read.key.0));
                 return self.answer(&read, Reply::Described { description, place }, outputs);
             }
+            Want::Trim { first } => {
+                let Read { connection, request, key, .. } = read;
+                return self.ready_trims.push(ReadyTrim { connection, request, key, first });
+            }
         };
         let first = sources.index.first(read.key.0, read.key.1);
         if from < first {
@@ -308,36 +353,51 @@ impl Reads {
     /// Gets the bytes of a read's records: from memory, else in waves from the storages. Answers
     /// when all are there, or enough for one answer.
     fn gather(&mut self, id: u64, mut read: Read, sources: Sources<'_>, outputs: &mut Outputs) {
-        let mut bytes = 0;
-        for at in 0..read.slots.len() {
-            if read.slots[at].batch.is_none()
-                && let Some(batch) = sources.producer.cached(read.slots[at].at.shard, read.slots[at].at.position)
+        let mut present = 0;
+        while let Some(slot) = read.slots.get(present) {
+            if slot.batch.is_none()
+                && let Some(batch) = sources.producer.cached(slot.at.shard, slot.at.position)
             {
-                read.fill(at, &batch);
+                read.fill(present, &batch);
             }
-            let Some(batch) = &read.slots[at].batch else {
-                if !read.corrupt {
-                    self.fetch_wave(id, &mut read, at, bytes);
-                    self.keep(id, read);
-                    return;
-                }
-                read.slots.truncate(at);
-                break;
-            };
-            bytes += record_bytes(batch);
-            if bytes >= read.bytes_max {
-                read.slots.truncate(at + 1);
-                read.complete &= at + 1 == read.slots.len();
+            if read.slots[present].batch.is_none() {
                 break;
             }
+            present += 1;
         }
+        if read.key.1 == Tag::ALL && !sources.index.knows_its_dead() {
+            // Trims that are not yet swept behind, or may not be now: the records' own tags tell.
+            let last = read.slots.last().map(|slot| slot.seqnum);
+            read.slots.retain(|slot| !slot.is_dead(sources.index, read.key.0));
+            if let Some(last) = last.filter(|_| read.slots.is_empty() && !read.corrupt) {
+                read.go_on_after(last);
+                return self.look(id, read, sources, outputs);
+            }
+            present = read.slots.iter().take_while(|slot| slot.batch.is_some()).count();
+        }
+        let (fitting, bytes) = read.fitting(present, &self.aux);
+        let (is_full, is_whole) = (fitting < present || bytes >= read.bytes_max, present == read.slots.len());
+        if !is_full && !is_whole && !read.corrupt {
+            self.fetch_wave(id, &mut read, present, bytes);
+            self.keep(id, read);
+            return;
+        }
+        let complete = read.complete && !read.corrupt && fitting == read.slots.len();
+        read.slots.truncate(fitting);
         if read.slots.is_empty() && read.corrupt {
             self.answer(&read, corrupt(), outputs);
             return;
         }
-        let complete = read.complete && !read.corrupt && bytes < read.bytes_max;
-        let reply = RecordsReply { place: sources.applied, complete, parts: read.parts() };
+        let aux = if read.aux { self.aux_of(&read) } else { Vec::new() };
+        let reply = RecordsReply { place: sources.applied, complete, parts: read.parts(), aux };
         self.answer(&read, Reply::Records(reply), outputs);
+    }
+
+    fn aux_of(&mut self, read: &Read) -> Vec<RecordAux> {
+        let logbook = read.key.0;
+        let aux_of =
+            |(record, slot): (u16, &Slot)| self.aux.get((logbook, slot.seqnum)).map(|data| RecordAux { record, data });
+        (0..).zip(&read.slots).filter_map(aux_of).collect()
     }
 
     fn fetch_wave(&mut self, id: u64, read: &mut Read, from: usize, bytes: usize) {
@@ -378,32 +438,6 @@ impl Reads {
         }
     }
 
-    /// A fetch that is under way.
-    pub fn fetch_mut(&mut self, fetch: u64) -> Option<&mut Fetch> {
-        self.fetches.get_mut(&fetch)
-    }
-
-    /// Fetches to be sent now: new ones, and those whose storage went or did not answer.
-    pub fn fetches_to_send(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.unsent)
-    }
-
-    /// Has a fetch sent again, to the next replica.
-    pub fn refetch(&mut self, fetch: u64) {
-        if let Some(found) = self.fetches.get_mut(&fetch) {
-            found.attempt += 1;
-            found.asked = None;
-            self.unsent.push(fetch);
-        }
-    }
-
-    /// A storage is gone: what it was asked for is asked of another.
-    pub fn storage_lost(&mut self, node: NodeId) {
-        let lost: Vec<u64> =
-            self.fetches.iter().filter(|(_, fetch)| fetch.asked == Some(node)).map(|(id, _)| *id).collect();
-        lost.into_iter().for_each(|id| self.refetch(id));
-    }
-
     /// Begins reads anew that have waited too long for bytes: the records may have been trimmed.
     pub fn retry(&mut self, sources: Sources<'_>, outputs: &mut Outputs) {
         let overdue = |fetch: &Fetch| fetch.asked.is_none() || sources.now.since(fetch.asked_at) >= REQUEST_RETRY;
@@ -416,10 +450,6 @@ impl Reads {
             read.fetches = 0;
             self.look(id, read, sources, outputs);
         }
-    }
-
-    pub fn has_fetches(&self) -> bool {
-        !self.fetches.is_empty()
     }
 
     /// The number of a commit query for the reads that came since the last one, if there are any.
@@ -532,17 +562,20 @@ impl Read {
             wait_until,
             slots: Vec::new(),
             complete: true,
+            aux: false,
             fetches: 0,
             seen: SeqNum::MIN,
             stride: 1,
             corrupt: false,
         }
     }
-}
 
-fn corrupt() -> Reply {
-    let message = "the record is there and its bytes are damaged; other records can still be read".into();
-    Reply::Error { code: ErrorCode::Corrupt, message }
+    /// Looks for what comes after a record.
+    fn go_on_after(&mut self, last: SeqNum) {
+        if let Want::Records { from, backward, .. } = &mut self.want {
+            *from = if *backward { last.prev() } else { last.next() };
+        }
+    }
 }
 
 fn describe(index: &Index, logbook: LogBookId) -> Description {
@@ -554,4 +587,9 @@ fn describe(index: &Index, logbook: LogBookId) -> Description {
         retain_ms: retention.age_ms,
         retain_bytes: retention.bytes,
     }
+}
+
+fn corrupt() -> Reply {
+    let message = "the record is there and its bytes are damaged; other records can still be read".into();
+    Reply::Error { code: ErrorCode::Corrupt, message }
 }

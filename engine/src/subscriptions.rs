@@ -195,7 +195,7 @@ impl Subscriptions {
         let subscription = self.subscriptions.get_mut(&id).expect("listed under its request");
         if credit.bytes == 0 {
             let complete = subscription.state == State::Idle;
-            let sign = RecordsReply { place: applied, complete, parts: Vec::new() };
+            let sign = RecordsReply { place: applied, complete, ..RecordsReply::default() };
             outputs.reply(connection, request, Reply::Records(sign));
             return;
         }
@@ -279,7 +279,7 @@ impl Subscriptions {
             if subscription.credit <= 0 {
                 subscription.state = State::Broke;
                 if !std::mem::replace(&mut subscription.is_told, true) {
-                    let nothing = RecordsReply { place: applied, complete: false, parts: Vec::new() };
+                    let nothing = RecordsReply { place: applied, ..RecordsReply::default() };
                     outputs.reply(subscription.connection, subscription.request, Reply::Records(nothing));
                 }
                 continue;
@@ -370,7 +370,7 @@ mod tests {
     }
 
     fn page(wanted: &WantedPage, seen: u64) -> ReadPage {
-        let reply = Reply::Records(RecordsReply { place: PLACE, complete: true, parts: Vec::new() });
+        let reply = Reply::Records(RecordsReply { place: PLACE, complete: true, ..RecordsReply::default() });
         ReadPage { subscription: wanted.subscription, reply, seen: SeqNum(seen) }
     }
 

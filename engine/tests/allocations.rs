@@ -143,8 +143,8 @@ impl World {
                 }
                 self.deliver();
             }
-            while let Some(segment) = self.journal.wanted_segment() {
-                self.journal.segment_ready(segment);
+            while let Some(wanted) = self.journal.wanted_segment() {
+                self.journal.segment_ready(wanted.segment);
             }
             let mut wrote = false;
             while let Some(write) = self.journal.next_write(Time(1)) {

@@ -20,6 +20,7 @@ use sealog_protocol::view::{Chain, ClusterSettings, View};
 use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, NodeSet, ViewNumber};
 use thiserror::Error;
 
+use crate::backup::MANIFEST;
 use crate::durable_file;
 use crate::identity::{Identity, IdentityError};
 use crate::register::FileRegister;
@@ -138,7 +139,7 @@ impl DataDirectory {
     }
 }
 
-fn journal_path(path: &Path, executor: usize) -> PathBuf {
+pub(crate) fn journal_path(path: &Path, executor: usize) -> PathBuf {
     path.join(format!("journal-{executor}"))
 }
 
@@ -152,26 +153,33 @@ fn lock(path: &Path) -> Result<File, DirectoryError> {
 }
 
 /// Takes the lock, which the system gives back when the process ends, however it ends.
-fn hold_lock(path: &Path) -> Result<File, DirectoryError> {
+pub(crate) fn hold_lock(path: &Path) -> Result<File, DirectoryError> {
     let failed = |error| DirectoryError::Io { path: path.to_owned(), doing: "lock", error };
     let mut options = OpenOptions::new();
     let mut file =
         options.read(true).write(true).create(true).truncate(false).open(path.join("lock")).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            let process = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            return Err(DirectoryError::InUse { path: path.to_owned(), process });
-        }
+        Err(TryLockError::WouldBlock) => return Err(in_use(path, &mut file)),
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
     Ok(file)
 }
 
+/// Whoever has the lock wrote into it who it is.
+pub(crate) fn in_use(path: &Path, lock: &mut File) -> DirectoryError {
+    let mut text = String::new();
+    let process = lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+    DirectoryError::InUse { path: path.to_owned(), process }
+}
+
 /// A directory without an identity must be empty, but for what an interrupted first start leaves.
 fn refuse_foreign(path: &Path) -> Result<(), DirectoryError> {
     let failed = |error| DirectoryError::Io { path: path.to_owned(), doing: "list", error };
+    if path.join(MANIFEST).exists() {
+        let what = "it is a backup: `sealog restore` makes a data directory of it".to_owned();
+        return Err(DirectoryError::Foreign { path: path.to_owned(), what });
+    }
     for entry in std::fs::read_dir(path).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
@@ -194,7 +202,7 @@ fn refuse_foreign(path: &Path) -> Result<(), DirectoryError> {
 }
 
 /// A journal that is gone while the register knows of earlier lives held records.
-fn refuse_lost_journals(path: &Path, identity: &Identity, chains: &[Chain]) -> Result<(), DirectoryError> {
+pub(crate) fn refuse_lost_journals(path: &Path, identity: &Identity, chains: &[Chain]) -> Result<(), DirectoryError> {
     if chains.iter().all(|chain| chain.views.len() == 1) {
         return Ok(());
     }
@@ -247,7 +255,11 @@ fn first_chain(node: NodeId, settings: ClusterSettings, logspace: LogspaceId) ->
     Chain { settings, logspace, views: vec![view], ends: Vec::new() }
 }
 
-fn read_chains(path: &Path, register: &mut FileRegister, identity: &Identity) -> Result<Vec<Chain>, DirectoryError> {
+pub(crate) fn read_chains(
+    path: &Path,
+    register: &mut FileRegister,
+    identity: &Identity,
+) -> Result<Vec<Chain>, DirectoryError> {
     let mut chains: Vec<Chain> = Vec::new();
     let mut logspaces = 1;
     while chains.len() < logspaces {

@@ -119,6 +119,7 @@ impl Node {
         let mut config = NodeConfig::new(directory.path.clone(), executor_configs(settings, &directory, listen));
         config.clients = ClientLimits {
             connections_max: settings.connections_max,
+            connections_per_address_max: settings.connections_per_address_max,
             handshake_deadline: settings.handshake_deadline,
             frame_deadline: settings.frame_deadline,
             send_deadline: settings.send_deadline,
@@ -192,6 +193,7 @@ fn executor_configs(settings: &Settings, directory: &DataDirectory, listen: Vec<
 struct Limits {
     index_bytes_max: usize,
     cache_bytes_max: usize,
+    aux_bytes_max: usize,
     hash_seed: u64,
 }
 
@@ -200,6 +202,7 @@ impl Limits {
         Limits {
             index_bytes_max: (settings.index_bytes_max / engines) as usize,
             cache_bytes_max: (settings.cache_bytes_max / engines) as usize,
+            aux_bytes_max: (settings.aux_bytes_max / engines) as usize,
             hash_seed,
         }
     }
@@ -214,6 +217,7 @@ fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines
                 let mut config = EngineConfig::new(node, incarnation, logspace, limits.hash_seed);
                 config.index_bytes_max = limits.index_bytes_max;
                 config.cache_bytes_max = limits.cache_bytes_max;
+                config.aux_bytes_max = limits.aux_bytes_max;
                 RoleMachine::Engine(Box::new(Engine::new(config)))
             }
             Role::Storage => RoleMachine::Storage(Box::new(Storage::new(StorageConfig::new(node, logspace)))),

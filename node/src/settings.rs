@@ -3,7 +3,8 @@
 //! [`KEYS`] is the one list of what can be set. Each key is a line of the file, a variable
 //! `SEALOG_<KEY>` and, where the command line offers it, a flag; all three go through one parser, so
 //! they take the same values. A key that does not exist is an error that names the nearest one: a
-//! misspelt limit that silently stays at its default is found only when it is needed.
+//! misspelt limit that silently stays at its default is found only when it is needed. What is read
+//! from where is in [`crate::configuration`].
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
@@ -12,10 +13,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use sealog_protocol::limits::{CACHE_BYTES_MAX, LOGSPACES_MAX};
+use sealog_protocol::limits::{AUX_MEMORY_BYTES_MAX, CACHE_BYTES_MAX, LOGSPACES_MAX};
 use sealog_runtime::ClientLimits;
 use thiserror::Error;
-use toml::de::{DeTable, DeValue};
+
+use crate::configuration::Configuration;
 
 /// Where a node listens unless it is told otherwise, and where clients look for it.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:7440";
@@ -26,11 +28,11 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 const INDEX_BYTES_MIN: u64 = 1 << 20;
 const CACHE_BYTES_MIN: u64 = 4 << 20;
 const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
-const ENVIRONMENT_PREFIX: &str = "SEALOG_";
-/// Variables with our prefix that are not a node's settings.
-const ENVIRONMENT_OF_CLIENTS: &[&str] = &["SEALOG_CONNECT"];
-/// An unknown variable this near to a key is taken for a misspelt one.
-const MISSPELT_DISTANCE_MAX: usize = 2;
+/// Every key is a variable with this before it.
+pub(crate) const ENVIRONMENT_PREFIX: &str = "SEALOG_";
+
+const SIZE: &str = "bytes, written as \"64MiB\" or 67108864";
+const TIME: &str = "a time, written as \"500ms\", \"10s\" or \"1m\"";
 
 /// What a node is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,10 +52,14 @@ pub struct Settings {
     pub index_bytes_max: u64,
     /// Memory for records near the tail, of all engines together, in bytes.
     pub cache_bytes_max: u64,
+    /// Memory for aux data of records, of all engines together, in bytes; 0 keeps none.
+    pub aux_bytes_max: u64,
     /// Size of a segment of the journal, in bytes.
     pub segment_bytes: u64,
     /// Client connections at once; those beyond are told so and closed.
     pub connections_max: usize,
+    /// Of them from one address; `None`: half, and all for processes of this machine.
+    pub connections_per_address_max: Option<usize>,
     /// For a client's hello, from its connection on.
     pub handshake_deadline: Duration,
     /// For the rest of a frame, from its first byte on.
@@ -62,6 +68,19 @@ pub struct Settings {
     pub send_deadline: Duration,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub log: tracing::Level,
+    pub log_format: LogFormat,
+}
+
+/// How lines of the log are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For the journal of systemd if stderr goes there, else text.
+    #[default]
+    Auto,
+    /// With time and level.
+    Text,
+    /// Without a time, the level as syslog's number in `<…>`.
+    Journald,
 }
 
 impl Default for Settings {
@@ -76,12 +95,15 @@ impl Default for Settings {
             logspaces: None,
             index_bytes_max: 4 << 30,
             cache_bytes_max: CACHE_BYTES_MAX as u64,
+            aux_bytes_max: AUX_MEMORY_BYTES_MAX as u64,
             segment_bytes: 64 << 20,
             connections_max: clients.connections_max,
+            connections_per_address_max: clients.connections_per_address_max,
             handshake_deadline: clients.handshake_deadline,
             frame_deadline: clients.frame_deadline,
             send_deadline: clients.send_deadline,
             log: tracing::Level::WARN,
+            log_format: LogFormat::default(),
         }
     }
 }
@@ -89,15 +111,24 @@ impl Default for Settings {
 /// Where a value came from, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    File(PathBuf),
+    File { path: PathBuf, line: usize },
     Environment,
     Flag,
 }
 
 impl Source {
-    fn name(&self, key: &str) -> String {
+    /// What a message about a value begins with: the place in a file, as editors understand it.
+    pub fn place(&self) -> String {
         match self {
-            Source::File(path) => format!("key '{key}' in {}", path.display()),
+            Source::File { path, line } => format!("{}:{line}: ", path.display()),
+            Source::Environment | Source::Flag => String::new(),
+        }
+    }
+
+    /// What the key is called there.
+    pub fn name(&self, key: &str) -> String {
+        match self {
+            Source::File { .. } => format!("key '{key}'"),
             Source::Environment => format!("variable {}", variable(key)),
             Source::Flag => format!("flag --{}", key.replace('_', "-")),
         }
@@ -109,12 +140,12 @@ impl Source {
 pub enum SettingsError {
     #[error("cannot read the configuration {}: {error}", path.display())]
     Unreadable { path: PathBuf, error: std::io::Error },
-    #[error("{} is not valid TOML: {message}", path.display())]
-    Syntax { path: PathBuf, message: String },
-    #[error("unknown {place}: did you mean '{nearest}'? `sealog config default` prints every key")]
-    UnknownKey { place: String, nearest: String },
-    #[error("{place} is '{value}', which is not {expected}")]
-    Value { place: String, value: String, expected: String },
+    #[error("{}:{line}: not valid TOML: {message}", path.display())]
+    Syntax { path: PathBuf, line: usize, message: String },
+    #[error("{place}unknown {name}: did you mean '{nearest}'? `sealog config explain` says what every key means")]
+    UnknownKey { place: String, name: String, nearest: String },
+    #[error("{place}{name} is '{value}', which is not {expected}")]
+    Value { place: String, name: String, value: String, expected: String },
     #[error(
         "{listen} is reachable from other machines, and nothing on it is encrypted or authenticated yet: \
          listen on 127.0.0.1, or pass --allow-remote if the network is yours alone"
@@ -125,20 +156,24 @@ pub enum SettingsError {
 }
 
 /// A thing that can be set.
-struct Key {
-    name: &'static str,
-    about: &'static str,
-    /// As the default file shows it.
-    default: &'static str,
-    /// Completes "… which is not".
-    expected: &'static str,
+pub(crate) struct Key {
+    pub name: &'static str,
+    /// What it is for, in sentences.
+    pub about: &'static str,
+    /// What a value counts, and how it is written.
+    pub unit: &'static str,
+    /// As the default file shows it: TOML.
+    pub default: &'static str,
+    /// The values that are allowed. Completes "… which is not".
+    pub expected: &'static str,
     set: fn(&mut Settings, &str) -> Option<()>,
 }
 
-const KEYS: &[Key] = &[
+pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "data",
         about: "Directory of the node's data. Made at the first start; one node at a time uses it.",
+        unit: "a path",
         default: "\"./sealog-data\"",
         expected: "a path",
         set: |settings, text| {
@@ -149,6 +184,7 @@ const KEYS: &[Key] = &[
     Key {
         name: "listen",
         about: "Address for clients. Port 0 takes a free one.",
+        unit: "an address",
         default: "\"127.0.0.1:7440\"",
         expected: "HOST:PORT",
         set: |settings, text| {
@@ -160,6 +196,7 @@ const KEYS: &[Key] = &[
     Key {
         name: "unix_socket",
         about: "Unix socket for clients on this machine. Empty: sealog.sock in the data directory.",
+        unit: "a path",
         default: "\"\"",
         expected: "a path",
         set: |settings, text| {
@@ -170,6 +207,7 @@ const KEYS: &[Key] = &[
     Key {
         name: "allow_remote",
         about: "Allow an address that other machines can reach: nothing is encrypted or authenticated.",
+        unit: "yes or no",
         default: "false",
         expected: "true or false",
         set: |settings, text| {
@@ -179,27 +217,30 @@ const KEYS: &[Key] = &[
     },
     Key {
         name: "executors",
-        about: "Pinned threads; with 2 the sequencer has a core of its own. Fixed when the data directory is\n# made; empty: as it was made, at first 1.",
+        about: "Pinned threads; with 2 the sequencer has a core of its own. Fixed when the data directory is made; empty: as it was made, at first 1.",
+        unit: "threads",
         default: "\"\"",
         expected: "a number from 1 to 64",
         set: |settings, text| {
-            settings.executors = fixed_at_first(text, 1..=EXECUTORS_MAX)?;
+            settings.executors = number_or_none(text, 1..=EXECUTORS_MAX)?;
             Some(())
         },
     },
     Key {
         name: "logspaces",
         about: "Physical logs that LogBooks are spread over. Fixed in the same way.",
+        unit: "logs",
         default: "\"\"",
         expected: "a number from 1 to 256",
         set: |settings, text| {
-            settings.logspaces = fixed_at_first(text, 1..=LOGSPACES_MAX)?;
+            settings.logspaces = number_or_none(text, 1..=LOGSPACES_MAX)?;
             Some(())
         },
     },
     Key {
         name: "index_memory",
         about: "Memory of the indexes. Beyond it the node refuses appends, and serves reads.",
+        unit: SIZE,
         default: "\"4GiB\"",
         expected: "a size of at least 1MiB",
         set: |settings, text| {
@@ -210,6 +251,7 @@ const KEYS: &[Key] = &[
     Key {
         name: "cache_memory",
         about: "Memory for the newest records, from which readers at the tail are served.",
+        unit: SIZE,
         default: "\"64MiB\"",
         expected: "a size of at least 4MiB",
         set: |settings, text| {
@@ -218,8 +260,20 @@ const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "aux_memory",
+        about: "Memory for aux data, which clients attach to records. What was not read lately gives way; 0 keeps none.",
+        unit: SIZE,
+        default: "\"64MiB\"",
+        expected: "a size",
+        set: |settings, text| {
+            settings.aux_bytes_max = parse_bytes(text)?;
+            Some(())
+        },
+    },
+    Key {
         name: "segment_size",
         about: "Size of a file of the journal.",
+        unit: SIZE,
         default: "\"64MiB\"",
         expected: "a size from 4MiB to 1GiB, in steps of 4KiB",
         set: |settings, text| {
@@ -230,7 +284,8 @@ const KEYS: &[Key] = &[
     },
     Key {
         name: "connections_max",
-        about: "Client connections at once. Beyond them a client is told so and closed; a low limit of open\n# files (ulimit -n) lowers it.",
+        about: "Client connections at once. Beyond them a client is told so and closed; a low limit of open files (ulimit -n) lowers it.",
+        unit: "connections",
         default: "10000",
         expected: "a number from 1 to 1048576",
         set: |settings, text| {
@@ -241,8 +296,20 @@ const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "connections_per_address_max",
+        about: "Of connections_max, how many one address may have (of IPv6, one /64 network), so that no one keeps all others out. Empty: half of them, and all of them for programs on this machine. Behind a proxy all clients have one address: set it to connections_max there. Unix sockets are not counted.",
+        unit: "connections",
+        default: "\"\"",
+        expected: "a number from 1 to 1048576",
+        set: |settings, text| {
+            settings.connections_per_address_max = number_or_none(text, 1..=ClientLimits::CONNECTIONS_MAX)?;
+            Some(())
+        },
+    },
+    Key {
         name: "handshake_deadline",
         about: "A connection whose hello has not come within this time is closed.",
+        unit: TIME,
         default: "\"10s\"",
         expected: "a time from 10ms to 1h",
         set: |settings, text| {
@@ -253,6 +320,7 @@ const KEYS: &[Key] = &[
     Key {
         name: "frame_deadline",
         about: "A frame that was begun (2 MiB at most) has to be there whole within this time.",
+        unit: TIME,
         default: "\"30s\"",
         expected: "a time from 10ms to 1h",
         set: |settings, text| {
@@ -263,6 +331,7 @@ const KEYS: &[Key] = &[
     Key {
         name: "send_deadline",
         about: "A client that takes less than 256 KiB of its answers in this time is cut off.",
+        unit: TIME,
         default: "\"30s\"",
         expected: "a time from 10ms to 1h",
         set: |settings, text| {
@@ -273,6 +342,7 @@ const KEYS: &[Key] = &[
     Key {
         name: "log",
         about: "What is logged to stderr.",
+        unit: "a level",
         default: "\"warn\"",
         expected: "error, warn, info, debug or trace",
         set: |settings, text| {
@@ -280,33 +350,43 @@ const KEYS: &[Key] = &[
             Some(())
         },
     },
+    Key {
+        name: "log_format",
+        about: "How lines of the log are written: text has time and level, journald has neither time nor colour, and the level as a number that journald reads. auto is journald if systemd says that stderr goes to the journal.",
+        unit: "a format",
+        default: "\"auto\"",
+        expected: "auto, text or journald",
+        set: |settings, text| {
+            settings.log_format = match text {
+                "auto" => LogFormat::Auto,
+                "text" => LogFormat::Text,
+                "journald" => LogFormat::Journald,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
 ];
 
 impl Settings {
     /// Defaults, then `file`, then the environment.
+    ///
+    /// # Errors
+    /// The first thing that is wrong; [`Configuration::read`] tells all.
     pub fn load(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Settings, SettingsError> {
-        let mut settings = Settings::default();
-        if let Some(path) = file {
-            settings.apply_file(path)?;
-        }
-        settings.apply_environment(environment)?;
-        Ok(settings)
+        let (configuration, errors) = Configuration::read(file, environment);
+        errors.into_iter().next().map_or(Ok(configuration.settings), Err)
     }
 
     /// Sets one key.
     pub fn set(&mut self, source: &Source, name: &str, value: &str) -> Result<(), SettingsError> {
-        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-            let nearest = match source {
-                Source::Environment => variable(nearest_key(name)),
-                _ => nearest_key(name).to_owned(),
-            };
-            return Err(SettingsError::UnknownKey { place: source.name(name), nearest });
-        };
+        let key = find_key(source, name)?;
         (key.set)(self, value).ok_or_else(|| SettingsError::Value {
-            place: source.name(name),
+            place: source.place(),
+            name: source.name(name),
             value: value.to_owned(),
             expected: key.expected.to_owned(),
         })
@@ -322,64 +402,10 @@ impl Settings {
         }
         Ok(address)
     }
-
-    fn apply_file(&mut self, path: &Path) -> Result<(), SettingsError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| SettingsError::Unreadable { path: path.to_owned(), error })?;
-        let syntax = |message: String| SettingsError::Syntax { path: path.to_owned(), message };
-        let table = DeTable::parse(&text).map_err(|error| syntax(error.to_string().trim_end().to_owned()))?;
-        let source = Source::File(path.to_owned());
-        for (name, value) in table.get_ref() {
-            let text = match value.get_ref() {
-                DeValue::String(text) => text.to_string(),
-                DeValue::Integer(number) => number.as_str().to_owned(),
-                DeValue::Boolean(flag) => flag.to_string(),
-                _ => "neither a string, a number nor a boolean".to_owned(),
-            };
-            self.set(&source, name.get_ref(), &text)?;
-        }
-        Ok(())
-    }
-
-    /// Variables of our prefix that are nothing like a key belong to somebody else, and are left alone.
-    fn apply_environment(&mut self, environment: impl Iterator<Item = (String, String)>) -> Result<(), SettingsError> {
-        for (variable, value) in environment {
-            let Some(name) = variable.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
-            if ENVIRONMENT_OF_CLIENTS.contains(&variable.as_str()) {
-                continue;
-            }
-            let name = name.to_ascii_lowercase();
-            let distance = strsim::damerau_levenshtein(&name, nearest_key(&name));
-            if distance <= MISSPELT_DISTANCE_MAX {
-                self.set(&Source::Environment, &name, &value)?;
-            } else {
-                tracing::warn!(variable, "ignored: no setting of this name");
-            }
-        }
-        Ok(())
-    }
 }
 
-/// A commented configuration with every key at its default.
-pub fn default_file() -> String {
-    let mut text = String::from(
-        "# Sealog node. Every key is also an environment variable (SEALOG_LISTEN, …); flags come before\n\
-         # variables, variables before this file. Sizes are written as \"64MiB\".\n",
-    );
-    for key in KEYS {
-        text.push_str(&format!(
-            "\n# {}\n# Environment: {}\n{} = {}\n",
-            key.about,
-            variable(key.name),
-            key.name,
-            key.default
-        ));
-    }
-    text
-}
-
-/// A count, or nothing for "as it is".
-fn fixed_at_first<N: FromStr + PartialOrd>(text: &str, range: RangeInclusive<N>) -> Option<Option<N>> {
+/// A number, or nothing for what is right if nothing is said.
+fn number_or_none<N: FromStr + PartialOrd>(text: &str, range: RangeInclusive<N>) -> Option<Option<N>> {
     if text.is_empty() {
         return Some(None);
     }
@@ -394,12 +420,29 @@ fn parse_deadline(text: &str) -> Option<Duration> {
     humantime::parse_duration(text).ok().filter(|deadline| DEADLINES.contains(deadline))
 }
 
-fn variable(key: &str) -> String {
+/// The key of this name.
+///
+/// # Errors
+/// There is none; the error names the nearest.
+pub(crate) fn find_key(source: &Source, name: &str) -> Result<&'static Key, SettingsError> {
+    KEYS.iter().find(|key| key.name == name).ok_or_else(|| {
+        let nearest = match source {
+            Source::Environment => variable(nearest_key(name)),
+            Source::File { .. } | Source::Flag => nearest_key(name).to_owned(),
+        };
+        SettingsError::UnknownKey { place: source.place(), name: source.name(name), nearest }
+    })
+}
+
+/// The environment's name of a key.
+pub(crate) fn variable(key: &str) -> String {
     format!("{ENVIRONMENT_PREFIX}{}", key.to_ascii_uppercase())
 }
 
-fn nearest_key(name: &str) -> &'static str {
-    let distance = |key: &&Key| (strsim::jaro_winkler(name, key.name) * 1e6) as u64;
+/// All keys are of one level: of a name with dots, the last part is what may be one.
+pub(crate) fn nearest_key(name: &str) -> &'static str {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let distance = |key: &&Key| (strsim::jaro_winkler(last, key.name) * 1e6) as u64;
     KEYS.iter().max_by_key(distance).expect("there are keys").name
 }
 
@@ -418,9 +461,17 @@ mod tests {
         Settings::load(None, [(name.to_owned(), value.to_owned())].into_iter())
     }
 
+    /// A setting that has no key could not be set, and one without an explanation not be understood.
     #[test]
-    fn the_printed_default_is_the_default() {
-        assert_eq!(file(&default_file()).unwrap(), Settings::default());
+    fn every_setting_has_a_key_and_every_key_an_explanation() {
+        let settings = format!("{:#?}", Settings::default());
+        let is_field = |line: &&str| line.starts_with("    ") && !line[4..].starts_with([' ', ')', '}', ']']);
+        assert_eq!(settings.lines().filter(is_field).count(), KEYS.len(), "{settings}");
+        for key in KEYS {
+            assert!(key.about.ends_with('.') && key.about.len() > 20, "{}", key.name);
+            assert!(!key.unit.is_empty() && !key.expected.is_empty() && !key.default.is_empty(), "{}", key.name);
+            assert_eq!(KEYS.iter().filter(|other| other.name == key.name).count(), 1, "{}", key.name);
+        }
     }
 
     #[test]
@@ -456,7 +507,7 @@ mod tests {
     #[test]
     fn broken_toml_says_where() {
         let message = file("listen = ").unwrap_err().to_string();
-        assert!(message.contains("sealog.toml is not valid TOML") && message.contains("line 1"), "{message}");
+        assert!(message.contains("sealog.toml:1: not valid TOML"), "{message}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::counters::Counters;
 use crate::limits::ACCEPT_PAUSE;
 use crate::listener::{Listener, accepted};
 use crate::ring::{Completion, Kind, Ring, Token};
+use crate::warnings::{Warning, Warnings};
 
 struct Listening {
     listener: Listener,
@@ -21,15 +22,17 @@ struct Listening {
 
 /// The listeners of an executor.
 pub(crate) struct Accepting {
+    /// Of clients, or of nodes.
+    kind: Kind,
     listening: Vec<Listening>,
     is_stopped: bool,
 }
 
 impl Accepting {
-    pub fn new(listeners: Vec<Listener>) -> Accepting {
+    pub fn new(kind: Kind, listeners: Vec<Listener>) -> Accepting {
         let listening =
             listeners.into_iter().map(|listener| Listening { listener, is_armed: false, arm_at: None }).collect();
-        Accepting { listening, is_stopped: false }
+        Accepting { kind, listening, is_stopped: false }
     }
 
     /// Asks for connections where that is not asked for yet.
@@ -42,12 +45,18 @@ impl Accepting {
             let entry = opcode::AcceptMulti::new(types::Fd(listening.listener.descriptor()));
             let entry = entry.flags(libc::SOCK_CLOEXEC).build();
             // SAFETY: it points at no memory.
-            unsafe { ring.push(Token::new(Kind::Accept, slot as u32, 0), entry) };
+            unsafe { ring.push(Token::new(self.kind, slot as u32, 0), entry) };
         }
     }
 
     /// A listener has a connection, or its accept has ended.
-    pub fn on_completion(&mut self, now: Time, completion: Completion, counters: &Counters) -> Option<OwnedFd> {
+    pub fn on_completion(
+        &mut self,
+        now: Time,
+        completion: Completion,
+        counters: &Counters,
+        warnings: &mut Warnings,
+    ) -> Option<OwnedFd> {
         let listening = &mut self.listening[completion.token.slot as usize];
         listening.is_armed = completion.more();
         match completion.bytes() {
@@ -55,7 +64,9 @@ impl Accepting {
             Err(error) if self.is_stopped => tracing::debug!(%error, "accepts no more connections"),
             Err(error) => {
                 counters.accepts_failed.add(1);
-                tracing::warn!(address = %listening.listener.address(), %error, "cannot accept a connection");
+                if warnings.admit(now, Warning::NotAccepted) {
+                    tracing::warn!(address = %listening.listener.address(), %error, "cannot accept a connection");
+                }
                 listening.arm_at = Some(now + ACCEPT_PAUSE);
             }
         }
@@ -73,7 +84,7 @@ impl Accepting {
         for (slot, listening) in self.listening.iter_mut().enumerate() {
             listening.arm_at = None;
             if listening.is_armed {
-                ring.cancel(Token::new(Kind::Accept, slot as u32, 0));
+                ring.cancel(Token::new(self.kind, slot as u32, 0));
             }
         }
     }
@@ -87,12 +98,12 @@ mod tests {
     #[test]
     fn without_descriptors_it_is_tried_again_after_a_pause_and_not_before() {
         let listener = Listener::bind(&Listen::Tcp("127.0.0.1:0".parse().expect("an address"))).expect("a free port");
-        let (mut accepting, counters) = (Accepting::new(vec![listener]), Counters::default());
+        let (mut accepting, counters) = (Accepting::new(Kind::Accept, vec![listener]), Counters::default());
         let mut ring = Ring::new().expect("a ring");
         accepting.arm(Time(1), &mut ring);
         assert_eq!(ring.in_flight(), 1);
         let failed = Completion::failed(Token::new(Kind::Accept, 0, 0), libc::EMFILE);
-        assert!(accepting.on_completion(Time(1), failed, &counters).is_none());
+        assert!(accepting.on_completion(Time(1), failed, &counters, &mut Warnings::default()).is_none());
         assert_eq!(counters.accepts_failed.get(), 1);
         let again = Time(1) + ACCEPT_PAUSE;
         assert_eq!(accepting.deadline(), Some(again));

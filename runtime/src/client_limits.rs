@@ -9,6 +9,7 @@ use std::time::Duration;
 use sealog_protocol::Time;
 use thiserror::Error;
 
+use crate::addresses::Peer;
 use crate::connection::{Connection, Phase};
 
 /// What clients of a node may take.
@@ -16,6 +17,9 @@ use crate::connection::{Connection, Phase};
 pub struct ClientLimits {
     /// Connections of an executor. Whoever comes beyond them is told so, and closed.
     pub connections_max: usize,
+    /// Of them for one address, or one network of IPv6. `None`: half of them, and all of them for
+    /// this machine's own processes. Unix sockets are not counted: who may open one is told by files.
+    pub connections_per_address_max: Option<usize>,
     /// From the connection to the end of its hello.
     pub handshake_deadline: Duration,
     /// From the first byte of a frame to its last.
@@ -28,6 +32,7 @@ impl Default for ClientLimits {
     fn default() -> ClientLimits {
         ClientLimits {
             connections_max: ClientLimits::CONNECTIONS_DEFAULT,
+            connections_per_address_max: None,
             handshake_deadline: Duration::from_secs(10),
             frame_deadline: Duration::from_secs(30),
             send_deadline: Duration::from_secs(30),
@@ -50,6 +55,15 @@ impl ClientLimits {
     pub(crate) fn within(self, open_files: u64, reserved: u64) -> ClientLimits {
         let room = usize::try_from(open_files.saturating_sub(reserved)).unwrap_or(usize::MAX).max(1);
         ClientLimits { connections_max: self.connections_max.min(room), ..self }
+    }
+
+    /// Connections that one peer may have.
+    pub(crate) fn connections_of(&self, peer: Peer) -> usize {
+        match self.connections_per_address_max {
+            Some(connections) => connections,
+            None if peer.is_of_this_machine() => self.connections_max,
+            None => (self.connections_max / 2).max(1),
+        }
     }
 
     /// Between two sweeps.
@@ -127,6 +141,7 @@ mod tests {
 
     const LIMITS: ClientLimits = ClientLimits {
         connections_max: 10,
+        connections_per_address_max: None,
         handshake_deadline: Duration::from_nanos(100),
         frame_deadline: Duration::from_nanos(200),
         send_deadline: Duration::from_nanos(300),
@@ -134,7 +149,7 @@ mod tests {
 
     fn connection() -> Connection {
         let socket = std::os::unix::net::UnixStream::pair().expect("a pair of sockets").0;
-        let mut connection = Connection::new(Time(1000), ConnectionId(1), 1, socket.into());
+        let mut connection = Connection::new(Time(1000), ConnectionId(1), 1, socket.into(), None);
         connection.receiving = true;
         connection
     }

@@ -6,6 +6,7 @@ use sealog_protocol::Time;
 use sealog_protocol::frame::{FrameError, HEADER_BYTES, Header};
 use sealog_protocol::machine::ConnectionId;
 
+use crate::addresses::Peer;
 use crate::client_limits::Clocks;
 use crate::limits::{KEPT_BYTES_MAX, SEND_BYTES_MAX};
 
@@ -28,6 +29,8 @@ pub(crate) struct Connection {
     pub generation: u32,
     pub phase: Phase,
     pub clocks: Clocks,
+    /// Whose share it is of.
+    pub peer: Option<Peer>,
     /// There are too many: it was never more than told so.
     pub refused: bool,
     /// The host knows it.
@@ -54,12 +57,13 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub fn new(now: Time, id: ConnectionId, generation: u32, socket: OwnedFd) -> Connection {
+    pub fn new(now: Time, id: ConnectionId, generation: u32, socket: OwnedFd, peer: Option<Peer>) -> Connection {
         Connection {
             id,
             generation,
             phase: Phase::Fresh,
             clocks: Clocks::new(now),
+            peer,
             refused: false,
             greeted: false,
             receiving: false,
@@ -131,6 +135,11 @@ impl Connection {
     /// A frame has begun whose rest has not come.
     pub fn has_partial(&self) -> bool {
         !self.partial.is_empty()
+    }
+
+    /// Bytes of it.
+    pub fn partial_bytes(&self) -> usize {
+        self.partial.len()
     }
 
     /// Keeps what came while the connection is paused.
@@ -206,7 +215,7 @@ mod tests {
 
     fn connection() -> Connection {
         let socket = std::os::unix::net::UnixStream::pair().expect("a pair of sockets").0;
-        Connection::new(Time(0), ConnectionId(1), 1, socket.into())
+        Connection::new(Time(0), ConnectionId(1), 1, socket.into(), None)
     }
 
     fn frames_of(connection: &mut Connection, bytes: &[u8], out: &mut Vec<Vec<u8>>) -> Result<(), FrameError> {

@@ -12,6 +12,7 @@
 //! ```
 
 mod accepting;
+mod addresses;
 mod buffers;
 mod checks;
 mod client_limits;
@@ -31,10 +32,15 @@ mod journal_io;
 mod limits;
 mod listener;
 mod park;
+mod peer_config;
+mod peer_watch;
+mod peering;
+mod peers;
 mod preparer;
 pub mod probe;
 mod ring;
 mod sockets;
+mod warnings;
 mod watch;
 
 pub use client_limits::ClientLimits;
@@ -44,5 +50,7 @@ pub use counters::Counters;
 pub use error::{HostError, RunError, StartError};
 pub use executor::{Handle, Poster, start};
 pub use host::{Action, ExecutorContext, ExecutorId, Host};
+pub use peer_config::{PeerAddress, PeerLimits, PeersConfig};
+pub use peer_watch::{PeerStatus, PeerWatch};
 pub use sealog_journal::{JournalConfig, Owner};
 pub use watch::JournalWatch;

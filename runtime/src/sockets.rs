@@ -20,7 +20,8 @@ use sealog_protocol::client::{ErrorCode, Reply, encode_reply};
 use sealog_protocol::machine::ConnectionId;
 
 use crate::accepting::Accepting;
-use crate::buffers::{self, ReceiveBuffers};
+use crate::addresses::{Addresses, Peer};
+use crate::buffers::{BufferGroup, ReceiveBuffers};
 use crate::client_limits::{ClientLimits, Overdue};
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
@@ -29,6 +30,7 @@ use crate::intake::{Refusal, receive};
 use crate::limits::{LEAVING, REFUSED_MAX, UNSENT_BYTES_MAX, UNSENT_BYTES_PAUSE, UNSENT_BYTES_TOTAL_MAX};
 use crate::listener::{Listener, shut_down, shut_down_sending};
 use crate::ring::{Completion, Kind, Ring, Token};
+use crate::warnings::{Warning, Warnings};
 
 #[derive(Default)]
 struct Slot {
@@ -67,10 +69,13 @@ pub(crate) struct Sockets {
     unsent_total: usize,
     /// Connections beyond the limit, among them all.
     refused: usize,
+    /// Connections within the limit, by where they come from.
+    addresses: Addresses,
     /// When deadlines are looked at again.
     sweep_at: Time,
     /// The last time that clients waited for us, not we for them.
     excused: Time,
+    warnings: Warnings,
     stopping: bool,
 }
 
@@ -84,7 +89,7 @@ impl Sockets {
         Sockets {
             executor,
             limits,
-            accepting: Accepting::new(listeners),
+            accepting: Accepting::new(Kind::Accept, listeners),
             slots: Vec::new(),
             free: Vec::new(),
             buffers,
@@ -97,8 +102,10 @@ impl Sockets {
             ended: Vec::new(),
             unsent_total: 0,
             refused: 0,
+            addresses: Addresses::default(),
             sweep_at: Time(0),
             excused: Time(0),
+            warnings: Warnings::default(),
             stopping: false,
         }
     }
@@ -153,7 +160,7 @@ impl Sockets {
                 continue;
             }
             connection.receiving = true;
-            let entry = opcode::RecvMulti::new(types::Fd(connection.descriptor()), buffers::GROUP).build();
+            let entry = opcode::RecvMulti::new(types::Fd(connection.descriptor()), BufferGroup::Clients.id()).build();
             // SAFETY: it points at no memory but the registered buffers, which outlive the ring.
             unsafe { ring.push(Token::new(Kind::Receive, slot, connection.generation), entry) };
         }
@@ -179,13 +186,12 @@ impl Sockets {
 
     /// A listener has a connection, or has ended.
     pub fn on_accept(&mut self, now: Time, completion: Completion, counters: &Counters) {
-        let Some(socket) = self.accepting.on_completion(now, completion, counters) else { return };
-        let is_refused = self.served() >= self.limits.connections_max;
-        if is_refused {
-            counters.connections_refused.add(1);
-            if self.refused >= REFUSED_MAX {
-                return;
-            }
+        let accepted = self.accepting.on_completion(now, completion, counters, &mut self.warnings);
+        let Some(socket) = accepted else { return };
+        let (socket, peer) = Peer::of(socket);
+        let refusal = self.refusal(peer, counters);
+        if refusal.is_some() && self.refused >= REFUSED_MAX {
+            return;
         }
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -198,18 +204,35 @@ impl Sockets {
         entry.generation += 1;
         let generation = entry.generation;
         let id = ConnectionId(u64::from(self.executor.0) << 56 | u64::from(generation) << 24 | u64::from(slot));
-        let mut connection = Box::new(Connection::new(now, id, generation, socket));
-        if is_refused {
+        let mut connection = Box::new(Connection::new(now, id, generation, socket, peer));
+        if let Some(message) = refusal {
             connection.refused = true;
             self.refused += 1;
-            let message = format!("all {} connections are in use (connections_max)", self.limits.connections_max);
             self.leave(now, slot, &mut connection, ErrorCode::Busy, message);
         } else {
+            peer.iter().for_each(|peer| self.addresses.add(*peer));
             counters.connections_accepted.add(1);
         }
         self.slots[slot as usize].connection = Some(connection);
         self.unarmed.push(slot);
         self.count(counters);
+    }
+
+    /// Why there is no place for one more connection.
+    fn refusal(&self, peer: Option<Peer>, counters: &Counters) -> Option<String> {
+        let limits = &self.limits;
+        let message = if self.served() >= limits.connections_max {
+            format!("all {} connections are in use (connections_max)", limits.connections_max)
+        } else {
+            let of_peer = limits.connections_of(peer?);
+            if self.addresses.connections(peer?) < of_peer {
+                return None;
+            }
+            counters.connections_refused_by_address.add(1);
+            format!("your address has all {of_peer} connections that it may have (connections_per_address_max)")
+        };
+        counters.connections_refused.add(1);
+        Some(message)
     }
 
     /// Connections within the limit.
@@ -320,13 +343,15 @@ impl Sockets {
         }
         if let Err(refusal) = result {
             counters.connections_malformed.add(1);
-            tracing::warn!(connection = connection.id.0, reason = %refusal, "closing a client's connection");
+            if self.warnings.admit(now, Warning::Malformed) {
+                tracing::warn!(connection = connection.id.0, reason = %refusal, "closing a client's connection");
+            }
             self.leave(now, slot, connection, ErrorCode::Invalid, refusal.to_string());
         }
     }
 
     /// Answers a request, if its connection is still there.
-    pub fn reply(&mut self, id: ConnectionId, request: u64, reply: &Reply, counters: &Counters) {
+    pub fn reply(&mut self, now: Time, id: ConnectionId, request: u64, reply: &Reply, counters: &Counters) {
         let Some(slot) = self.find(id) else { return };
         let connection = self.slots[slot as usize].connection.as_deref_mut().expect("it was just found");
         let before = connection.output().len();
@@ -343,7 +368,9 @@ impl Sockets {
         }
         if unsent > UNSENT_BYTES_MAX || self.unsent_total > UNSENT_BYTES_TOTAL_MAX {
             counters.connections_slow.add(1);
-            tracing::warn!(connection = id.0, unsent, "cut off a client that does not read its answers");
+            if self.warnings.admit(now, Warning::Slow) {
+                tracing::warn!(connection = id.0, unsent, "cut off a client that does not read its answers");
+            }
             self.end(slot, counters);
         } else if !connection.paused {
             connection.paused = true;
@@ -417,7 +444,12 @@ impl Sockets {
         };
         if self.at(slot).is_some_and(|connection| is_done(connection)) {
             let ended = self.slots[slot as usize].connection.take();
-            self.refused -= usize::from(ended.is_some_and(|connection| connection.refused));
+            let ended = ended.expect("it was just seen");
+            if ended.refused {
+                self.refused -= 1;
+            } else {
+                ended.peer.iter().for_each(|peer| self.addresses.remove(*peer));
+            }
             self.free.push(slot);
             self.count(counters);
         }
@@ -433,6 +465,7 @@ impl Sockets {
         if self.has_stalled() {
             self.excused = now;
         }
+        self.warnings.tell(now);
         if self.sweep_at <= now && self.served() > 0 {
             self.sweep_at = now + self.limits.sweep_interval();
             self.sweep(now, counters);
@@ -455,7 +488,10 @@ impl Sockets {
         for slot in 0..self.slots.len() as u32 {
             let Some(connection) = self.slots[slot as usize].connection.as_deref() else { continue };
             let Some(overdue) = self.limits.overdue(now, self.excused, connection) else { continue };
-            tracing::warn!(connection = connection.id.0, reason = %overdue, "closing a client's connection");
+            let kind = if matches!(overdue, Overdue::Send { .. }) { Warning::Slow } else { Warning::Late };
+            if self.warnings.admit(now, kind) {
+                tracing::warn!(connection = connection.id.0, reason = %overdue, "closing a client's connection");
+            }
             match overdue {
                 // There is no room in its socket to tell it why.
                 Overdue::Send { .. } => {
@@ -480,7 +516,7 @@ impl Sockets {
                 _ => None,
             });
         let sweep = (self.served() > 0).then_some(self.sweep_at);
-        leaving.chain(self.accepting.deadline()).chain(sweep).min()
+        leaving.chain(self.accepting.deadline()).chain(self.warnings.deadline()).chain(sweep).min()
     }
 
     /// There is something that was received and not yet handed over.

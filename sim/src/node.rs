@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
-use sealog_journal::{BlockWrite, FooterChunk, Journal};
+use sealog_journal::{BlockWrite, FooterChunk, Journal, WantedSegment};
 use sealog_protocol::frame::FrameError;
 use sealog_protocol::machine::{
     Address, ConnectionId, DurableEntry, Input, JournalPlace, Machine, Outputs, ReadFailure, Recovered, Role,
@@ -144,6 +144,9 @@ pub enum Effect {
         chunk: FooterChunk,
     },
     Prepare {
+        wanted: WantedSegment,
+    },
+    Remove {
         segment: u32,
     },
     Swap {

@@ -8,6 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sealog::{LogBookId, SeqNum, Tag};
 use sealog_node::settings::LISTEN_DEFAULT;
 
+use crate::aux::AuxVerb;
+use crate::backup::{BackupArguments, RestoreArguments};
+
 /// A shared, durable, ordered log.
 ///
 /// Exit codes: 0 done, 1 other, 2 usage, 3 unreachable or a deadline passed while reading, 4 outcome
@@ -35,8 +38,15 @@ pub enum Verb {
     CheckTail(CheckTailArguments),
     /// Let old records go, for ever.
     Trim(TrimArguments),
+    /// Data attached to records, in the node's memory as long as there is room.
+    #[command(subcommand)]
+    Aux(AuxVerb),
     /// Print a node's state.
     Status(StatusArguments),
+    /// Copy a data directory, as it is at one moment, while its node runs or not.
+    Backup(BackupArguments),
+    /// Make a data directory of a backup. The node that was backed up must not run any more.
+    Restore(RestoreArguments),
     /// Find out whether a node can run on this machine, and what to do if not.
     Doctor(DoctorArguments),
     /// What is known of LogBooks.
@@ -76,11 +86,41 @@ pub enum LogbookVerb {
 pub enum ConfigVerb {
     /// Print a commented configuration with every key at its default.
     Default,
+    /// Print the configuration that `serve` would run with, and who said what.
+    Print(Box<ConfigPrintArguments>),
     /// Check a configuration file and the environment, and start nothing.
-    Check {
-        /// The file to check.
-        config: PathBuf,
-    },
+    Check(ConfigCheckArguments),
+    /// Say what a key means, or each of them: unit, default, allowed values.
+    Explain(ConfigExplainArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigPrintArguments {
+    /// The configuration, TOML.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub node: NodeArguments,
+    #[command(flatten)]
+    pub format: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigCheckArguments {
+    /// The file to check.
+    #[arg(value_name = "FILE")]
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub format: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigExplainArguments {
+    /// The key; without it all are explained.
+    #[arg(value_name = "KEY")]
+    pub key: Option<String>,
+    #[command(flatten)]
+    pub format: OutputArguments,
 }
 
 /// How results are printed.
@@ -178,6 +218,9 @@ pub struct ReadArguments {
     /// Newest first.
     #[arg(long)]
     pub reverse: bool,
+    /// With what is attached to the records.
+    #[arg(long)]
+    pub aux: bool,
     #[command(flatten)]
     pub client: ClientArguments,
 }
@@ -310,12 +353,35 @@ pub struct NodeArguments {
     /// Memory for the newest records [default: 64MiB].
     #[arg(long, value_name = "SIZE")]
     pub cache_memory: Option<String>,
+    /// Memory for aux data of records; 0 keeps none [default: 64MiB].
+    #[arg(long, value_name = "SIZE")]
+    pub aux_memory: Option<String>,
     /// Size of a file of the journal [default: 64MiB].
     #[arg(long, value_name = "SIZE")]
     pub segment_size: Option<String>,
     /// What is logged to stderr: error, warn, info, debug or trace [default: warn].
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
+}
+
+impl NodeArguments {
+    /// The flags that were given, by the keys that they set.
+    pub fn settings(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let flags = [
+            ("data", &self.data),
+            ("listen", &self.listen),
+            ("unix_socket", &self.unix_socket),
+            ("executors", &self.executors),
+            ("logspaces", &self.logspaces),
+            ("index_memory", &self.index_memory),
+            ("cache_memory", &self.cache_memory),
+            ("aux_memory", &self.aux_memory),
+            ("segment_size", &self.segment_size),
+            ("log", &self.log),
+        ];
+        let allow_remote = self.allow_remote.then(|| ("allow_remote", "true".to_owned()));
+        flags.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).chain(allow_remote)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -328,7 +394,10 @@ pub struct ServeArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct InspectArguments {
+    #[command(subcommand)]
+    pub verb: Option<InspectVerb>,
     /// The data directory.
     #[arg(value_name = "DIR", default_value = "./sealog-data")]
     pub directory: PathBuf,
@@ -338,6 +407,22 @@ pub struct InspectArguments {
     /// Print every block, not only segments.
     #[arg(long)]
     pub blocks: bool,
+    #[command(flatten)]
+    pub format: OutputArguments,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum InspectVerb {
+    /// Read and verify everything in a data directory that no node uses. Exit code 8: something is
+    /// damaged.
+    Verify(VerifyArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// The data directory, or a copy of one.
+    #[arg(long, value_name = "DIR", default_value = "./sealog-data")]
+    pub data: PathBuf,
     #[command(flatten)]
     pub format: OutputArguments,
 }
@@ -416,7 +501,7 @@ fn tag_id(text: &str) -> Result<Tag, String> {
     }
 }
 
-fn seqnum(text: &str) -> Result<SeqNum, String> {
+pub fn seqnum(text: &str) -> Result<SeqNum, String> {
     number(text).map(SeqNum)
 }
 

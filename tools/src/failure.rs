@@ -16,7 +16,8 @@ use std::fmt;
 use std::process::ExitCode;
 
 use sealog::{
-    AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, StatusError, SubscribeError,
+    AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, SetAuxError, StatusError,
+    SubscribeError,
 };
 use sealog_protocol::client::ErrorCode;
 
@@ -181,6 +182,17 @@ impl From<ManageError> for Failure {
             ManageError::Refused { .. } => Kind::Other,
             ManageError::DiskFull { .. } => Kind::DiskFull,
             ManageError::Deadline { .. } | ManageError::Unreachable { .. } => Kind::Unreachable,
+        };
+        Failure::new(kind, error.to_string())
+    }
+}
+
+impl From<SetAuxError> for Failure {
+    fn from(error: SetAuxError) -> Failure {
+        let kind = match error {
+            SetAuxError::TooLarge { .. } => Kind::Usage,
+            SetAuxError::Refused { .. } => Kind::Other,
+            SetAuxError::Deadline { .. } | SetAuxError::Unreachable { .. } => Kind::Unreachable,
         };
         Failure::new(kind, error.to_string())
     }

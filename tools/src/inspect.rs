@@ -4,6 +4,9 @@
 //! Blocks and footers are held against their checksums. While a node runs, the newest blocks can be
 //! half written and look torn: they are, at that moment.
 
+mod records;
+mod verify;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +16,7 @@ use sealog_journal::{BlockVerdict, Finding, Inspection, SegmentSource, SegmentSt
 use sealog_node::identity::Identity;
 use serde::Serialize;
 
-use crate::arguments::InspectArguments;
+use crate::arguments::{InspectArguments, InspectVerb};
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
 
@@ -71,6 +74,9 @@ struct BlockLine {
 }
 
 pub fn run(arguments: &InspectArguments) -> Result<(), Failure> {
+    if let Some(InspectVerb::Verify(arguments)) = &arguments.verb {
+        return verify::run(arguments);
+    }
     let directory = arguments.data.as_ref().unwrap_or(&arguments.directory);
     let identity = identity(directory)?;
     let mut output = Output::new(arguments.format.output);
@@ -84,7 +90,7 @@ pub fn run(arguments: &InspectArguments) -> Result<(), Failure> {
     ))?;
     let mut damaged = 0;
     for (journal, id) in identity.journals.iter().enumerate() {
-        let mut source = Segments { directory: directory.join(format!("journal-{journal}")), open: None };
+        let mut source = Segments::of(directory.join(format!("journal-{journal}")));
         let inspection = Inspection::open(&mut source, Some(*id))
             .map_err(|error| Failure::new(Kind::Corrupt, format!("journal-{journal}: {error}")))?;
         damaged += inspect_journal(&mut output, journal, &inspection, &mut source, arguments.blocks)?;
@@ -299,6 +305,10 @@ struct Segments {
 }
 
 impl Segments {
+    fn of(directory: PathBuf) -> Segments {
+        Segments { directory, open: None }
+    }
+
     fn file(&mut self, segment: u32) -> Result<&File, SourceError> {
         if self.open.as_ref().is_none_or(|(open, _)| *open != segment) {
             let path = self.directory.join(format!("segment-{segment:08}.seg"));

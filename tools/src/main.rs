@@ -1,30 +1,35 @@
 //! The `sealog` binary.
 //!
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
-//! `read` (with `tail`, `check-tail`, `logbook list`), `keep` (`trim`, `logbook set` and `show`), `status`,
-//! `serve` (with `dev`), `inspect`, `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to
-//! stdout, talk to stderr.
+//! `read` (with `tail`, `check-tail`, `logbook list`), `aux`, `keep` (`trim`, `logbook set` and `show`), `status`,
+//! `serve` (with `dev`), `config`, `backup` (with `restore`), `inspect`, `bench`, `doctor`, `manual`
+//! (`completions`, `man`). Data goes to stdout, talk to stderr: [`log`]; [`supervisor`] is who started a node.
 
 mod append;
 mod arguments;
+mod aux;
+mod backup;
 mod bench;
+mod config;
 mod connection;
 mod doctor;
 mod failure;
 mod inspect;
 mod keep;
+mod log;
 mod manual;
 mod output;
 mod read;
 mod record;
 mod serve;
 mod status;
+mod supervisor;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::arguments::{Arguments, ConfigVerb, LogbookVerb, Verb};
+use crate::arguments::{Arguments, LogbookVerb, Verb};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -33,7 +38,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("sealog: {failure}");
+                log::last_words(&format!("sealog: {failure}"));
             }
             failure.exit_code()
         }
@@ -49,6 +54,9 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Tail(arguments) => read::tail(arguments),
         Verb::CheckTail(arguments) => read::check_tail(arguments),
         Verb::Trim(arguments) => keep::trim(arguments),
+        Verb::Aux(verb) => aux::run(verb),
+        Verb::Backup(arguments) => backup::create(arguments),
+        Verb::Restore(arguments) => backup::restore(arguments),
         Verb::Status(arguments) => status::run(arguments),
         Verb::Doctor(arguments) => doctor::run(arguments),
         Verb::Logbook(LogbookVerb::List(arguments)) => read::list_logbooks(arguments),
@@ -56,8 +64,7 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Logbook(LogbookVerb::Set(arguments)) => keep::set(arguments),
         Verb::Inspect(arguments) => inspect::run(arguments),
         Verb::Bench(arguments) => bench::run(arguments),
-        Verb::Config(ConfigVerb::Default) => serve::print_default(),
-        Verb::Config(ConfigVerb::Check { config }) => serve::check(config),
+        Verb::Config(verb) => config::run(verb),
         Verb::Completions { shell } => manual::completions(*shell),
         Verb::Man { out } => manual::pages(out),
     }

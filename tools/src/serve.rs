@@ -1,4 +1,4 @@
-//! `sealog dev`, `serve` and `config`: a node in this process.
+//! `sealog dev` and `serve`: a node in this process.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use sealog_journal::RecoveryError;
 use sealog_node::directory::DirectoryError;
-use sealog_node::settings::{LISTEN_DEFAULT, Settings, SettingsError, Source, default_file};
+use sealog_node::settings::LISTEN_DEFAULT;
 use sealog_node::{Listen, Node, NodeError, Start, StartError, Stopper};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::arguments::{NodeArguments, ServeArguments};
+use crate::config::configuration;
 use crate::failure::{Failure, Kind};
+use crate::{log, supervisor};
 
 /// The exit code of a program that SIGINT ended.
 const INTERRUPTED: i32 = 130;
@@ -33,60 +35,14 @@ pub fn serve(arguments: &ServeArguments) -> Result<(), Failure> {
     wait(node)
 }
 
-pub fn print_default() -> Result<(), Failure> {
-    print(&default_file());
-    Ok(())
-}
-
-pub fn check(path: &Path) -> Result<(), Failure> {
-    let settings = Settings::load(Some(path), environment()).map_err(settings_failure)?;
-    settings.listen_address().map_err(settings_failure)?;
-    print(&format!("{} is fine\n", path.display()));
-    Ok(())
-}
-
 fn start(config: Option<&Path>, arguments: &NodeArguments) -> Result<Node, Failure> {
-    let settings = settings(config, arguments).map_err(settings_failure)?;
-    log_to_stderr(settings.log);
+    let settings = configuration(config, arguments)?.settings;
+    log::to_stderr(&settings);
     let stopper = stop_on_signal()?;
     let node = Node::start(&settings).map_err(node_failure)?;
     // Set once: here.
     let _ = stopper.set(node.stopper());
     Ok(node)
-}
-
-/// Flags come before the environment, that before the file.
-fn settings(config: Option<&Path>, arguments: &NodeArguments) -> Result<Settings, SettingsError> {
-    let mut settings = Settings::load(config, environment())?;
-    let flags = [
-        ("data", &arguments.data),
-        ("listen", &arguments.listen),
-        ("unix_socket", &arguments.unix_socket),
-        ("executors", &arguments.executors),
-        ("logspaces", &arguments.logspaces),
-        ("index_memory", &arguments.index_memory),
-        ("cache_memory", &arguments.cache_memory),
-        ("segment_size", &arguments.segment_size),
-        ("log", &arguments.log),
-    ];
-    for (key, value) in flags {
-        if let Some(value) = value {
-            settings.set(&Source::Flag, key, value)?;
-        }
-    }
-    settings.allow_remote |= arguments.allow_remote;
-    Ok(settings)
-}
-
-/// Variables that are not text are nobody's settings.
-fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-}
-
-fn log_to_stderr(level: tracing::Level) {
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
-    // Fails if there is one already, which then serves as well.
-    let _ = subscriber.try_init();
 }
 
 /// The first signal stops the node in order, the second at once. While it starts there is nothing to
@@ -101,7 +57,10 @@ fn stop_on_signal() -> Result<Arc<OnceLock<Stopper>>, Failure> {
             match waited.get() {
                 None => std::process::exit(0),
                 Some(_) if count > 0 => std::process::exit(INTERRUPTED),
-                Some(stopper) => stopper.stop(),
+                Some(stopper) => {
+                    supervisor::tell_stopping();
+                    stopper.stop();
+                }
             }
         }
     };
@@ -119,6 +78,7 @@ fn announce(node: &Node, with_examples: bool) {
         let address = &addresses[0];
         eprintln!("sealog: still starting; `{} status --connect {address}` says what it waits for", program());
     }
+    supervisor::tell_ready(&addresses.join(" and "));
     let data = node.directory().path.display();
     let mut text = format!("sealog is ready: listening on {}, data in {data}\n", addresses.join(" and "));
     if with_examples {
@@ -152,10 +112,6 @@ fn print(text: &str) {
 
 fn wait(node: Node) -> Result<(), Failure> {
     node.wait().map_err(|error| Failure::other(error.to_string()))
-}
-
-fn settings_failure(error: SettingsError) -> Failure {
-    Failure::usage(error.to_string())
 }
 
 fn node_failure(error: NodeError) -> Failure {

@@ -105,3 +105,83 @@ fn completions_and_manual_know_every_verb() {
         assert!(page.contains(".SH SYNOPSIS"), "{verb}");
     }
 }
+
+fn lines(output: &Output) -> Vec<serde_json::Value> {
+    text(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect()
+}
+
+/// A configuration file of a test.
+fn configuration(name: &str, content: &str) -> String {
+    let path = directory(name).with_extension("toml");
+    std::fs::write(&path, content).expect("written");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn config_check_tells_all_that_is_wrong_with_place_and_what_is_allowed() {
+    let wrong = configuration("config-wrong", "listn = \"127.0.0.1:1\"\n\ncache_memory = \"1MiB\"\n[log]\nlevel = 1\n");
+    let output = sealog(&["config", "check", &wrong]);
+    assert_eq!(output.status.code(), Some(2));
+    let said: Vec<&str> = text(&output.stderr).lines().collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(said[0].contains(&format!("{wrong}:1: unknown key 'listn': did you mean 'listen'")), "{said:?}");
+    assert!(said[1].contains(&format!("{wrong}:3: key 'cache_memory' is '1MiB'")), "{said:?}");
+    assert!(said[1].contains("at least 4MiB") && said[2].contains(&format!("{wrong}:4: key 'log'")), "{said:?}");
+    let json = lines(&sealog(&["config", "check", &wrong, "-o", "json"]));
+    assert_eq!((json[0]["ok"].as_bool(), json[0]["errors"].as_array().map(Vec::len)), (Some(false), Some(3)));
+
+    let remote = configuration("config-remote", "log = \"info\"\nlisten = \"192.0.2.1:7440\"\n");
+    let output = sealog(&["config", "check", &remote]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains(&format!("{remote}:2: ")), "{}", text(&output.stderr));
+
+    let right = configuration("config-right", "listen = \"127.0.0.1:0\"\n");
+    let output = sealog(&["config", "check", &right]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn config_print_says_what_is_in_force_and_who_said_so() {
+    let file = configuration("config-print", "cache_memory = \"8MiB\"\nlog = \"info\"\nexecutors = 2\n");
+    let arguments = ["config", "print", "--config", &file, "--log", "debug"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sealog"));
+    command.env("SEALOG_EXECUTORS", "3").args(arguments).args(["-o", "json"]);
+    let output = command.output().expect("it runs");
+    let in_force = |key: &str| {
+        let line = lines(&output).into_iter().find(|line| line["key"] == key).expect("every key is there");
+        (line["value"].to_string(), line["source"].as_str().expect("said").to_owned(), line["line"].as_u64())
+    };
+    assert_eq!(in_force("cache_memory"), ("\"8MiB\"".to_owned(), "file".to_owned(), Some(1)));
+    assert_eq!(in_force("log"), ("\"debug\"".to_owned(), "flag".to_owned(), None));
+    assert_eq!(in_force("executors"), ("\"3\"".to_owned(), "environment".to_owned(), None));
+    assert_eq!(in_force("connections_max"), ("10000".to_owned(), "default".to_owned(), None));
+
+    // As TOML, it is a configuration that says the same.
+    let printed = sealog(&arguments);
+    let again = configuration("config-printed", text(&printed.stdout));
+    assert_eq!(sealog(&["config", "check", &again]).status.code(), Some(0), "{}", text(&printed.stdout));
+    let values = |output: &Output| -> Vec<String> {
+        text(&output.stdout).lines().map(|line| line.split(" # ").next().expect("a line").trim().to_owned()).collect()
+    };
+    assert_eq!(values(&sealog(&["config", "print", "--config", &again])), values(&printed));
+}
+
+#[test]
+fn config_explain_says_what_a_key_means() {
+    let all = lines(&sealog(&["config", "explain", "-o", "json"]));
+    let printed = sealog(&["config", "default"]);
+    for line in &all {
+        let key = line["key"].as_str().expect("named");
+        assert!(text(&printed.stdout).contains(&format!("\n{key} = ")), "{key}");
+        let one = lines(&sealog(&["config", "explain", key, "-o", "json"]));
+        assert_eq!(&one[0], line);
+    }
+    let segment = sealog(&["config", "explain", "segment_size"]);
+    for words in ["bytes", "64MiB", "4MiB to 1GiB", "SEALOG_SEGMENT_SIZE", "--segment-size"] {
+        assert!(text(&segment.stdout).contains(words), "no {words} in {}", text(&segment.stdout));
+    }
+    let unknown = sealog(&["config", "explain", "clients.handshake"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(text(&unknown.stderr).contains("did you mean 'handshake_deadline'"), "{}", text(&unknown.stderr));
+}

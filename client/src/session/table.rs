@@ -8,6 +8,7 @@
 use sealog_protocol::Time;
 
 use super::appending::AppendWork;
+use super::aux::AuxWork;
 use super::managing::Manage;
 use super::operation::OperationId;
 use super::querying::ReadWork;
@@ -43,6 +44,7 @@ pub(super) enum Work {
     Status,
     Manage(Manage),
     Subscription(SubscriptionWork),
+    SetAux(AuxWork),
     OpenSession { logspace: LogspaceId },
     NameLogBook { logbook: LogBookId },
 }

@@ -112,6 +112,7 @@ impl FakeServer {
             wait_ms: 0,
             place: open.wanted.place,
             linearizable: false,
+            aux: false,
         };
         let is_told = std::mem::replace(&mut open.is_told, true);
         let reply = self.read(&read);

@@ -103,7 +103,7 @@ impl Engine {
                 mark(Mark::CheckpointCommitted);
                 self.order.drop_before(writing.writer.lowest());
                 self.checkpoint_bytes = writing.writer.bytes();
-                self.log_bytes -= writing.log_bytes;
+                self.log_bytes = self.log_bytes.saturating_sub(writing.log_bytes);
             }
             // Another engine's. One of its own that is older counts no more.
             older => {
@@ -111,6 +111,9 @@ impl Engine {
                     index.thaw();
                 }
                 self.log_bytes = 0;
+                if let Some(newer) = &mut self.writing {
+                    newer.log_bytes = 0;
+                }
             }
         }
         self.log_bytes_spared = 0;

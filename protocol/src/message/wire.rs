@@ -5,7 +5,7 @@ use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{Message, ViewReason};
-use crate::frame::{Frame, FrameError, FrameKind, write_frame};
+use crate::frame::{Frame, FrameError, FrameKind, PlaceScope, write_frame};
 use crate::ids::{Incarnation, LogBookId, LogspaceId, NodeId, NodeSet, Place, ShardId, Tag, ViewNumber};
 use crate::machine::{Address, Role};
 use crate::metalog::EngineIncarnation;
@@ -121,7 +121,8 @@ pub fn decode(bytes: &Bytes) -> Result<(Address, Address, Message), FrameError> 
     let envelope = rkyv::from_bytes::<Envelope, rancor::Error>(frame.metadata).map_err(|_| FrameError::Metadata)?;
     let logspace = LogspaceId(envelope.logspace);
     let from = Address { node: NodeId(envelope.from_node), logspace, role: role(envelope.from_role)? };
-    let to = Address { node: NodeId(frame.header.place), logspace, role: role(envelope.to_role)? };
+    let to =
+        Address { node: NodeId(frame.verify_place(PlaceScope::Connection)?), logspace, role: role(envelope.to_role)? };
     let message = from_body(envelope.body, bytes.slice_ref(frame.payload)).ok_or(FrameError::Metadata)?;
     Ok((from, to, message))
 }

@@ -188,3 +188,121 @@ fn copy_directory(from: &Path, to: &Path) {
         }
     }
 }
+
+/// What `inspect verify` says: its exit code, and its lines of this kind.
+fn verify(data: &Path) -> (Option<i32>, Vec<serde_json::Value>, Vec<serde_json::Value>) {
+    let mut command = std::process::Command::new(crate::node::binary());
+    let output = command.args(["inspect", "verify", "-o", "json", "--data"]).arg(data).output().expect("it runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+    let (damages, journals) = lines.into_iter().partition(|line| line["kind"] == "damage");
+    (output.status.code(), damages, journals)
+}
+
+/// As [`written`], with so many records of 100 KB more: segments are sealed.
+fn written_and_sealed(name: &str, records: usize) -> TestDirectory {
+    let (data, _) = written(name);
+    let node = Node::start(&data);
+    let logbook = Client::connect(&node.address).expect("a client").logbook("orders");
+    for number in 0..records {
+        let large = format!("{}{}", payload(1000 + number), "z".repeat(100_000));
+        logbook.append(&[Tag(9)], large).expect("it is acknowledged");
+    }
+    node.stop();
+    data
+}
+
+/// Nothing in the directory is another after a look than before.
+fn content(data: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut open = vec![data.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).expect("it can be listed") {
+            let path = entry.expect("it can be listed").path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.is_file() {
+                files.push((path.clone(), fs::read(&path).expect("it can be read")));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn verify_reads_everything_and_changes_nothing() {
+    let data = written_and_sealed("verify-whole", 150);
+    let before = content(&data);
+    let (code, damages, journals) = verify(&data);
+    assert_eq!((code, damages.len()), (Some(0), 0), "{damages:?}");
+    assert!(journals[0]["records"].as_u64() >= Some(RECORDS as u64 + 150), "{journals:?}");
+    assert!(journals[0]["footers"].as_u64() >= Some(1), "{journals:?}");
+    assert!(before == content(&data), "a look writes nothing");
+
+    let mut node = Node::start(&data);
+    assert_eq!(verify(&data).0, Some(1), "a node uses it");
+    assert!(node.is_running());
+    node.kill();
+    assert_eq!(verify(&data).0, Some(0), "a torn tail is no damage");
+}
+
+#[test]
+fn verify_names_each_damaged_record_and_where_it_lies() {
+    let data = written_and_sealed("verify-records", 150);
+    // In a sealed segment, which a start does not read but for its footer, and in the open one.
+    for number in [5, 1000 + 3, 1000 + 149] {
+        let place = find_in_journal(&data, payload(number).as_bytes());
+        flip_a_bit(&place);
+        let (code, damages, _) = verify(&data);
+        assert_eq!((code, damages.len()), (Some(8), 1), "{damages:?}");
+        let (offset, bytes) = (damages[0]["offset"].as_u64(), damages[0]["bytes"].as_u64());
+        let offset = offset.expect("it is told where");
+        assert!((offset..offset + bytes.expect("and how much")).contains(&place.1), "{damages:?}, not {place:?}");
+        let segment = format!("segment-{:08}.seg", damages[0]["segment"].as_u64().expect("and in which file"));
+        assert!(place.0.ends_with(&segment), "{damages:?}, not {place:?}");
+        assert_eq!((&damages[0]["what"], &damages[0]["records_lost"]), (&"data".into(), &1.into()), "{damages:?}");
+        assert_eq!(damages[0]["logbooks"].as_array().map(Vec::len), Some(1));
+        flip_a_bit(&place);
+    }
+    assert_eq!(verify(&data).0, Some(0));
+}
+
+/// Headers, footers, Tags, whole pages, the identity, the register: whatever is damaged is said to
+/// be, and where nothing is, nothing is.
+#[test]
+fn verify_finds_missing_blocks_damaged_footers_and_what_is_beside_the_journal() {
+    let data = written_and_sealed("verify-all", 150);
+    let sealed = find_in_journal(&data, payload(1003).as_bytes());
+    let bytes = fs::read(&sealed.0).expect("it can be read");
+    let blocks: Vec<u64> =
+        (0..bytes.len() as u64).step_by(4096).filter(|at| bytes[*at as usize..].starts_with(b"SLJB")).collect();
+    let file = |path: &str| (data.join(path), 60);
+    let trailer = bytes.len() - 4096;
+    let footer = u64::from_le_bytes(bytes[trailer + 32..trailer + 40].try_into().expect("eight bytes"));
+    assert!(footer.is_multiple_of(4096) && footer > blocks[3], "the trailer says where the footer begins: {footer}");
+    let cases = [
+        ("a block's header", (sealed.0.clone(), blocks[3] + 50), "blocks"),
+        ("a footer's Tags", (sealed.0.clone(), footer + 20), "footer"),
+        ("a footer's entries", (sealed.0.clone(), bytes.len() as u64 - 4096 - 4096), "footer"),
+        ("the identity", file("identity"), "directory"),
+        ("the register", file("register/logspace-0.chain"), "directory"),
+    ];
+    for (name, place, what) in cases {
+        flip_a_bit(&place);
+        let (code, damages, _) = verify(&data);
+        assert_eq!(code, Some(8), "{name}: {damages:?}");
+        assert_eq!((damages.len(), &damages[0]["what"]), (1, &what.into()), "{name}: {damages:?}");
+        flip_a_bit(&place);
+    }
+    // A page of zeros looks like nothing: that something was there is known by numbers.
+    let written = fs::File::options().write(true).open(&sealed.0).expect("the segment");
+    written.write_all_at(&[0; 4096], blocks[3]).expect("it can be written");
+    let (code, damages, _) = verify(&data);
+    assert_eq!((code, damages.len(), &damages[0]["what"]), (Some(8), 1, &"blocks".into()), "{damages:?}");
+    assert_eq!(damages[0]["offset"], blocks[3]);
+    fs::remove_file(&sealed.0).expect("it is there");
+    let (code, damages, _) = verify(&data);
+    assert_eq!(code, Some(8), "{damages:?}");
+}

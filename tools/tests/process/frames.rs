@@ -1,9 +1,10 @@
 //! Peers that send nonsense: each loses its connection, and nobody else anything.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
+use rustix::net::{self, AddressFamily, SocketType};
 use sealog::blocking::{Client, LogBook};
 use sealog::{SeqNum, Tag};
 use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
@@ -52,6 +53,17 @@ fn send(address: &str, bytes: &[u8]) -> Reaction {
 
 pub fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the server lives");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+    stream
+}
+
+/// As [`connect`], from an address of this machine.
+pub fn connect_from(from: Ipv4Addr, address: &str) -> TcpStream {
+    let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    net::bind(&socket, &SocketAddrV4::new(from, 0)).expect("all of 127.0.0.0/8 is ours");
+    let address: SocketAddr = address.parse().expect("HOST:PORT");
+    net::connect(&socket, &address).expect("the server lives");
+    let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
     stream
 }
@@ -229,6 +241,7 @@ fn a_reader_that_does_not_read_holds_up_nobody_else() {
         wait_ms: 0,
         place: PlaceWire::default(),
         linearizable: false,
+        aux: false,
     };
     let mut slow = connect(&node.address);
     slow.write_all(&hello()).expect("the server takes it");

@@ -12,7 +12,7 @@ use sealog_protocol::client::{
 use sealog_protocol::frame::{Frame, HEADER_BYTES, Header, write_frame};
 use sealog_protocol::{LogBookId, RequestNumber, SeqNum, SessionId, Tag};
 
-use crate::frames::{Bystander, batch, connect, hello, resident_bytes};
+use crate::frames::{Bystander, batch, connect, connect_from, hello, resident_bytes};
 use crate::node::{Node, NodeCommand, fresh_directory, seed};
 
 /// A node that has taken all that is below stays under this.
@@ -78,6 +78,7 @@ fn false_requests() -> Vec<Request> {
             wait_ms: 0,
             place,
             linearizable: false,
+            aux: false,
         };
         change(&mut read);
         Request::Read(read)
@@ -308,4 +309,59 @@ fn more_connections_than_allowed_or_than_files_cost_nobody_else_anything() {
         bystander.work();
     }
     node.stop();
+}
+
+/// One address takes what it may have: others are served as before. Every address of 127.0.0.0/8 is
+/// this machine.
+#[test]
+fn one_address_keeps_nobody_else_out() {
+    let data = fresh_directory("hostile-address");
+    let mut node = node_with(&data, &[("SEALOG_CONNECTIONS_PER_ADDRESS_MAX", "20")]);
+    let from = |address: [u8; 4]| connect_from(address.into(), &node.address);
+    let greeting = [hello(), request(LAST, &Request::Status)].concat();
+    let is_served = |stream: &mut TcpStream| {
+        // A refused one may be closed before all is sent.
+        let _ = stream.write_all(&greeting);
+        answers(stream).last() == Some(&LAST)
+    };
+    let mut streams: Vec<TcpStream> = (0..50).map(|_| from([127, 0, 0, 2])).collect();
+    let served: Vec<bool> = streams.iter_mut().map(is_served).collect();
+    assert_eq!(served.iter().filter(|served| **served).count(), 20, "{served:?}");
+    assert!(served[..20].iter().all(|served| *served), "who came first stays: {served:?}");
+
+    let mut refused = from([127, 0, 0, 2]);
+    let mut said = Vec::new();
+    refused.read_to_end(&mut said).expect("it is told, and closed");
+    assert!(String::from_utf8_lossy(&said).contains("connections_per_address_max"), "{said:02x?}");
+
+    let mut bystander = Bystander::new(&node);
+    bystander.work();
+    assert!(is_served(&mut from([127, 0, 0, 3])), "another address");
+    let status = node.status();
+    assert!(status["executors"][0]["connections_refused_by_address"].as_u64() >= Some(31), "{status}");
+
+    // A place that is given back is free again.
+    drop(streams.swap_remove(0));
+    while !is_served(&mut from([127, 0, 0, 2])) {
+        bystander.work();
+    }
+    bystander.check();
+    assert!(node.is_running());
+    node.stop();
+}
+
+#[test]
+fn a_flood_of_bad_connections_is_not_a_flood_of_lines() {
+    let data = fresh_directory("hostile-lines");
+    let node = Node::start(&data);
+    for _ in 0..500 {
+        let mut stream = connect(&node.address);
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n");
+        answers(&mut stream);
+    }
+    assert!(node.status()["executors"][0]["connections_malformed"].as_u64() >= Some(500));
+    let lines = node.kill().stderr;
+    let closings = lines.lines().filter(|line| line.contains("closing a client's connection")).count();
+    // Ten in ten seconds: a slow machine sees the next ten.
+    assert!((10..200).contains(&closings), "{closings} lines of 500:\n{lines}");
 }
