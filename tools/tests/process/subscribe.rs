@@ -33,7 +33,9 @@ fn append_all(logbook: &LogBook, parts: usize, progress: &Sender<()>) {
             progress.send(()).expect("the test goes on");
         }
     }
-    in_flight.into_iter().for_each(|append| drop(append.wait().expect("acknowledged")));
+    for append in in_flight {
+        append.wait().expect("acknowledged");
+    }
 }
 
 /// What a subscription brings, until it has so many records; `pace` is called before each.
@@ -71,8 +73,10 @@ fn each_record_comes_once_and_in_order_through_kills() {
         });
         // Takes one record while the fast one takes a hundred, then all the rest.
         let slow = scope.spawn(move || {
-            // An error says that the fast one has had enough.
-            consume(&logbook(address), Tag::ALL, SeqNum::MIN, APPENDS, |_| drop(allowed.recv()))
+            consume(&logbook(address), Tag::ALL, SeqNum::MIN, APPENDS, |_| {
+                // An error says that the fast one has had enough.
+                let _ = allowed.recv();
+            })
         });
         let writer = scope.spawn(move || append_all(&logbook(address), KILLS + 1, &progress));
         let mut thirds = None;
