@@ -8,7 +8,7 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use sealog_protocol::client::{CheckTailRequest, Description, ErrorCode, ReadRequest, RecordAux, RecordsReply, Reply};
-use sealog_protocol::limits::{READ_BYTES_MAX, READ_RECORDS_MAX};
+use sealog_protocol::limits::{FETCHES_IN_FLIGHT_MAX, READ_BYTES_MAX, READ_RECORDS_MAX, REQUEST_RETRY};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::{LocalId, LogBookId, NodeId, Place, SeqNum, Tag, Time};
@@ -17,9 +17,13 @@ use crate::aux::AuxCache;
 use crate::index::Index;
 use crate::order::Order;
 use crate::producer::Producer;
+use crate::subscriptions::{ReadPage, SubscriptionId};
 
 mod fetching;
-mod page;
+mod pages;
+mod slots;
+
+use slots::Slot;
 
 /// A read waits for a record at most so long; its client asks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -70,8 +74,12 @@ enum Stage {
 struct Read {
     connection: ConnectionId,
     request: u64,
+    /// The answer is a page of this subscription.
+    subscription: Option<SubscriptionId>,
     key: (LogBookId, Tag),
     want: Want,
+    /// Of the answer, unless its first record is larger.
+    bytes_max: usize,
     place: Place,
     stage: Stage,
     /// Until when it waits for a record.
@@ -82,16 +90,11 @@ struct Read {
     /// The answer is to have aux data.
     aux: bool,
     fetches: usize,
+    /// What was ordered when it was looked for ends before this.
+    seen: SeqNum,
     /// Records of the last batch that came: the next ones are likely like it.
     stride: usize,
     corrupt: bool,
-}
-
-#[derive(Debug)]
-struct Slot {
-    seqnum: SeqNum,
-    at: LocalId,
-    batch: Option<Bytes>,
 }
 
 /// A record that is being fetched.
@@ -116,6 +119,8 @@ pub struct Sources<'a> {
     pub producer: &'a Producer,
     /// The place that the index has applied.
     pub applied: Place,
+    /// All records that it has are below.
+    pub next: SeqNum,
     pub now: Time,
 }
 
@@ -139,6 +144,8 @@ pub struct Reads {
     /// Keys that got a record while somebody waits for one.
     woken: Vec<(LogBookId, Tag)>,
     ready_trims: Vec<ReadyTrim>,
+    /// Pages of subscriptions that were read.
+    pages: Vec<ReadPage>,
     waiting_max: usize,
     /// Aux data of records.
     pub aux: AuxCache,
@@ -161,6 +168,7 @@ impl Reads {
             unsent: Vec::new(),
             woken: Vec::new(),
             ready_trims: Vec::new(),
+            pages: Vec::new(),
             waiting_max,
             aux: AuxCache::new(aux_bytes_max),
         }
@@ -296,11 +304,11 @@ impl Reads {
             Want::Records { from, until, backward, records_max } => (from, until, backward, records_max),
             Want::Tail => {
                 let tail = sources.index.tail(read.key.0, read.key.1);
-                return outputs.reply(read.connection, read.request, Reply::Tail { tail, place });
+                return self.answer(&read, Reply::Tail { tail, place }, outputs);
             }
             Want::Description => {
                 let description = Box::new(describe(sources.index, read.key.0));
-                return outputs.reply(read.connection, read.request, Reply::Described { description, place });
+                return self.answer(&read, Reply::Described { description, place }, outputs);
             }
             Want::Trim { first } => {
                 let Read { connection, request, key, .. } = read;
@@ -310,8 +318,9 @@ impl Reads {
         let first = sources.index.first(read.key.0, read.key.1);
         if from < first {
             mark(Mark::ReadTrimmed);
-            return outputs.reply(read.connection, read.request, Reply::Trimmed { first, place });
+            return self.answer(&read, Reply::Trimmed { first, place }, outputs);
         }
+        read.seen = sources.next;
         let mut found = Vec::new();
         read.complete = if backward {
             sources.index.backward(read.key, (from, until), records_max, &mut found)
@@ -320,7 +329,7 @@ impl Reads {
         };
         let last = found.last().copied().filter(|_| !read.complete).unwrap_or(until);
         if sources.index.lost_between(from.min(last), from.max(last)) {
-            outputs.reply(read.connection, read.request, corrupt());
+            self.answer(&read, corrupt(), outputs);
             return;
         }
         if found.is_empty()
@@ -367,7 +376,7 @@ impl Reads {
             present = read.slots.iter().take_while(|slot| slot.batch.is_some()).count();
         }
         let (fitting, bytes) = read.fitting(present, &self.aux);
-        let (is_full, is_whole) = (fitting < present || bytes >= READ_BYTES_MAX, present == read.slots.len());
+        let (is_full, is_whole) = (fitting < present || bytes >= read.bytes_max, present == read.slots.len());
         if !is_full && !is_whole && !read.corrupt {
             self.fetch_wave(id, &mut read, present, bytes);
             self.keep(id, read);
@@ -376,21 +385,71 @@ impl Reads {
         let complete = read.complete && !read.corrupt && fitting == read.slots.len();
         read.slots.truncate(fitting);
         if read.slots.is_empty() && read.corrupt {
-            outputs.reply(read.connection, read.request, corrupt());
+            self.answer(&read, corrupt(), outputs);
             return;
         }
         let aux = if read.aux { self.aux_of(&read) } else { Vec::new() };
         let reply = RecordsReply { place: sources.applied, complete, parts: read.parts(), aux };
-        outputs.reply(read.connection, read.request, Reply::Records(reply));
+        self.answer(&read, Reply::Records(reply), outputs);
     }
 
     fn aux_of(&mut self, read: &Read) -> Vec<RecordAux> {
         let logbook = read.key.0;
-        let aux_of = |(record, slot): (u16, &Slot)| {
-            let record = if active(Mutant::AuxOfFirstRecord) { 0 } else { record };
-            self.aux.get((logbook, slot.seqnum)).map(|data| RecordAux { record, data })
-        };
+        let aux_of =
+            |(record, slot): (u16, &Slot)| self.aux.get((logbook, slot.seqnum)).map(|data| RecordAux { record, data });
         (0..).zip(&read.slots).filter_map(aux_of).collect()
+    }
+
+    fn fetch_wave(&mut self, id: u64, read: &mut Read, from: usize, bytes: usize) {
+        let average = (bytes / from.max(1)).max(1);
+        let wanted = if from == 0 { WAVE_FIRST } else { (read.bytes_max / average).clamp(1, WAVE_MAX) };
+        let room = FETCHES_IN_FLIGHT_MAX.saturating_sub(self.fetches.len()).max(1);
+        let missing = (from..read.slots.len()).filter(|at| read.slots[*at].batch.is_none());
+        for slot in missing.step_by(read.stride.max(1)).take(wanted.min(room)) {
+            self.last_fetch += 1;
+            let fetch = Fetch {
+                read: id,
+                slot,
+                at: read.slots[slot].at,
+                attempt: 0,
+                asked: None,
+                asked_at: Time::ZERO,
+                corrupt: false,
+            };
+            self.fetches.insert(self.last_fetch, fetch);
+            self.unsent.push(self.last_fetch);
+            read.fetches += 1;
+        }
+    }
+
+    /// The bytes of a fetch came, or (`None`) no replica can read them.
+    pub fn fetched(&mut self, fetch: u64, batch: Option<Bytes>, sources: Sources<'_>, outputs: &mut Outputs) {
+        let Some(fetch) = self.fetches.remove(&fetch) else { return };
+        let Some(mut read) = self.take(fetch.read) else { return };
+        read.fetches -= 1;
+        match batch {
+            Some(batch) => read.fill(fetch.slot, &batch),
+            None => read.corrupt = true,
+        }
+        if read.fetches > 0 {
+            self.keep(fetch.read, read);
+        } else {
+            self.gather(fetch.read, read, sources, outputs);
+        }
+    }
+
+    /// Begins reads anew that have waited too long for bytes: the records may have been trimmed.
+    pub fn retry(&mut self, sources: Sources<'_>, outputs: &mut Outputs) {
+        let overdue = |fetch: &Fetch| fetch.asked.is_none() || sources.now.since(fetch.asked_at) >= REQUEST_RETRY;
+        let late: BTreeSet<u64> =
+            self.fetches.values().filter(|fetch| overdue(fetch)).map(|fetch| fetch.read).collect();
+        self.fetches.retain(|_, fetch| !late.contains(&fetch.read));
+        for id in late {
+            let Some(mut read) = self.take(id) else { continue };
+            read.slots.clear();
+            read.fetches = 0;
+            self.look(id, read, sources, outputs);
+        }
     }
 
     /// The number of a commit query for the reads that came since the last one, if there are any.
@@ -494,8 +553,10 @@ impl Read {
         Read {
             connection,
             request,
+            subscription: None,
             key,
             want,
+            bytes_max: READ_BYTES_MAX,
             place,
             stage: Stage::Place,
             wait_until,
@@ -503,8 +564,16 @@ impl Read {
             complete: true,
             aux: false,
             fetches: 0,
+            seen: SeqNum::MIN,
             stride: 1,
             corrupt: false,
+        }
+    }
+
+    /// Looks for what comes after a record.
+    fn go_on_after(&mut self, last: SeqNum) {
+        if let Want::Records { from, backward, .. } = &mut self.want {
+            *from = if *backward { last.prev() } else { last.next() };
         }
     }
 }

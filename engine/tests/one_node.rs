@@ -53,7 +53,11 @@ struct World {
 impl World {
     /// A node in this life, whose register names the life before as primary when it is not the first.
     fn new(incarnation: u64) -> World {
-        let incarnation = Incarnation(incarnation);
+        World::with_engine(EngineConfig::new(NODE, Incarnation(incarnation), LOGSPACE, 1))
+    }
+
+    fn with_engine(config: EngineConfig) -> World {
+        let incarnation = config.incarnation;
         let nodes = NodeSet::new(&[NODE]).expect("one node");
         let view = View {
             number: ViewNumber(1),
@@ -67,7 +71,7 @@ impl World {
         };
         let settings = ClusterSettings { sessions_max: 2, session_window: 4, ..ClusterSettings::new(ClusterId(1), 1) };
         let mut world = World {
-            engine: Engine::new(EngineConfig::new(NODE, incarnation, LOGSPACE, 1)),
+            engine: Engine::new(config),
             storage: Storage::new(StorageConfig::new(NODE, LOGSPACE)),
             sequencer: Sequencer::new(SequencerConfig::new(NODE, incarnation, LOGSPACE, NODE)),
             controller: Controller::new(ControllerConfig::new(LOGSPACE)),
@@ -607,3 +611,6 @@ fn a_connection_that_opens_session_after_session_is_refused() {
     world.engine.connection_closed(CONNECTION);
     world.session();
 }
+
+#[path = "one_node/subscriptions.rs"]
+mod subscriptions;

@@ -228,6 +228,7 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
                 },
                 "pending_records": engine.pending_records,
                 "waiting_reads": engine.waiting_reads,
+                "subscriptions": engine.subscriptions,
                 "appends": engine.appends,
                 "reads": engine.reads,
                 "fetches": engine.fetches,

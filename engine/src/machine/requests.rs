@@ -119,6 +119,9 @@ impl Engine {
                 };
                 reads.describe(sources, connection, id, (LogBookId(logbook), place.into()), outputs);
             }
+            Request::Subscribe(_) | Request::Credit(_) | Request::Unsubscribe { .. } => {
+                self.subscription_request(connection, id, &request, outputs);
+            }
             Request::SetAux(aux) => self.set_aux(now, connection, id, aux, outputs),
             Request::Status => {
                 let message = "status is answered by the node".to_owned();
@@ -152,6 +155,7 @@ impl Engine {
     /// Forgets what a connection waits for. Its appends go on.
     pub fn connection_closed(&mut self, connection: ConnectionId) {
         self.reads.connection_closed(connection);
+        self.subscriptions.connection_closed(connection);
         self.trims.connection_closed(connection);
         self.openings.connection_closed(connection);
     }
@@ -223,8 +227,15 @@ impl Engine {
 
     /// What reads are answered from, once the index exists.
     pub(super) fn reading(&mut self, now: Time) -> Option<(Sources<'_>, &mut Reads)> {
-        let applied = self.applied();
-        let index = self.index.as_ref()?;
-        Some((Sources { index, order: &self.order, producer: &self.producer, applied, now }, &mut self.reads))
+        let logspace = self.logspace.as_ref()?;
+        let sources = Sources {
+            index: self.index.as_ref()?,
+            order: &self.order,
+            producer: &self.producer,
+            applied: logspace.place(),
+            next: logspace.next_seqnum(),
+            now,
+        };
+        Some((sources, &mut self.reads))
     }
 }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
 use sealog_protocol::client::{
-    CheckTailRequest, ErrorCode, PlaceWire, ReadRequest, Reply, Request, decode_reply, encode_request,
+    CheckTailRequest, CreditRequest, ErrorCode, PlaceWire, ReadRequest, Reply, Request, SubscribeRequest, decode_reply,
+    encode_request,
 };
 use sealog_protocol::frame::{Frame, HEADER_BYTES, Header, write_frame};
 use sealog_protocol::limits::SESSION_OPENINGS_MAX;
@@ -111,6 +112,17 @@ fn false_requests() -> Vec<Request> {
         requests.push(read(&|read| read.linearizable = true));
         let (place, linearizable) = (PlaceWire::default(), value % 2 == 1);
         requests.push(Request::CheckTail(CheckTailRequest { logbook: value, tag: value, place, linearizable }));
+        let (from, credit_bytes) = (value, value as u32);
+        let subscribe = SubscribeRequest { logbook: 3, tag: value, from, credit_bytes, place };
+        requests.push(Request::Subscribe(SubscribeRequest { logbook: value, ..subscribe.clone() }));
+        let place = PlaceWire { view: value as u32, index: value };
+        requests.push(Request::Subscribe(SubscribeRequest { place, ..subscribe }));
+        // Of subscriptions of this connection, and of none.
+        for subscription in [value, 1, 2, 3] {
+            let bytes = value as u32;
+            requests.push(Request::Credit(CreditRequest { logbook: 3, subscription, bytes }));
+            requests.push(Request::Unsubscribe { logbook: value, subscription });
+        }
     }
     requests
 }

@@ -1,25 +1,34 @@
-//! What a read has of its answer: batches that came, how many of their records go into one answer, and
-//! its parts.
+//! The records that a read has found, and their bytes as they come.
 
 use bytes::Bytes;
 use sealog_protocol::batch::{ArchivedBatchMetadata, Batch};
 use sealog_protocol::client::RecordsPart;
 use sealog_protocol::frame::{Frame, HEADER_BYTES, Header};
-use sealog_protocol::limits::READ_BYTES_MAX;
-use sealog_protocol::{LogBookId, SeqNum};
+use sealog_protocol::{LocalId, LogBookId, SeqNum};
 
-use super::{Read, Slot, Want};
+use super::Read;
 use crate::aux::AuxCache;
 use crate::index::Index;
 
-impl Read {
-    /// Looks for what comes after a record.
-    pub(super) fn go_on_after(&mut self, last: SeqNum) {
-        if let Want::Records { from, backward, .. } = &mut self.want {
-            *from = if *backward { last.prev() } else { last.next() };
-        }
-    }
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub seqnum: SeqNum,
+    pub at: LocalId,
+    pub batch: Option<Bytes>,
+}
 
+impl Slot {
+    /// Whether each tag of the record was trimmed past it.
+    pub fn is_dead(&self, index: &Index, logbook: LogBookId) -> bool {
+        let frame = self.batch.as_ref().and_then(|batch| Frame::parse_unverified(batch).ok().flatten());
+        let Some(batch) = frame.and_then(|frame| Batch::parse_metadata(frame).ok()) else { return false };
+        let nth = self.at.position - batch.frame.header.place;
+        let Some(record) = batch.metadata.records.get(nth as usize) else { return false };
+        record.tags().len() > 0 && record.tags().all(|tag| self.seqnum < index.first(logbook, tag))
+    }
+}
+
+impl Read {
     /// A batch came: fills the slots of all its records that the read wants.
     pub(super) fn fill(&mut self, slot: usize, batch: &Bytes) {
         let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
@@ -51,7 +60,7 @@ impl Read {
             if self.aux {
                 wanted += aux.data_bytes((self.key.0, slot.seqnum));
             }
-            if at > 0 && bytes + wanted > READ_BYTES_MAX {
+            if at > 0 && bytes + wanted > self.bytes_max {
                 return (at, bytes);
             }
             bytes += wanted;
@@ -77,17 +86,6 @@ impl Read {
             parts.push(RecordsPart { seqnum: slot.seqnum, index, records: 1, batch: batch.clone() });
         }
         parts
-    }
-}
-
-impl Slot {
-    /// Whether each tag of the record was trimmed past it.
-    pub(super) fn is_dead(&self, index: &Index, logbook: LogBookId) -> bool {
-        let frame = self.batch.as_ref().and_then(|batch| Frame::parse_unverified(batch).ok().flatten());
-        let Some(batch) = frame.and_then(|frame| Batch::parse_metadata(frame).ok()) else { return false };
-        let nth = self.at.position - batch.frame.header.place;
-        let Some(record) = batch.metadata.records.get(nth as usize) else { return false };
-        record.tags().len() > 0 && record.tags().all(|tag| self.seqnum < index.first(logbook, tag))
     }
 }
 
