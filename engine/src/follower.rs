@@ -54,7 +54,7 @@ impl ShardTags {
     /// is dropped.
     pub fn push(&mut self, first: u64, bytes: Bytes) {
         if bytes.is_empty() {
-            // The storage has nothing before `first` any more.
+            // Nobody has what is before `first` any more.
             if first > self.received {
                 self.runs.push_back(TagsRun { next: first, entries: bytes });
                 self.received = first;

@@ -78,7 +78,7 @@ impl Engine {
         };
         Engine {
             producer: Producer::new(config.logspace, limits),
-            reads: Reads::new(config.waiting_reads_max, config.hash_seed),
+            reads: Reads::new(config.waiting_reads_max, config.aux_bytes_max, config.hash_seed),
             trims: Trims::default(),
             writing: None,
             loading: None,
@@ -147,6 +147,7 @@ impl Engine {
             runs: self.order.runs(),
             index_bytes: self.index_bytes(),
             cache_bytes: self.producer.cached_bytes(),
+            aux: self.reads.aux.status(),
             pending_records: self.producer.pending_records(),
             waiting_reads: self.reads.len(),
             appends: self.appends,
@@ -208,6 +209,9 @@ impl Engine {
             }
             Message::TagsEntries { shard, first, more, entries } => {
                 self.tags(now, from, shard, first, more, entries, outputs)
+            }
+            Message::TagsGone { shard, first, checkpoint } => {
+                self.tags_gone(now, from, (shard, first, checkpoint), outputs)
             }
             Message::Fetched { request, batch } => self.fetched(now, request, batch, outputs),
             Message::FetchNotHere { request } => self.reads.refetch(request),
@@ -498,7 +502,6 @@ impl Machine for Engine {
         self.send_query(outputs);
         self.send_fetches(now, outputs);
         self.send_trims(outputs);
-        self.sweep(outputs);
         self.write_checkpoint(now, outputs);
         if self.retry_at.is_none() && (self.is_waiting() || self.pending_since.is_some()) {
             self.retry_at = Some(now + REQUEST_RETRY);

@@ -8,9 +8,10 @@ use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
 use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
 use sealog_protocol::client::{
-    CheckTailRequest, Description, Durability, ErrorCode, PlaceWire, ReadRequest, RecordsReply, Reply, Request,
-    RetentionRequest, TrimRequest,
+    Answer, CheckTailRequest, Description, Durability, ErrorCode, PlaceWire, ReadRecord, ReadRequest, RecordsReply,
+    Reply, Request, RetentionRequest, SetAuxRequest, TrimRequest, decode_answer, encode_reply,
 };
+use sealog_protocol::limits::{AUX_BYTES_MAX, READ_BYTES_MAX, RECORD_BYTES_MAX};
 use sealog_protocol::machine::{
     Address, ConnectionId, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, Role,
 };
@@ -231,21 +232,29 @@ impl World {
 
     fn read(&mut self, tag: Tag, from: u64, backward: bool) -> Vec<(SeqNum, u16)> {
         let until = if backward { 0 } else { u64::MAX };
-        let read = ReadRequest {
-            logbook: 3,
-            tag: tag.0,
-            from,
-            until,
-            backward,
-            records_max: 100,
-            wait_ms: 0,
-            place: PlaceWire::default(),
-            linearizable: true,
-        };
+        let read = ReadRequest { tag: tag.0, from, until, backward, linearizable: true, ..everything() };
         match self.request(Request::Read(read)) {
             Reply::Records(RecordsReply { parts, complete: true, .. }) => {
                 parts.iter().map(|part| (part.seqnum, part.records)).collect()
             }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn set_aux(&mut self, seqnum: u64, data: &[u8]) -> bool {
+        match self.request(Request::SetAux(SetAuxRequest { logbook: 3, seqnum, data: data.to_vec() })) {
+            Reply::AuxSet { kept, .. } => kept,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The answer to a read, as its client gets it: through a frame.
+    fn answer(&mut self, read: ReadRequest) -> (Vec<ReadRecord>, bool) {
+        let reply = self.request(Request::Read(read));
+        let mut frame = Vec::new();
+        encode_reply(&mut frame, 1, &reply);
+        match decode_answer(&frame.into()).expect("what was encoded") {
+            (1, Answer::Records { records, complete, .. }) => (records, complete),
             other => panic!("{other:?}"),
         }
     }
@@ -257,6 +266,21 @@ impl World {
             Reply::Tail { tail, .. } => tail,
             other => panic!("{other:?}"),
         }
+    }
+}
+
+fn everything() -> ReadRequest {
+    ReadRequest {
+        logbook: 3,
+        tag: 0,
+        from: 0,
+        until: u64::MAX,
+        backward: false,
+        records_max: 100,
+        wait_ms: 0,
+        place: PlaceWire::default(),
+        linearizable: false,
+        aux: false,
     }
 }
 
@@ -376,6 +400,77 @@ fn a_restarted_primary_gets_a_view_of_its_own() {
 }
 
 #[test]
+fn aux_data_comes_back_with_its_record_to_those_who_ask() {
+    let mut world = World::new(1);
+    let session = world.session();
+    let first = seqnum(&world.append(head(session, 1), &[RECORD, RECORD])).0;
+    let last = seqnum(&world.append(head(session, 2), &[RECORD])).0;
+    assert!(world.set_aux(first + 1, b"a view"));
+    assert!(world.set_aux(last, b"old"));
+    assert!(world.set_aux(last, b"new"));
+    let aux = |records: &[ReadRecord]| -> Vec<(u64, Option<Bytes>)> {
+        records.iter().map(|record| (record.seqnum.0, record.aux.clone())).collect()
+    };
+    let with = |data: &'static [u8]| Some(Bytes::from_static(data));
+    let (records, _) = world.answer(ReadRequest { aux: true, ..everything() });
+    assert_eq!(aux(&records), [(first, None), (first + 1, with(b"a view")), (last, with(b"new"))]);
+    let (records, _) = world.answer(ReadRequest { aux: true, from: last, until: 0, backward: true, ..everything() });
+    assert_eq!(aux(&records), [(last, with(b"new")), (first + 1, with(b"a view")), (first, None)]);
+    let status = world.engine.status().aux;
+    assert_eq!((status.sets, status.hits, status.misses), (3, 4, 2));
+    let (records, _) = world.answer(everything());
+    assert!(records.iter().all(|record| record.aux.is_none()));
+    assert_eq!(world.engine.status().aux, status, "who does not ask is not counted");
+}
+
+#[test]
+fn aux_data_of_what_nobody_can_read_is_not_kept() {
+    let mut world = World::new(1);
+    let session = world.session();
+    let first = seqnum(&world.append(head(session, 1), &[RECORD])).0;
+    let failing = BatchHead { condition: Some((Tag::ALL, SeqNum::MIN)), ..head(session, 2) };
+    assert!(matches!(world.append(failing, &[RECORD]), Reply::ConditionFailed { .. }));
+    for nobody in [0, first - 1, first + 1, first + 2, u64::MAX] {
+        assert!(!world.set_aux(nobody, b"x"), "{nobody}: void, of another LogBook, or nothing");
+    }
+    let large = SetAuxRequest { logbook: 3, seqnum: first, data: vec![0; AUX_BYTES_MAX + 1] };
+    let reply = world.request(Request::SetAux(large));
+    assert!(matches!(reply, Reply::Error { code: ErrorCode::Invalid, .. }), "{reply:?}");
+    assert!(world.set_aux(first, &[7; AUX_BYTES_MAX]));
+    assert_eq!(world.engine.status().aux.entries, 1);
+}
+
+/// A page was once measured by the mean size of a batch's records: a tag that only large records had
+/// made an answer larger than a frame may be, and the node stopped.
+#[test]
+fn a_page_is_within_its_bound_however_sizes_are_spread() {
+    let mut world = World::new(1);
+    let session = world.session();
+    let large = vec![1; RECORD_BYTES_MAX / 3];
+    let small = NewRecord { tags: &[], payload: b"" };
+    let mut records = vec![small; 999];
+    records.push(NewRecord { tags: &[Tag(9)], payload: &large });
+    for request in 1..=9 {
+        let last = seqnum(&world.append(head(session, request), &records)).0 + 999;
+        assert!(world.set_aux(last, &[2; AUX_BYTES_MAX]));
+    }
+    let mut pages = Vec::new();
+    let mut read = ReadRequest { tag: 9, aux: true, ..everything() };
+    loop {
+        let (records, complete) = world.answer(read.clone());
+        let bytes: usize =
+            records.iter().map(|record| record.payload.len() + record.aux.as_ref().map_or(0, Bytes::len)).sum();
+        assert!(bytes <= READ_BYTES_MAX, "{bytes}");
+        pages.push(records.len());
+        read.from = records.last().expect("a page has a record").seqnum.0 + 1;
+        if complete {
+            break;
+        }
+    }
+    assert_eq!(pages, [2, 2, 2, 2, 1]);
+}
+
+#[test]
 fn a_trim_goes_through_the_metalog_and_reads_below_it_are_told() {
     let mut world = World::new(1);
     let session = world.session();
@@ -389,23 +484,22 @@ fn a_trim_goes_through_the_metalog_and_reads_below_it_are_told() {
         Reply::TrimDone { first, .. } => first,
         other => panic!("{other:?}"),
     };
-    assert_eq!(trim(&mut world, 9, seqnums[2].0), seqnums[2]);
-    assert_eq!(trim(&mut world, 9, seqnums[1].0), seqnums[2], "backwards: nothing changes");
-    let read = |world: &mut World, from: u64| {
-        let place = PlaceWire::default();
-        let read = ReadRequest {
-            logbook: 3,
-            tag: 9,
-            from,
-            until: u64::MAX,
-            backward: false,
-            records_max: 9,
-            wait_ms: 0,
-            place,
-            linearizable: false,
-        };
-        world.request(Request::Read(read))
+    for seqnum in &seqnums {
+        assert!(world.set_aux(seqnum.0, b"a view"));
+    }
+    let settle = |world: &mut World| {
+        for _ in 0..9 {
+            world.give(Role::Engine, Input::Tick);
+            world.run();
+        }
     };
+    assert_eq!(trim(&mut world, 9, seqnums[2].0), seqnums[2]);
+    settle(&mut world);
+    assert_eq!(world.engine.status().aux.entries, 2, "aux data goes with its record");
+    assert!(!world.set_aux(seqnums[0].0, b"late"));
+    assert_eq!(trim(&mut world, 9, seqnums[1].0), seqnums[2], "backwards: nothing changes");
+    let read =
+        |world: &mut World, from: u64| world.request(Request::Read(ReadRequest { tag: 9, from, ..everything() }));
     let trimmed = |reply: Reply, expected: SeqNum| {
         assert!(matches!(reply, Reply::Trimmed { first, .. } if first == expected), "{reply:?}")
     };
@@ -415,6 +509,9 @@ fn a_trim_goes_through_the_metalog_and_reads_below_it_are_told() {
     // Past the end: all that is there goes, nothing that is to come.
     let end = trim(&mut world, 0, u64::MAX);
     assert_eq!(end, seqnums[3].next());
+    settle(&mut world);
+    assert_eq!(world.engine.status().aux.entries, 0);
+    assert!(!world.set_aux(seqnums[3].0, b"late"));
     assert_eq!(world.tail(Tag(9)), Some(seqnums[3]), "the tail stays");
     assert_eq!(world.tail(Tag(10)), Some(seqnums[3]), "nobody remembers which tags there were");
     let next = seqnum(&world.append(head(session, 5), &[RECORD]));

@@ -246,7 +246,7 @@ impl Claims<'_> {
             return Ok(Interval { high: interval.high.min(bound), ..interval });
         }
         let wrong = Violation::WrongTrimPoint { operation: id, first: point };
-        let Some(place) = self.trims.next_after((logbook, wish.tag, wish.first), floor) else {
+        let Some(place) = self.trims.next_after((logbook, wish.tag), wish.first, floor) else {
             return Err(wrong.into());
         };
         let reached = Interval::between(place, interval.low, interval.high);

@@ -12,11 +12,14 @@ use crate::violation::Violation;
 /// What a trim asks for: those that are alike can't be told apart in the log.
 type Wish = (LogBookId, Tag, SeqNum);
 
+/// A LogBook's tag.
+type Key = (LogBookId, Tag);
+
 /// Trims of the log, and the operations that they are of.
 #[derive(Debug, Default)]
 pub(crate) struct TrimMatches {
-    /// Where the log has a trim, in log order.
-    places: BTreeMap<Wish, Vec<Position>>,
+    /// Where the log has trims, in log order, and what they ask for.
+    places: BTreeMap<Key, Vec<(Position, SeqNum)>>,
     /// Of the operation that was the first to ask for it: where the log has it first. Nothing that has
     /// reached this place may have returned before the operation began.
     bounds: BTreeMap<OperationId, Position>,
@@ -27,8 +30,10 @@ impl TrimMatches {
     /// When the log has a trim that nobody asked for.
     pub fn new(history: &History, log: &FinalLog) -> Result<TrimMatches, Violation> {
         let mut matches = TrimMatches::default();
+        let mut first_logged: BTreeMap<Wish, Position> = BTreeMap::new();
         for trim in log.trims.all() {
-            matches.places.entry((trim.logbook, trim.tag, trim.first)).or_default().push(trim.position);
+            matches.places.entry((trim.logbook, trim.tag)).or_default().push((trim.position, trim.first));
+            first_logged.entry((trim.logbook, trim.tag, trim.first)).or_insert(trim.position);
         }
         let mut first_asked: BTreeMap<Wish, (Timestamp, OperationId)> = BTreeMap::new();
         for (operation, id) in history.operations.iter().zip(0..) {
@@ -39,11 +44,11 @@ impl TrimMatches {
             let first = first_asked.entry(wish).or_insert(asked);
             *first = asked.min(*first);
         }
-        for (wish, places) in &matches.places {
-            let Some((_, operation)) = first_asked.get(wish) else {
+        for (wish, place) in first_logged {
+            let Some((_, operation)) = first_asked.get(&wish) else {
                 return Err(Violation::PhantomTrim { logbook: wish.0, tag: wish.1, first: wish.2 });
             };
-            matches.bounds.insert(*operation, places[0]);
+            matches.bounds.insert(*operation, place);
         }
         Ok(matches)
     }
@@ -53,9 +58,11 @@ impl TrimMatches {
         self.bounds.get(&operation).copied().unwrap_or(Position::NEVER)
     }
 
-    /// Where the log has such a trim next, after a position.
-    pub fn next_after(&self, wish: Wish, position: Position) -> Option<Position> {
-        let places = self.places.get(&wish)?;
-        places.get(places.partition_point(|place| *place <= position)).copied()
+    /// Where the log has a trim next that lets all of this go or more, after a position: one may be
+    /// answered by another's.
+    pub fn next_after(&self, key: Key, first: SeqNum, position: Position) -> Option<Position> {
+        let places = self.places.get(&key)?;
+        let after = places.partition_point(|(place, _)| *place <= position);
+        places[after..].iter().find(|(_, wished)| *wished >= first).map(|(place, _)| *place)
     }
 }

@@ -155,7 +155,7 @@ impl Case {
             }
             Call::Trim { tag, first, point } => at(&|entries| {
                 let of_log = self.log[least..entries].iter().any(
-                    |entry| matches!(entry, Entry::Trim { tag: of, first: asked, .. } if of == tag && asked == first),
+                    |entry| matches!(entry, Entry::Trim { tag: of, first: asked, .. } if of == tag && asked >= first),
                 );
                 point.is_none_or(|point| self.point(entries, *tag) == point && (point >= *first || of_log))
             }),

@@ -35,15 +35,24 @@ pub(crate) const BLOCK_MAGIC: u32 = u32::from_le_bytes(*b"SLJB");
 pub enum BlockKind {
     /// A group commit.
     Data = 1,
-    /// The first block of an incarnation: written alone, without entries.
+    /// The first block of an incarnation: written alone. Says which blocks are gone.
     Recovery = 2,
     /// Says what is durable, when nothing else is there to say it.
     Mark = 3,
+    /// Says which blocks are gone: the first block of a segment, and after one was given back.
+    Freed = 4,
 }
 
 impl BlockKind {
+    /// Whether such a block says which blocks are gone, and holds nothing else.
+    pub fn says_freed(self) -> bool {
+        matches!(self, BlockKind::Recovery | BlockKind::Freed)
+    }
+
     fn from_byte(byte: u8) -> Option<BlockKind> {
-        [BlockKind::Data, BlockKind::Recovery, BlockKind::Mark].into_iter().find(|kind| *kind as u8 == byte)
+        [BlockKind::Data, BlockKind::Recovery, BlockKind::Mark, BlockKind::Freed]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
     }
 }
 

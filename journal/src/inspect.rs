@@ -154,7 +154,10 @@ impl Inspection {
         let bytes = reader.read(summary.segment, 0, summary.bytes as usize)?;
         self.visit_blocks(summary, &bytes[..blocks_end as usize], visitor);
         if let Some(trailer) = trailer {
-            let is_intact = Footer::parse(&trailer, &bytes[blocks_end as usize..]).is_some();
+            let footer = &bytes[blocks_end as usize..];
+            let (tags, directory) = footer.split_at((trailer.tags_bytes as usize).min(footer.len()));
+            let parsed = Footer::parse(&trailer, directory, summary.bytes);
+            let is_intact = parsed.is_some_and(|parsed| parsed.are_tags_intact(tags));
             visitor(Finding::Footer { trailer, is_intact });
         }
         Ok(())

@@ -77,6 +77,8 @@ pub struct RecoveryReport {
     pub scanned_segments: u64,
     /// Files that hold nothing of this journal: prepared for use.
     pub prepared_segments: u64,
+    /// Files of segments that were given back: to be used again.
+    pub freed_segments: u64,
     /// Blocks that were read one by one.
     pub scanned_blocks: u64,
     pub entries: u64,

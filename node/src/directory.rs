@@ -20,6 +20,7 @@ use sealog_protocol::view::{Chain, ClusterSettings, View};
 use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, NodeSet, ViewNumber};
 use thiserror::Error;
 
+use crate::backup::MANIFEST;
 use crate::durable_file;
 use crate::identity::{Identity, IdentityError};
 use crate::register::FileRegister;
@@ -166,7 +167,7 @@ fn lock(path: &Path) -> Result<File, DirectoryError> {
 }
 
 /// Takes the lock, which the system gives back when the process ends, however it ends.
-fn hold_lock(path: &Path) -> Result<File, DirectoryError> {
+pub(crate) fn hold_lock(path: &Path) -> Result<File, DirectoryError> {
     let failed = |error| DirectoryError::Io { path: path.to_owned(), doing: "lock", error };
     let mut options = OpenOptions::new();
     let mut file =
@@ -189,6 +190,10 @@ pub(crate) fn in_use(path: &Path, lock: &mut File) -> DirectoryError {
 /// A directory without an identity must be empty, but for what an interrupted first start leaves.
 fn refuse_foreign(path: &Path) -> Result<(), DirectoryError> {
     let failed = |error| DirectoryError::Io { path: path.to_owned(), doing: "list", error };
+    if path.join(MANIFEST).exists() {
+        let what = "it is a backup: `sealog restore` makes a data directory of it".to_owned();
+        return Err(DirectoryError::Foreign { path: path.to_owned(), what });
+    }
     for entry in std::fs::read_dir(path).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();

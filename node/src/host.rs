@@ -365,6 +365,10 @@ impl Host for NodeHost {
         }
     }
 
+    fn vacate(&mut self, now: Time, owner: Owner, segment: u32) {
+        self.handle_owner(now, owner, Input::Vacate { segment });
+    }
+
     fn tick(&mut self, now: Time) {
         for at in 0..self.machines.slots().len() {
             if self.machines.slots()[at].machine.deadline().is_some_and(|deadline| deadline <= now) {

@@ -220,6 +220,7 @@ fn executor_configs(settings: &Settings, directory: &DataDirectory, listen: Vec<
 struct Limits {
     index_bytes_max: usize,
     cache_bytes_max: usize,
+    aux_bytes_max: usize,
     hash_seed: u64,
 }
 
@@ -228,6 +229,7 @@ impl Limits {
         Limits {
             index_bytes_max: (settings.index_bytes_max / engines) as usize,
             cache_bytes_max: (settings.cache_bytes_max / engines) as usize,
+            aux_bytes_max: (settings.aux_bytes_max / engines) as usize,
             hash_seed,
         }
     }
@@ -242,6 +244,7 @@ fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines
                 let mut config = EngineConfig::new(node, incarnation, logspace, limits.hash_seed);
                 config.index_bytes_max = limits.index_bytes_max;
                 config.cache_bytes_max = limits.cache_bytes_max;
+                config.aux_bytes_max = limits.aux_bytes_max;
                 RoleMachine::Engine(Box::new(Engine::new(config)))
             }
             Role::Storage => RoleMachine::Storage(Box::new(Storage::new(StorageConfig::new(node, logspace)))),

@@ -78,6 +78,10 @@ pub const SESSION_WINDOW: u32 = 8_192;
 pub const READ_RECORDS_MAX: usize = 1024;
 /// Bytes in the answer to one range read, unless its first record is larger.
 pub const READ_BYTES_MAX: usize = 1 << 20;
+/// Aux data of one record.
+pub const AUX_BYTES_MAX: usize = 64 << 10;
+/// Aux data that an engine keeps in memory, in bytes.
+pub const AUX_MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Reads that wait on one engine.
 pub const WAITING_READS_MAX: usize = 1 << 20;
 /// Trims that wait on an engine for their metalog entries; more are refused.
@@ -92,3 +96,7 @@ const _: () = assert!(
 );
 const _: () = assert!(PENDING_BYTES_MAX > FRAME_BYTES_MAX);
 const _: () = assert!(READ_BYTES_MAX + 64 * READ_RECORDS_MAX + 4096 <= FRAME_BYTES_MAX);
+const _: () = assert!(
+    BATCH_BYTES_MAX + BATCH_RECORDS_MAX * 16 + BATCH_TAGS_MAX * 8 + AUX_BYTES_MAX + 4096 <= FRAME_BYTES_MAX,
+    "the largest record with its aux data fits a page of its own"
+);

@@ -202,6 +202,15 @@ pub enum Message {
         entries: Bytes,
     },
 
+    /// There is nothing before position `first` any more: dropped, or lost. Records that a storage drops
+    /// are covered by a checkpoint that counts; this is the last one that it was told of, the first
+    /// place if there is none. An engine that is behind it goes on from there.
+    TagsGone {
+        shard: ShardId,
+        first: u64,
+        checkpoint: Place,
+    },
+
     // Fetch: engine → storage.
     Fetch {
         request: u64,

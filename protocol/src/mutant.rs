@@ -158,6 +158,7 @@ named! {
         CheckpointBegun,
         CheckpointCommitted,
         CheckpointLoaded,
+        TagsGoneTold,
     }
 }
 

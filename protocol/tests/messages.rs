@@ -20,6 +20,7 @@ fn messages_about_space_come_back_as_they_were() {
         Message::CheckpointOpen { place, part: 10 },
         Message::CheckpointNotHere { place, part: 11 },
         Message::CheckpointCommitted { place },
+        Message::TagsGone { shard, first: 22, checkpoint: place },
         Message::Trim { logbook: LogBookId(12), tag: Tag(13), first: SeqNum(14) },
         Message::Dying { shard, from: 15, to: 16, records: 17 },
         Message::Judge { request: 18, shard, first: 19, entries: bytes.clone() },

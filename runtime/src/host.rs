@@ -114,6 +114,10 @@ pub trait Host: 'static {
     /// Whether the journal has room has changed; said once at the start too.
     fn space(&mut self, now: Time, full: bool);
 
+    /// The journal wants a segment back of which the owner needs little: it appends that again, and
+    /// says [`Action::Release`].
+    fn vacate(&mut self, now: Time, owner: Owner, segment: u32);
+
     /// The host's deadline has passed.
     fn tick(&mut self, now: Time);
 

@@ -414,11 +414,8 @@ impl Sequencer {
             }
             primary.connected(node);
         }
-        if let Some(checkpoint) = self.checkpoint
-            && self.active_primary().is_some_and(|primary| primary.view.storages.contains(node))
-        {
-            let place = checkpoint.place;
-            outputs.send(self.address(node, Role::Storage), Message::CheckpointCommitted { place });
+        if self.active_primary().is_some_and(|primary| primary.view.storages.contains(node)) {
+            self.tell_storage(node, outputs);
         }
         if self.chain.as_ref().is_some_and(|chain| chain.current().primary == node) {
             self.resume_as_backup(outputs);

@@ -231,7 +231,7 @@ impl Client {
                 }
                 Outcome::Manage(Err(ManageError::Deadline { .. } | ManageError::Unreachable { .. })) => {}
                 Outcome::Manage(Err(error)) => return Err(Failure::ClientError { error: error.to_string() }),
-                Outcome::Status(_) | Outcome::Manage(Ok(_)) => {}
+                Outcome::Status(_) | Outcome::Manage(Ok(_)) | Outcome::SetAux(_) => {}
             }
         }
         Ok(seen)

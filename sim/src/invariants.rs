@@ -48,6 +48,8 @@ struct Truth {
     frames: Batches,
     /// Seals that a node has answered.
     seals: BTreeMap<(Role, NodeId), ViewNumber>,
+    /// The greatest place of a checkpoint whose entry is committed: nobody needs the metalog before it.
+    checkpoint: Place,
 }
 
 /// All invariants of a world.
@@ -68,6 +70,7 @@ impl Invariants {
             batches: BTreeMap::new(),
             frames: Batches::new(),
             seals: BTreeMap::new(),
+            checkpoint: Place::default(),
         });
         Invariants { logspaces: logspaces.collect(), commits: 0 }
     }
@@ -124,13 +127,17 @@ impl Invariants {
                 RoleMachine::Sequencer(sequencer) => {
                     let before = self.committed(address.logspace);
                     let truth = self.truth(address.logspace);
-                    for (view, durable, _) in sequencer.views() {
+                    // What lies before the base is covered by a checkpoint, and may be forgotten.
+                    for (view, durable, _) in sequencer.views().filter(|(view, ..)| *view >= sequencer.base().view) {
                         truth.journal(*address, view, durable)?;
                     }
+                    let base = sequencer.base();
                     for (view, durable, commit) in sequencer.views() {
                         let here = |from, end| sequencer.entries(view, from, end).to_vec();
-                        truth.heard_commit(*address, view, durable, commit, here)?;
+                        let from = if view == base.view { base.index } else { 0 };
+                        truth.heard_commit(*address, (view, from), durable, commit, here)?;
                     }
+                    truth.based(*address, base)?;
                     self.commits += self.committed(address.logspace) - before;
                 }
                 RoleMachine::Engine(_) | RoleMachine::Controller(_) => {}
@@ -173,13 +180,15 @@ impl Invariants {
                     let found: BTreeMap<ViewNumber, u64> =
                         sequencer.views().map(|(view, durable, _)| (view, durable)).collect();
                     let known = truth.journals.iter().filter(|((_, id), _)| *id == node.id);
-                    for ((view, _), (before, _)) in known {
+                    let base = sequencer.base();
+                    for ((view, _), (before, _)) in known.filter(|((view, _), _)| *view >= base.view) {
                         let after = found.get(view).copied().unwrap_or(0);
                         if after < *before {
                             return Err(lost(format!("metalog of view {view}"), *before, after));
                         }
                     }
                     truth.seal_kept(*address, sequencer.status().sealed)?;
+                    truth.based(*address, base)?;
                 }
                 RoleMachine::Engine(_) | RoleMachine::Controller(_) => {}
             }
@@ -292,11 +301,21 @@ impl Truth {
         Ok(())
     }
 
-    /// A replica believes that `commit` entries of a view are committed.
+    /// A replica has dropped the metalog before a place: a committed checkpoint must cover it.
+    fn based(&self, address: Address, base: Place) -> Result<(), Failure> {
+        if base > self.checkpoint {
+            let (node, logspace, checkpoint) = (address.node, address.logspace, self.checkpoint);
+            return Err(Failure::MetalogDropped { node, logspace, base, checkpoint });
+        }
+        Ok(())
+    }
+
+    /// A replica believes that `commit` entries of a view are committed. What it has of them begins at
+    /// `from`.
     fn heard_commit(
         &mut self,
         address: Address,
-        view: ViewNumber,
+        (view, from): (ViewNumber, u64),
         durable: u64,
         commit: u64,
         here: impl Fn(u64, u64) -> Vec<u8>,
@@ -310,7 +329,7 @@ impl Truth {
             self.extend_committed(logspace, view, commit)?;
         }
         // What this replica has of it is the same.
-        let compared = self.journals.get(&(view, node)).map_or(0, |(_, compared)| *compared);
+        let compared = self.journals.get(&(view, node)).map_or(0, |(_, compared)| *compared).max(from);
         let end = commit.min(durable);
         if compared < end {
             let encoded = here(compared, end);
@@ -384,6 +403,9 @@ impl Truth {
                             });
                         }
                     }
+                }
+                Ok(Entry::Checkpoint { place, .. }) if place <= (Place { view, index }) => {
+                    self.checkpoint = place.max(self.checkpoint);
                 }
                 _ => {}
             }

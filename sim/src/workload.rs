@@ -216,14 +216,24 @@ impl Workload {
             0 if !backward => Duration::from_millis(rng.u64(1..40)),
             _ => Duration::ZERO,
         };
-        Read { logbook, tag, first, last, direction, records_max, wait, linearizable }
+        Read { logbook, tag, first, last, direction, records_max, wait, linearizable, aux: false }
     }
 }
 
 /// The read of everything with a tag from a trim point on, for a scan.
 pub fn scan(logbook: LogBookId, tag: Tag, first: SeqNum, direction: Direction) -> Read {
     let last = SeqNum::MAX;
-    Read { logbook, tag, first, last, direction, records_max: usize::MAX, wait: Duration::ZERO, linearizable: true }
+    Read {
+        logbook,
+        tag,
+        first,
+        last,
+        direction,
+        records_max: usize::MAX,
+        wait: Duration::ZERO,
+        linearizable: true,
+        aux: false,
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fastrand::Rng;
 use sealog::ConnectionError;
 use sealog_history::Line;
-use sealog_journal::FooterChunk;
+use sealog_journal::{FooterChunk, WantedSegment};
 use sealog_protocol::machine::{ConnectionId, JournalPlace, ReadFailure};
 use sealog_protocol::message::decode;
 use sealog_protocol::view::Chain;
@@ -37,7 +37,7 @@ pub enum Event {
     Written { node: NodeIndex, life: u64, write: u64 },
     ReadDone { node: NodeIndex, life: u64, owner: Owner, ticket: u64, at: JournalPlace, bytes: u32 },
     FooterRead { node: NodeIndex, life: u64, owner: Owner, ticket: u64, chunk: FooterChunk },
-    Prepared { node: NodeIndex, life: u64, segment: u32 },
+    Prepared { node: NodeIndex, life: u64, wanted: WantedSegment },
     SwapArrives { chain: Box<Chain> },
     RegisterAnswers { node: NodeIndex, life: u64, logspace: LogspaceId, swapped: bool },
     ClientWakes { client: usize },
@@ -178,11 +178,11 @@ impl World {
                 self.input(node, life, NodeInput::TagsRead { owner, ticket, first, result });
                 Ok(())
             }
-            Event::Prepared { node, life, segment } => {
+            Event::Prepared { node, life, wanted } => {
                 if self.life(node, life).is_some() {
                     let bytes = self.plan.journal.segment_bytes;
-                    let ready = self.nodes[node.0].disk.prepare(segment, bytes);
-                    self.input(node, life, NodeInput::SegmentPrepared { segment, ready });
+                    let ready = self.nodes[node.0].disk.prepare(wanted, bytes);
+                    self.input(node, life, NodeInput::SegmentPrepared { segment: wanted.segment, ready });
                 }
                 Ok(())
             }
@@ -368,10 +368,11 @@ impl World {
                 let when = now + self.plan.disk_read.draw(&mut self.rng) * self.nodes[node.0].disk_factor;
                 self.queue.push(when, Event::FooterRead { node, life, owner, ticket, chunk });
             }
-            Effect::Prepare { segment } => {
+            Effect::Prepare { wanted } => {
                 let at = now + self.rng.u64(MICROSECOND..3 * MILLISECOND);
-                self.queue.push(at, Event::Prepared { node, life, segment });
+                self.queue.push(at, Event::Prepared { node, life, wanted });
             }
+            Effect::Remove { segment } => self.nodes[node.0].disk.remove(segment),
             Effect::Swap { chain } => {
                 let fate = self.register.fate(now, &mut self.rng);
                 let logspace = chain.logspace;

@@ -71,6 +71,11 @@ impl Index {
         }
     }
 
+    /// Whether [`Index::forward`] and [`Index::backward`] skip every record that died by its tags.
+    pub fn knows_its_dead(&self) -> bool {
+        self.sweep.due.is_empty() && self.sweep.tags.is_none()
+    }
+
     /// Whether nothing is left to be swept, or nothing may be now.
     pub fn is_swept(&self) -> bool {
         self.frozen.is_some() || self.sweep.due.is_empty() && self.sweep.tags.is_none() && !self.books.is_compacting()

@@ -2,7 +2,7 @@
 //! has just started, loads it.
 
 use bytes::Bytes;
-use sealog_protocol::limits::{CHECKPOINT_LOG_FACTOR, REQUEST_RETRY};
+use sealog_protocol::limits::REQUEST_RETRY;
 use sealog_protocol::logspace::Logspace;
 use sealog_protocol::machine::{Address, Outputs, Role};
 use sealog_protocol::message::Message;
@@ -53,7 +53,8 @@ impl Engine {
 
     /// Whether this engine is the one that writes checkpoints, and enough was appended since the last.
     fn is_checkpoint_due(&self) -> bool {
-        let enough = self.config.checkpoint_log_bytes_min.max(self.checkpoint_bytes * CHECKPOINT_LOG_FACTOR);
+        let enough =
+            self.config.checkpoint_log_bytes_min.max(self.checkpoint_bytes * self.config.checkpoint_log_factor);
         let appended = self.log_bytes - self.log_bytes_spared;
         if appended < enough || self.loading.is_some() || !self.is_ready() {
             return false;
@@ -102,7 +103,7 @@ impl Engine {
                 mark(Mark::CheckpointCommitted);
                 self.order.drop_before(writing.writer.lowest());
                 self.checkpoint_bytes = writing.writer.bytes();
-                self.log_bytes -= writing.log_bytes;
+                self.log_bytes = self.log_bytes.saturating_sub(writing.log_bytes);
             }
             // Another engine's. One of its own that is older counts no more.
             older => {
@@ -110,6 +111,9 @@ impl Engine {
                     index.thaw();
                 }
                 self.log_bytes = 0;
+                if let Some(newer) = &mut self.writing {
+                    newer.log_bytes = 0;
+                }
             }
         }
         self.log_bytes_spared = 0;
@@ -130,6 +134,23 @@ impl Engine {
         let loading = Loading::new(place, replicas, &settings, self.config.hash_seed);
         self.loading = Some(Box::new(loading));
         self.load(now, outputs);
+    }
+
+    /// A storage has nothing of a shard before a position any more. What was dropped is covered by a
+    /// checkpoint; what this engine needs past the last one is lost.
+    pub(super) fn tags_gone(
+        &mut self,
+        now: Time,
+        from: Address,
+        (shard, first, checkpoint): (ShardId, u64, Place),
+        outputs: &mut Outputs,
+    ) {
+        if checkpoint > self.applied() {
+            mark(Mark::TagsGoneTold);
+            let storages = self.current().map(|view| view.storages).unwrap_or_default();
+            return self.metalog_gone(now, checkpoint, storages, outputs);
+        }
+        self.tags(now, from, shard, first, true, Bytes::new(), outputs);
     }
 
     /// Asks for the parts that are wanted next, of a storage that is connected.
@@ -212,8 +233,12 @@ impl Engine {
 
     /// The checkpoint is here: the index goes on from there.
     fn loaded(&mut self, now: Time, loaded: Loaded, outputs: &mut Outputs) {
-        mark(Mark::CheckpointLoaded);
         let Loaded { index, order, logspace } = loaded;
+        if logspace.place() <= self.applied() {
+            // It has come by another way meanwhile.
+            return self.follow(now, outputs);
+        }
+        mark(Mark::CheckpointLoaded);
         // What is pending is appended again; what of it was ordered already is a repeat.
         self.producer.close_all();
         (self.opening, self.leaving, self.writing) = (None, None, None);

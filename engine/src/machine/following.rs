@@ -109,6 +109,8 @@ impl Engine {
         if self.applied() != before {
             self.pending_since = (self.producer.pending_records() > 0).then_some(now);
         }
+        // Before reads are answered: those by tag 0 skip what died.
+        self.sweep(outputs);
         if let Some((sources, reads)) = self.reading(now) {
             reads.applied(sources, outputs);
         }

@@ -1,12 +1,12 @@
 //! What clients ask of an engine: appends are admitted and given to the producer, reads begin.
 
 use sealog_protocol::batch::{Batch, BatchHead, NewRecord, write_batch};
-use sealog_protocol::client::{ErrorCode, Reply, Request};
+use sealog_protocol::client::{ErrorCode, Reply, Request, SetAuxRequest};
 use sealog_protocol::frame::{FrameError, PlaceScope};
-use sealog_protocol::limits::NAME_BYTES_MAX;
+use sealog_protocol::limits::{AUX_BYTES_MAX, NAME_BYTES_MAX};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, mark};
-use sealog_protocol::{LogBookId, RequestNumber, SessionId, Tag, Time};
+use sealog_protocol::{LogBookId, RequestNumber, SeqNum, SessionId, Tag, Time};
 
 use super::Engine;
 use super::replies::{answer, named_reply, second_hash, unavailable};
@@ -111,7 +111,7 @@ impl Engine {
                 };
                 reads.check_tail(sources, connection, id, &wanted, outputs);
             }
-            Request::Trim(wanted) => self.trim(connection, id, &wanted, outputs),
+            Request::Trim(wanted) => self.trim(now, connection, id, &wanted, outputs),
             Request::SetRetention(wanted) => self.set_retention(now, connection, id, &wanted, outputs),
             Request::Describe { logbook, place } => {
                 let Some((sources, reads)) = self.reading(now) else {
@@ -119,11 +119,34 @@ impl Engine {
                 };
                 reads.describe(sources, connection, id, (LogBookId(logbook), place.into()), outputs);
             }
+            Request::SetAux(aux) => self.set_aux(now, connection, id, aux, outputs),
             Request::Status => {
                 let message = "status is answered by the node".to_owned();
                 outputs.reply(connection, id, Reply::Error { code: ErrorCode::Invalid, message });
             }
         }
+    }
+
+    /// Keeps aux data of a record that a reader can see here. Of another one, or with no room, it is
+    /// dropped, and the client told so: it loses time, and no answer.
+    fn set_aux(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        id: u64,
+        SetAuxRequest { logbook, seqnum, data }: SetAuxRequest,
+        outputs: &mut Outputs,
+    ) {
+        if data.len() > AUX_BYTES_MAX {
+            let message = format!("aux data has up to {AUX_BYTES_MAX} bytes, not {}", data.len());
+            return outputs.reply(connection, id, Reply::Error { code: ErrorCode::Invalid, message });
+        }
+        let Some((sources, reads)) = self.reading(now) else {
+            return outputs.reply(connection, id, unavailable());
+        };
+        let (logbook, seqnum) = (LogBookId(logbook), SeqNum(seqnum));
+        let kept = sources.index.lives(logbook, seqnum) && reads.aux.set((logbook, seqnum), data.into());
+        outputs.reply(connection, id, Reply::AuxSet { kept, place: sources.applied });
     }
 
     /// Forgets what a connection waits for. Its appends go on.

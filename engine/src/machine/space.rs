@@ -12,23 +12,40 @@ use super::Engine;
 use super::replies::unavailable;
 use crate::index::{Dying, Retention};
 use crate::producer::Origin;
+use crate::reads::ReadyTrim;
 
 /// Entries that are swept in a turn: some tens of microseconds.
 const SWEEP_ENTRIES: usize = 1024;
 
 impl Engine {
-    pub(super) fn trim(&mut self, connection: ConnectionId, request: u64, wanted: &TrimRequest, outputs: &mut Outputs) {
+    pub(super) fn trim(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        request: u64,
+        wanted: &TrimRequest,
+        outputs: &mut Outputs,
+    ) {
         let (logbook, tag, wanted) = (LogBookId(wanted.logbook), Tag(wanted.tag), SeqNum(wanted.first));
         if let Err((code, message)) = self.admit_logbook(logbook) {
             return outputs.reply(connection, request, Reply::Error { code, message });
         }
+        let Some((sources, reads)) = self.reading(now) else {
+            return outputs.reply(connection, request, unavailable());
+        };
+        reads.trim(sources, ReadyTrim { connection, request, key: (logbook, tag), first: wanted }, outputs);
+    }
+
+    /// Answers trims that are in force already, and has the others asked for.
+    fn begin_trims(&mut self, outputs: &mut Outputs) {
         let place = self.applied();
-        let Some(index) = &self.index else { return outputs.reply(connection, request, unavailable()) };
-        let first = index.first(logbook, tag);
-        if wanted <= first {
-            return outputs.reply(connection, request, Reply::TrimDone { first, place });
+        for ReadyTrim { connection, request, key, first: wanted } in self.reads.take_ready_trims() {
+            let first = self.index.as_ref().expect("reads are answered from it").first(key.0, key.1);
+            match wanted <= first {
+                true => outputs.reply(connection, request, Reply::TrimDone { first, place }),
+                false => self.trims.push(key, wanted, (connection, request), outputs),
+            }
         }
-        self.trims.push((logbook, tag), wanted, (connection, request), outputs);
     }
 
     pub(super) fn set_retention(
@@ -71,12 +88,14 @@ impl Engine {
             mark(Mark::TrimClamped);
         }
         index.trim(logbook, tag, clamped);
+        self.reads.aux.trimmed(logbook, clamped);
         let answer = (index.first(logbook, tag), logspace.place());
         self.trims.granted((logbook, tag), first, answer, outputs);
     }
 
     /// Asks the primary for the trims that clients want.
     pub(super) fn send_trims(&mut self, outputs: &mut Outputs) {
+        self.begin_trims(outputs);
         if self.trims.is_empty() {
             return;
         }
@@ -91,12 +110,17 @@ impl Engine {
     }
 
     pub(super) fn is_sweeping(&self) -> bool {
-        self.index.as_ref().is_some_and(|index| !index.is_swept())
+        self.index.as_ref().is_some_and(|index| !index.is_swept() || !self.reads.aux.is_swept())
     }
 
     /// Goes on with the sweep behind trims, and tells storages what died.
     pub(super) fn sweep(&mut self, outputs: &mut Outputs) {
-        let Some(index) = self.index.as_mut().filter(|index| !index.is_swept()) else { return };
+        let Some(index) = &mut self.index else { return };
+        if index.is_swept() {
+            // Which records died of their last tag is known by now.
+            self.reads.aux.sweep(SWEEP_ENTRIES, |logbook, seqnum| index.lives(logbook, seqnum));
+            return;
+        }
         index.sweep(SWEEP_ENTRIES, &mut self.dying);
         for died in std::mem::take(&mut self.dying) {
             self.tell_dying(died, outputs);

@@ -52,6 +52,7 @@ enum Body {
     Judged(u64),
     TagsOpen(Shard, u64),
     TagsEntries(Shard, u64, bool),
+    TagsGone(Shard, u64, u32, u64),
     Fetch(u64, Shard, u64),
     Fetched(u64),
     FetchNotHere(u64),
@@ -180,6 +181,9 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
         }
         Message::Judged { request, dead } => return (Body::Judged(*request), dead),
         Message::TagsOpen { shard, from } => Body::TagsOpen((*shard).into(), *from),
+        Message::TagsGone { shard, first, checkpoint } => {
+            Body::TagsGone((*shard).into(), *first, checkpoint.view.0, checkpoint.index)
+        }
         Message::TagsEntries { shard, first, more, entries } => {
             return (Body::TagsEntries((*shard).into(), *first, *more), entries);
         }
@@ -269,6 +273,9 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
         Body::Judge(request, shard, first) => Message::Judge { request, shard: shard.into(), first, entries: payload },
         Body::Judged(request) => Message::Judged { request, dead: payload },
         Body::TagsOpen(shard, from) => Message::TagsOpen { shard: shard.into(), from },
+        Body::TagsGone(shard, first, v, index) => {
+            Message::TagsGone { shard: shard.into(), first, checkpoint: place(v, index) }
+        }
         Body::TagsEntries(shard, first, more) => {
             Message::TagsEntries { shard: shard.into(), first, more, entries: payload }
         }
