@@ -31,6 +31,8 @@ pub struct JournalConfig {
     /// Segment files that there may be, prepared ones included; 0: as many as fit the disk. At the
     /// bound the journal is full as it is when the disk is.
     pub segments_max: usize,
+    /// Machines are asked to vacate segments of which little is held.
+    pub asks_to_vacate: bool,
     /// Blocks that are written at once. One write of a footer may come on top.
     pub writes_in_flight_max: usize,
     /// After this long without a write, what is durable is marked so on disk.
@@ -46,6 +48,8 @@ impl JournalConfig {
         JournalConfig {
             segment_bytes: SEGMENT_BYTES,
             segments_max: 0,
+            // Simulated storages that were asked lost records: off until it is known why.
+            asks_to_vacate: false,
             block_bytes_max: 1 << 20,
             writes_in_flight_max: 3,
             idle_mark: Duration::from_millis(200),

@@ -457,6 +457,9 @@ impl Journal {
     /// gives it [`sealog_protocol::machine::Input::Vacate`]. It appends again what counts, and releases
     /// the segment.
     pub fn next_vacate(&mut self) -> Option<(Owner, u32)> {
+        if !self.config.asks_to_vacate {
+            return None;
+        }
         let is_full = self.is_full();
         self.segments.vacate(is_full)
     }

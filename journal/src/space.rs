@@ -42,6 +42,8 @@ pub(crate) struct FreeFile {
 #[derive(Default)]
 struct Holders {
     bytes: BTreeMap<Owner, u64>,
+    /// One that had something there needs none of it any more.
+    is_released_by_one: bool,
     /// When they were last asked to vacate it: the number of the use that was next then.
     asked_at: u32,
 }
@@ -111,9 +113,11 @@ impl Space {
         self.look = true;
         if let Some(holders) = self.holders.get_mut(&segment)
             && holders.bytes.remove(&owner).is_some()
-            && holders.bytes.is_empty()
         {
-            self.holders.remove(&segment);
+            holders.is_released_by_one = true;
+            if holders.bytes.is_empty() {
+                self.holders.remove(&segment);
+            }
         }
     }
 
@@ -131,8 +135,9 @@ impl Space {
         self.asks.pop_front()
     }
 
-    /// Chooses segments that are worth vacating: little is held of them, or they are old. Each once, and
-    /// again when another segment was begun since.
+    /// Chooses segments that are worth vacating: little is held of one that a machine gave back, or it
+    /// is old. Each once, and again when another segment was begun since. One that nobody gave back may
+    /// hold little because its blocks are small, and all of it may be alive.
     pub fn choose<'a>(
         &mut self,
         sealed: impl Iterator<Item = (&'a u32, &'a SealedSegment)>,
@@ -143,7 +148,8 @@ impl Space {
         let mut left = if is_full { 1 } else { VACATED_SEGMENTS };
         for (segment, sealed) in sealed {
             let Some(holders) = self.holders.get_mut(segment) else { continue };
-            let is_little = holders.bytes.values().sum::<u64>() <= sealed.bytes / LITTLE_SHARE;
+            let is_little =
+                holders.is_released_by_one && holders.bytes.values().sum::<u64>() <= sealed.bytes / LITTLE_SHARE;
             let age = next_use - sealed.use_number;
             let is_old = age > OLD_LEAST.saturating_add(OLD_SHARE.saturating_mul(live as u32)) && !is_full;
             if left == 0 || holders.asked_at == next_use || !(is_little || is_old) {

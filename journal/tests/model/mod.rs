@@ -26,6 +26,7 @@ pub fn config() -> JournalConfig {
     JournalConfig {
         segment_bytes: 256 << 10,
         segments_max: 0,
+        asks_to_vacate: true,
         block_bytes_max: 16 << 10,
         writes_in_flight_max: 3,
         idle_mark: Duration::from_millis(200),
