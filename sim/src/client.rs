@@ -11,6 +11,7 @@ use sealog_protocol::machine::ConnectionId;
 use sealog_protocol::{LogBookId, SeqNum, Tag, Time};
 
 use crate::queue::{Instant, MILLISECOND, SECOND};
+use crate::subscriber::Subscriber;
 use crate::swarm::{NodeIndex, Plan};
 use crate::violation::Failure;
 use crate::workload::{Book, Intent, Workload};
@@ -65,7 +66,7 @@ impl Recorder {
     }
 
     /// Events are counted, so that none are at the same time.
-    fn next(&mut self) -> Timestamp {
+    pub fn next(&mut self) -> Timestamp {
         self.events += 1;
         Timestamp(self.events)
     }
@@ -96,6 +97,7 @@ pub struct Client {
     pub scanned: Vec<sealog::Record>,
     /// Where it was told that it is trimmed.
     pub scanned_trimmed: Option<SeqNum>,
+    pub subscriber: Option<Subscriber>,
 }
 
 impl Client {
@@ -106,6 +108,8 @@ impl Client {
             operations_max: 64,
             silence_max: std::time::Duration::from_millis(rng.u64(200..3000)),
             wait_max: std::time::Duration::from_millis(rng.u64(5..100)),
+            subscription_bytes: rng.usize(1..20_000),
+            quiet_max: std::time::Duration::from_millis(rng.u64(50..3000)),
             backoff_max: std::time::Duration::from_millis(rng.u64(5..100)),
             ..SessionConfig::default()
         };
@@ -123,11 +127,13 @@ impl Client {
             wake: Instant::MAX,
             scanned: Vec::new(),
             scanned_trimmed: None,
+            subscriber: None,
         }
     }
 
     /// Submits operations as far as the plan lets it.
     pub fn submit(&mut self, now: Instant, plan: &Plan, books: &[Book], recorder: &mut Recorder, rng: &mut Rng) {
+        self.may_subscribe(now, books, recorder, rng);
         while self.pending.len() < plan.load.in_flight_max && self.next_submit <= now {
             let intent = self.workload.draw(books, rng);
             let impatient = rng.u8(0..100) < plan.load.impatient;
@@ -284,7 +290,7 @@ impl Client {
     }
 }
 
-fn found(record: &sealog::Record) -> Found {
+pub fn found(record: &sealog::Record) -> Found {
     let fingerprint = Fingerprint::new(record.logbook, &record.tags, &record.payload);
     Found { seqnum: record.seqnum, fingerprint }
 }
