@@ -2,7 +2,8 @@
 
 use sealog_protocol::limits::{
     AUX_MEMORY_BYTES_MAX, CACHE_BYTES_MAX, CHECKPOINT_LOG_BYTES_MIN, CHECKPOINT_LOG_FACTOR, CHECKPOINT_PART_BYTES,
-    PENDING_BYTES_MAX, PENDING_RECORDS_MAX, SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX, WAITING_READS_MAX,
+    PENDING_BYTES_MAX, PENDING_RECORDS_MAX, SESSION_OPENINGS_MAX, SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX,
+    WAITING_READS_MAX,
 };
 use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place};
 
@@ -26,6 +27,9 @@ pub struct EngineConfig {
     /// Memory of the index; beyond it appends are refused.
     pub index_bytes_max: usize,
     pub waiting_reads_max: usize,
+    /// The time of day at [`sealog_protocol::Time::ZERO`], in milliseconds since 1970: retention by age
+    /// goes by it.
+    pub time_of_day_ms: u64,
     pub subscriptions_max: usize,
     /// Of one connection.
     pub subscriptions_per_connection_max: usize,
@@ -35,6 +39,8 @@ pub struct EngineConfig {
     pub checkpoint_log_factor: u64,
     /// Bytes of its parts.
     pub checkpoint_part_bytes: usize,
+    /// Sessions that a connection may open at once.
+    pub session_openings_max: u32,
 }
 
 impl EngineConfig {
@@ -51,11 +57,13 @@ impl EngineConfig {
             aux_bytes_max: AUX_MEMORY_BYTES_MAX,
             index_bytes_max: usize::MAX,
             waiting_reads_max: WAITING_READS_MAX,
+            time_of_day_ms: 0,
             subscriptions_max: SUBSCRIPTIONS_MAX,
             subscriptions_per_connection_max: SUBSCRIPTIONS_PER_CONNECTION_MAX,
             checkpoint_log_bytes_min: CHECKPOINT_LOG_BYTES_MIN,
             checkpoint_log_factor: CHECKPOINT_LOG_FACTOR,
             checkpoint_part_bytes: CHECKPOINT_PART_BYTES,
+            session_openings_max: SESSION_OPENINGS_MAX,
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod follower;
 pub mod index;
 pub mod lists;
 pub mod machine;
+mod openings;
 pub mod order;
 pub mod producer;
 pub mod reads;

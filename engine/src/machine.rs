@@ -11,12 +11,13 @@ use sealog_protocol::machine::{Address, Input, Machine, Output, Outputs, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::metalog::EngineIncarnation;
 use sealog_protocol::view::{Chain, View};
-use sealog_protocol::{Incarnation, NodeId, NodeSet, Place, ShardId, Time};
+use sealog_protocol::{Incarnation, LogBookId, NodeId, NodeSet, Place, ShardId, Time};
 
 use crate::checkpoints::{Loading, Writing};
 use crate::config::{EngineConfig, EngineStatus};
 use crate::follower::{Follower, choose};
 use crate::index::{Dying, Index};
+use crate::openings::Openings;
 use crate::order::Order;
 use crate::producer::{Producer, ProducerLimits};
 use crate::reads::Reads;
@@ -27,6 +28,7 @@ mod checkpointing;
 mod following;
 mod replies;
 mod requests;
+mod retaining;
 mod space;
 mod subscribing;
 
@@ -52,8 +54,12 @@ pub struct Engine {
     log_bytes_spared: u64,
     checkpoint_bytes: u64,
     damaged_parts: u64,
+    /// When LogBooks are next looked at for what they are to let go, and up to which one they were.
+    retain_at: Option<Time>,
+    retained_until: Option<LogBookId>,
     /// Records that died and are not yet told of.
     dying: Vec<Dying>,
+    openings: Openings,
     /// The shard that was asked for and is not yet open: its ordinal, and when it was asked for.
     opening: Option<(u64, Time)>,
     ordinal: u64,
@@ -96,7 +102,10 @@ impl Engine {
             log_bytes_spared: 0,
             checkpoint_bytes: 0,
             damaged_parts: 0,
+            retain_at: None,
+            retained_until: None,
             dying: Vec::new(),
+            openings: Openings::new(config.session_openings_max),
             config,
             chain: None,
             connected: BTreeMap::new(),
@@ -514,6 +523,7 @@ impl Machine for Engine {
         self.send_query(outputs);
         self.send_fetches(now, outputs);
         self.send_trims(outputs);
+        self.retain(now, outputs);
         self.write_checkpoint(now, outputs);
         if self.retry_at.is_none() && (self.is_waiting() || self.pending_since.is_some()) {
             self.retry_at = Some(now + REQUEST_RETRY);
@@ -525,6 +535,6 @@ impl Machine for Engine {
         if self.is_sweeping() || self.subscriptions.has_work() {
             return Some(Time::ZERO);
         }
-        self.reads.deadline().into_iter().chain(self.retry_at).min()
+        self.reads.deadline().into_iter().chain(self.retry_at).chain(self.retain_at).min()
     }
 }

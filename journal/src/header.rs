@@ -21,7 +21,7 @@
 //! `data checksum` that of the data. They are two, so that a damaged payload does not take the
 //! metalog entries of its block with it.
 
-use sealog_protocol::limits::FORMAT_VERSION;
+use sealog_protocol::limits::{DISK_VERSION, DISK_VERSION_OLDEST};
 
 use crate::ALIGNMENT;
 
@@ -102,7 +102,7 @@ impl Preamble {
         if u32_at(bytes, 0) != magic || crc32fast::hash(&bytes[..16]) != u32_at(bytes, 16) {
             return Preamble::Nothing;
         }
-        if bytes[4] != FORMAT_VERSION {
+        if !(DISK_VERSION_OLDEST..=DISK_VERSION).contains(&bytes[4]) {
             return Preamble::OtherVersion(bytes[4]);
         }
         Preamble::Ours { journal_id: u64_at(bytes, 8) }
@@ -110,7 +110,7 @@ impl Preamble {
 
     pub fn write(bytes: &mut [u8], magic: u32, kind: u8, journal_id: u64) {
         put_u32(bytes, 0, magic);
-        bytes[4] = FORMAT_VERSION;
+        bytes[4] = DISK_VERSION;
         bytes[5] = kind;
         bytes[6..8].fill(0);
         put_u64(bytes, 8, journal_id);
@@ -155,7 +155,7 @@ impl BlockHeader {
             return None;
         }
         let Preamble::Ours { journal_id } = Preamble::parse(bytes, BLOCK_MAGIC) else { return None };
-        Some(BlockHeader {
+        let header = BlockHeader {
             kind: BlockKind::from_byte(bytes[5])?,
             journal_id,
             segment: u32_at(bytes, 24),
@@ -170,8 +170,16 @@ impl BlockHeader {
             durable: u64_at(bytes, 72),
             vital: u64_at(bytes, 80),
             entries: u32_at(bytes, 88),
-        })
+        };
+        let counts = [header.number, header.incarnation, header.incarnation_first, header.durable, header.vital];
+        are_possible([header.segment, header.use_number], &counts).then_some(header)
     }
+}
+
+/// Whether a journal can have counted so far. Beyond, a right checksum is a forged one, and counting
+/// on would overflow.
+pub(crate) fn are_possible(files: [u32; 2], counts: &[u64]) -> bool {
+    files.iter().all(|count| *count <= u32::MAX / 2) && counts.iter().all(|count| *count <= u64::MAX / 4)
 }
 
 /// A block read in place: header and directory are verified.
@@ -265,13 +273,33 @@ mod tests {
     }
 
     const GOLDEN: &str = concat!(
-        "534c4a42010100008877665544332211385146ee8bedbb46",
+        "534c4a42020100008877665544332211c883d8998bedbb46",
         "030000000400000005000000",
         "2c0b14a40800000009000000",
         "0600000000000000",
         "07000000000000000200000000000000",
         "05000000000000000100000000000000",
         "0100000000000000",
+    );
+
+    #[test]
+    fn what_version_1_wrote_is_read() {
+        let mut bytes = vec![0; ALIGNMENT];
+        bytes[96..113].copy_from_slice(b"datadatadirectory");
+        let byte = |at| u8::from_str_radix(&GOLDEN_1[at * 2..][..2], 16).expect("hexadecimal");
+        (0..HEADER_BYTES - 4).for_each(|at| bytes[at] = byte(at));
+        let block = Block::parse(&bytes).expect("it is whole");
+        assert_eq!((block.header.number, block.is_data_intact()), (6, true));
+    }
+
+    const GOLDEN_1: &str = concat!(
+        "534c4a42010100008877665544332211385146ee8bedbb46",
+        "030000000400000005000000",
+        "2c0b14a40800000009000000",
+        "0600000000000000",
+        "07000000000000000200000000000000",
+        "05000000000000000100000000000000",
+        "01000000",
     );
 
     #[test]
@@ -286,6 +314,19 @@ mod tests {
                 Some(block) => assert!(in_data && !block.is_data_intact(), "bit {bit}"),
                 None => assert!(!in_data, "bit {bit}"),
             }
+        }
+    }
+
+    /// Found by fuzzing: a forged use number of 2^32 - 1 made recovery count beyond it.
+    #[test]
+    fn a_right_checksum_over_impossible_counts_is_no_block() {
+        for field in [24, 28, 48, 56, 64, 72, 80] {
+            let mut bytes = sample();
+            let width = if field < 48 { 4 } else { 8 };
+            bytes[field..field + width].fill(0xff);
+            let sum = checksum(&bytes[..HEADER_BYTES], b"directory");
+            put_u32(&mut bytes, 20, sum);
+            assert!(Block::parse(&bytes).is_none(), "field at {field}");
         }
     }
 

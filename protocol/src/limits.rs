@@ -3,8 +3,13 @@
 
 use std::time::Duration;
 
-/// The version of the wire and the disk format. Another one is refused.
+/// The version of the wire format. Another one is refused.
 pub const FORMAT_VERSION: u8 = 1;
+/// The version of what is written to disk. Another one is refused, but for those before it from the
+/// oldest that is read: 2 says what was given back, which 1 would take for lost.
+pub const DISK_VERSION: u8 = 2;
+/// The oldest that is read.
+pub const DISK_VERSION_OLDEST: u8 = 1;
 
 /// Payload of one record.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
@@ -71,6 +76,11 @@ pub const STORED_MARK_BYTES: u32 = 16 << 10;
 /// Sessions of one logspace. The oldest by last record goes first. Part of every verdict, so it
 /// is fixed in the chain of views when a cluster is created.
 pub const SESSIONS_MAX: u32 = 65_536;
+/// Sessions of a logspace that a connection may open at once. A client needs one, and another when
+/// that has expired.
+pub const SESSION_OPENINGS_MAX: u32 = 64;
+/// After so long it may open one more.
+pub const SESSION_OPENING_INTERVAL: Duration = Duration::from_secs(1);
 /// How far a request number may be ahead of the session's lowest unanswered one. Fixed likewise.
 pub const SESSION_WINDOW: u32 = 8_192;
 

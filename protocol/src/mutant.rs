@@ -97,6 +97,8 @@ named! {
         TrimLowersPoint,
         /// A record with several tags dies with the first of them.
         DeadByOneTag,
+        /// Aux data comes with the first record of an answer, whichever it is of.
+        AuxOfFirstRecord,
     }
 }
 
@@ -159,6 +161,10 @@ named! {
         CheckpointCommitted,
         CheckpointLoaded,
         TagsGoneTold,
+        RetentionTrimmed,
+        AuxCameBack,
+        AuxGaveWay,
+        AuxOfTrimmed,
     }
 }
 

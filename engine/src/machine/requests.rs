@@ -3,7 +3,7 @@
 use sealog_protocol::batch::{Batch, BatchHead, NewRecord, write_batch};
 use sealog_protocol::client::{ErrorCode, Reply, Request, SetAuxRequest};
 use sealog_protocol::frame::{FrameError, PlaceScope};
-use sealog_protocol::limits::{AUX_BYTES_MAX, NAME_BYTES_MAX};
+use sealog_protocol::limits::{AUX_BYTES_MAX, NAME_BYTES_MAX, SESSION_OPENING_INTERVAL};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, mark};
 use sealog_protocol::{LogBookId, RequestNumber, SeqNum, SessionId, Tag, Time};
@@ -157,11 +157,21 @@ impl Engine {
         self.reads.connection_closed(connection);
         self.subscriptions.connection_closed(connection);
         self.trims.connection_closed(connection);
+        self.openings.connection_closed(connection);
     }
 
     pub(super) fn open_session(&mut self, now: Time, connection: ConnectionId, request: u64, outputs: &mut Outputs) {
         if let Err((code, message)) = self.admit_space() {
             outputs.reply(connection, request, Reply::Error { code, message });
+            return;
+        }
+        if !self.openings.take(now, connection) {
+            let message = format!(
+                "this connection has opened {} sessions: use those, or wait: it may open one more every \
+                 {SESSION_OPENING_INTERVAL:?}",
+                self.config.session_openings_max
+            );
+            outputs.reply(connection, request, Reply::Error { code: ErrorCode::Busy, message });
             return;
         }
         self.append_system(
@@ -205,7 +215,7 @@ impl Engine {
             session: SessionId::NONE,
             request: RequestNumber(0),
             lowest_unanswered: RequestNumber(0),
-            time_ms: 0,
+            time_ms: self.time_of_day(now),
             condition: None,
         };
         let mut frame = std::mem::take(&mut self.scratch);
