@@ -11,7 +11,6 @@ use sealog_protocol::machine::ConnectionId;
 use sealog_protocol::{LogBookId, SeqNum, Tag, Time};
 
 use crate::queue::{Instant, MILLISECOND, SECOND};
-use crate::subscriber::Subscriber;
 use crate::swarm::{NodeIndex, Plan};
 use crate::violation::Failure;
 use crate::workload::{Book, Intent, Workload, aux_key};
@@ -68,7 +67,7 @@ impl Recorder {
     }
 
     /// Events are counted, so that none are at the same time.
-    pub fn next(&mut self) -> Timestamp {
+    fn next(&mut self) -> Timestamp {
         self.events += 1;
         Timestamp(self.events)
     }
@@ -101,7 +100,6 @@ pub struct Client {
     pub scanned: Vec<sealog::Record>,
     /// Where it was told that it is trimmed.
     pub scanned_trimmed: Option<SeqNum>,
-    pub subscriber: Option<Subscriber>,
 }
 
 impl Client {
@@ -112,8 +110,6 @@ impl Client {
             operations_max: 64,
             silence_max: std::time::Duration::from_millis(rng.u64(200..3000)),
             wait_max: std::time::Duration::from_millis(rng.u64(5..100)),
-            subscription_bytes: rng.usize(1..20_000),
-            quiet_max: std::time::Duration::from_millis(rng.u64(50..3000)),
             backoff_max: std::time::Duration::from_millis(rng.u64(5..100)),
             ..SessionConfig::default()
         };
@@ -132,13 +128,11 @@ impl Client {
             wake: Instant::MAX,
             scanned: Vec::new(),
             scanned_trimmed: None,
-            subscriber: None,
         }
     }
 
     /// Submits operations as far as the plan lets it.
     pub fn submit(&mut self, now: Instant, plan: &Plan, books: &[Book], recorder: &mut Recorder, rng: &mut Rng) {
-        self.may_subscribe(now, books, recorder, rng);
         while self.pending.len() < plan.load.in_flight_max && self.next_submit <= now {
             let intent = self.workload.draw(books, rng);
             let is_aux = matches!(intent, Intent::SetAux { .. });
@@ -328,7 +322,7 @@ fn aux_done(outcome: Outcome) -> Result<(), Failure> {
     }
 }
 
-pub fn found(record: &sealog::Record) -> Found {
+fn found(record: &sealog::Record) -> Found {
     let fingerprint = Fingerprint::new(record.logbook, &record.tags, &record.payload);
     Found { seqnum: record.seqnum, fingerprint }
 }

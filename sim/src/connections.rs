@@ -28,9 +28,7 @@ impl World {
             self.drop_client(client, reason);
         }
         let stepped = &mut self.clients[client];
-        // First what was pushed: it need not reflect what an answer after it says.
-        let mut seen = stepped.take_pushed(now, &mut self.recorder)?;
-        seen.extend(stepped.complete(now, &mut self.recorder, &mut self.rng)?);
+        let seen = stepped.complete(now, &mut self.recorder, &mut self.rng)?;
         for (logbook, seqnum, fingerprint) in seen {
             self.seen.saw(logbook.logspace(self.plan.settings.logspaces), seqnum, fingerprint)?;
         }

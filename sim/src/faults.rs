@@ -243,7 +243,6 @@ impl World {
         let token = self.clients[from].session.token().clone();
         self.clients[to].session.merge(&token);
         self.recorder.hand_over(self.clients[from].line, self.clients[to].line);
-        self.clients[to].subscribe_again(self.now, &mut self.recorder);
     }
 
     pub fn heal(&mut self, heal: Heal) -> Result<(), Failure> {

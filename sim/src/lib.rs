@@ -25,7 +25,6 @@ pub mod node;
 pub mod queue;
 pub mod register;
 pub mod seed;
-pub mod subscriber;
 pub mod swarm;
 pub mod trace;
 mod turn;

@@ -160,7 +160,7 @@ impl Workload {
         Intent::Read(self.read(book.id, tag, linearizable, rng))
     }
 
-    pub fn tag_or_all(&self, rng: &mut Rng) -> Tag {
+    fn tag_or_all(&self, rng: &mut Rng) -> Tag {
         if rng.u8(0..3) == 0 { Tag::ALL } else { self.tag(rng) }
     }
 
