@@ -12,6 +12,12 @@ use crate::frame::{Frame, FrameError, FrameKind, HEADER_BYTES, PlaceScope, set_p
 use crate::ids::{ClusterId, LogBookId, LogspaceId, NodeId, Place, SessionId, Tag, ViewNumber};
 use crate::seqnum::SeqNum;
 
+mod keeping;
+mod subscribing;
+
+pub use keeping::{Description, RetentionRequest, TrimRequest};
+pub use subscribing::{CreditRequest, SubscribeRequest};
+
 /// A client's first frame. The frame's own version byte is what is checked.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ClientHello {
@@ -93,25 +99,6 @@ impl Request {
     }
 }
 
-/// Trims a LogBook's tag.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct TrimRequest {
-    pub logbook: u64,
-    /// 0 trims the whole LogBook.
-    pub tag: u64,
-    /// The first SeqNum kept.
-    pub first: u64,
-}
-
-/// What a LogBook keeps. Zero: no bound.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct RetentionRequest {
-    pub logbook: u64,
-    pub age_ms: u64,
-    /// Bytes of payload.
-    pub bytes: u64,
-}
-
 /// Attaches aux data to a record, in place of what it had.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct SetAuxRequest {
@@ -119,21 +106,6 @@ pub struct SetAuxRequest {
     pub seqnum: u64,
     /// At most [`crate::limits::AUX_BYTES_MAX`].
     pub data: Vec<u8>,
-}
-
-/// What is known of a LogBook.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct Description {
-    /// Its trim point: the first SeqNum kept. 0: nothing was trimmed.
-    pub first: u64,
-    /// The last visible record. 0: none.
-    pub tail: u64,
-    /// Records that are kept.
-    pub records: u64,
-    /// Retention by age, in milliseconds. 0: none.
-    pub retain_ms: u64,
-    /// Retention by bytes of payload. 0: none.
-    pub retain_bytes: u64,
 }
 
 /// Reads records of a LogBook by tag: [`Reply::Records`].
@@ -165,38 +137,6 @@ pub struct CheckTailRequest {
     pub tag: u64,
     pub place: PlaceWire,
     pub linearizable: bool,
-}
-
-/// Asks for the records of a LogBook's tag from a SeqNum on: those that are there, and those that come.
-///
-/// They come as [`Reply::Records`] under this request's id, in order, each once, in pages of any size;
-/// the first page comes at once, empty if there is nothing to send. [`Reply::Trimmed`] under the same id
-/// says that what was to come next is gone, and that the subscription goes on at its `first`. An error
-/// ends it, as does the end of the connection.
-///
-/// A page is sent while there is credit, and takes as much as its frame's payload has bytes. The last
-/// one may take more than is left, by at most a page; nothing comes then until that is made good.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct SubscribeRequest {
-    pub logbook: u64,
-    /// 0 subscribes to every record.
-    pub tag: u64,
-    /// The first SeqNum wanted.
-    pub from: u64,
-    /// The credit to begin with, in bytes. At most [`crate::limits::SUBSCRIPTION_CREDIT_MAX`] count.
-    pub credit_bytes: u32,
-    /// Begin when the engine has applied this place: what the session has seen.
-    pub place: PlaceWire,
-}
-
-/// More credit for a subscription.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct CreditRequest {
-    pub logbook: u64,
-    /// The request id of its [`Request::Subscribe`].
-    pub subscription: u64,
-    /// 0 asks for a sign of life: a page without records.
-    pub bytes: u32,
 }
 
 /// A [`Place`] on the wire.

@@ -75,6 +75,7 @@ const FILE_LINES_MAX: usize = 600;
 /// Larger files, each with its reason.
 const LARGER_FILES: &[(&str, &str)] = &[
     ("client/tests/session.rs", "one scripted server, and what the session says to it"),
+    ("engine/tests/one_node.rs", "one world of a node, and what a client sees of it"),
     ("sequencer/tests/space.rs", "one scripted cluster, and what becomes of its metalog"),
     ("storage/tests/space.rs", "one scripted journal, and what becomes of its segments"),
 ];
