@@ -152,6 +152,16 @@ impl FinalLog {
         self.trims.point_at((logbook, tag), Position::NEVER)
     }
 
+    /// Whether a record is visible in the end, and not gone.
+    pub fn is_living(&self, logbook: LogBookId, seqnum: SeqNum) -> bool {
+        let stream = self.stream(logbook, Tag::ALL);
+        let missing = stream.gone.is_none() && self.trims.has_tags(logbook);
+        let gone = missing.then(|| self.gone_tree(logbook));
+        let stream = Stream { gone: stream.gone.or(gone.as_ref()), ..stream };
+        let at = stream.count_before(seqnum);
+        stream.get(at).is_some_and(|logged| logged.seqnum == seqnum) && stream.gone(at) == Position::NEVER
+    }
+
     /// All (LogBook, tag) pairs that have records, tag 0 included.
     pub fn streams(&self) -> impl Iterator<Item = (LogBookId, Tag)> + '_ {
         self.streams.keys().copied()

@@ -164,6 +164,7 @@ named! {
         AuxCameBack,
         AuxGaveWay,
         AuxOfTrimmed,
+        RetentionTrimmed,
     }
 }
 

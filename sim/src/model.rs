@@ -47,6 +47,8 @@ pub struct Model<'a> {
     session_records: u64,
     tails: BTreeMap<(LogBookId, Tag), SeqNum>,
     points: BTreeMap<(LogBookId, Tag), SeqNum>,
+    /// Where batches are in the log that are not of the system's own LogBook, void ones too.
+    pub places: BTreeMap<(ShardId, u64), (LogBookId, SeqNum)>,
     log: &'a mut FinalLog,
 }
 
@@ -63,6 +65,7 @@ impl<'a> Model<'a> {
             session_records: 0,
             tails: BTreeMap::new(),
             points: BTreeMap::new(),
+            places: BTreeMap::new(),
             log,
         }
     }
@@ -122,6 +125,9 @@ impl<'a> Model<'a> {
                 let unknown = || Failure::RecordUnknown { shard, position };
                 let bytes = self.batches.get(&(shard, position)).ok_or_else(unknown)?;
                 let batch = Batch::parse(bytes).map_err(|_| unknown())?;
+                if batch.metadata.logbook() != LogBookId::SYSTEM {
+                    self.places.insert((shard, position), (batch.metadata.logbook(), self.next()));
+                }
                 self.batch(&batch)?;
                 let records = batch.metadata.records.len() as u64;
                 self.position += records;

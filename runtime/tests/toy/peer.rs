@@ -155,6 +155,8 @@ impl Host for Peer {
 
     fn space(&mut self, _: Time, _: bool) {}
 
+    fn vacate(&mut self, _: Time, _: Owner, _: u32) {}
+
     fn tick(&mut self, _: Time) {}
 
     fn flush(&mut self, _: Time, actions: &mut Vec<Action>) {
