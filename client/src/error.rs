@@ -5,7 +5,7 @@ use sealog_protocol::SeqNum;
 use sealog_protocol::batch::BatchError;
 use sealog_protocol::client::ErrorCode;
 use sealog_protocol::frame::FrameError;
-use sealog_protocol::limits::NAME_BYTES_MAX;
+use sealog_protocol::limits::{AUX_BYTES_MAX, NAME_BYTES_MAX};
 use thiserror::Error;
 
 use crate::session::OperationId;
@@ -211,6 +211,30 @@ pub enum ManageError {
 impl ManageError {
     pub fn is_retryable(&self) -> bool {
         !matches!(self, ManageError::Refused { .. })
+    }
+}
+
+/// Why aux data was not taken, or not known to be. It may be attached again, or left out: no answer
+/// depends on it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SetAuxError {
+    /// Over the limit.
+    #[error("aux data of {bytes} bytes is over the limit of {AUX_BYTES_MAX}")]
+    TooLarge { bytes: usize },
+    /// The server refused the request as wrong.
+    #[error("the server refused the aux data: {message}")]
+    Refused { message: String },
+    /// The deadline passed while connected.
+    #[error("no answer before the deadline{}", because(.refusal))]
+    Deadline { refusal: Option<Refusal> },
+    /// No connection at the deadline.
+    #[error("cannot reach the server: {reason}")]
+    Unreachable { reason: ConnectionError },
+}
+
+impl SetAuxError {
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, SetAuxError::Deadline { .. } | SetAuxError::Unreachable { .. })
     }
 }
 

@@ -42,7 +42,8 @@ mod token;
 
 pub use client::{Builder, Client, ClientSession};
 pub use error::{
-    AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, Refusal, StatusError,
+    AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, Refusal, SetAuxError,
+    StatusError,
 };
 pub use logbook::{LogBook, PendingAppend, Scan};
 pub use sealog_protocol::batch::NewRecord;

@@ -11,11 +11,15 @@ use sealog_protocol::client::{Description, ReadRecord as Record};
 use sealog_protocol::limits::READ_RECORDS_MAX;
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
-use crate::error::{AppendError, CheckTailError, ManageError, ReadError};
-use crate::face::call::{Call, append_outcome, described, manage_outcome, read_outcome, tail_outcome, trimmed};
+use crate::error::{AppendError, CheckTailError, ManageError, ReadError, SetAuxError};
+use crate::face::call::{
+    Call, append_outcome, aux_outcome, described, manage_outcome, read_outcome, tail_outcome, trimmed,
+};
 use crate::face::driver::Shared;
 use crate::face::operation::Book;
-use crate::session::{Appended, Condition, Direction, Manage, Managed, Operation, Read, ReadRecords, Retention};
+use crate::session::{
+    Appended, Condition, Direction, Manage, Managed, Operation, Read, ReadRecords, Retention, SetAux,
+};
 
 /// A log of a [`crate::Client`]. Cheap to make and to clone.
 #[derive(Clone)]
@@ -23,11 +27,12 @@ pub struct LogBook {
     shared: Arc<Shared>,
     book: Book,
     deadline: Duration,
+    has_aux: bool,
 }
 
 impl LogBook {
     pub(crate) fn new(shared: Arc<Shared>, book: Book, deadline: Duration) -> LogBook {
-        LogBook { shared, book, deadline }
+        LogBook { shared, book, deadline, has_aux: false }
     }
 
     /// Its id: the hash of its name.
@@ -43,6 +48,12 @@ impl LogBook {
     /// The same LogBook, whose calls have another deadline.
     pub fn with_deadline(&self, deadline: Duration) -> LogBook {
         LogBook { deadline, ..self.clone() }
+    }
+
+    /// The same LogBook, whose reads bring the records' aux data along, as far as the server still has
+    /// it: [`Record::aux`].
+    pub fn with_aux(&self) -> LogBook {
+        LogBook { has_aux: true, ..self.clone() }
     }
 
     /// Appends one record. The call itself sends it, or queues it when too much is in flight; the
@@ -140,6 +151,7 @@ impl LogBook {
     }
 
     async fn read(&self, read: Read) -> Result<ReadRecords, ReadError> {
+        let read = Read { aux: self.has_aux, ..read };
         let within = self.deadline.saturating_add(read.wait);
         read_outcome(Call::query(&self.shared, Operation::Read(read), within).await)
     }
@@ -189,6 +201,19 @@ impl LogBook {
     /// When it does not come before the deadline.
     pub async fn describe(&self) -> Result<Description, ManageError> {
         Ok(described(self.manage(Manage::Describe { logbook: self.book.id }).await?))
+    }
+
+    /// Attaches data to a record that was read, in place of what it had; readers through
+    /// [`LogBook::with_aux`] may get it back. It is kept in the server's memory, within a bound, and
+    /// may be gone at any time: it has to be something that can be made again from the log, like the
+    /// state of all records up to this one. Returns whether it is kept for now; it is not when the
+    /// server has no room for it, or no such record (any more).
+    ///
+    /// # Errors
+    /// [`SetAuxError`]; setting again is safe.
+    pub async fn set_aux(&self, seqnum: SeqNum, data: impl AsRef<[u8]>) -> Result<bool, SetAuxError> {
+        let aux = SetAux { logbook: self.book.id, seqnum, data: data.as_ref() };
+        aux_outcome(Call::set_aux(&self.shared, aux, self.deadline).await)
     }
 
     async fn manage(&self, manage: Manage) -> Result<Managed, ManageError> {
@@ -269,6 +294,7 @@ pub(crate) fn forward(logbook: LogBookId, tag: Tag, range: RangeInclusive<SeqNum
         records_max,
         wait: Duration::ZERO,
         linearizable: false,
+        aux: false,
     }
 }
 

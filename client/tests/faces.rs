@@ -57,6 +57,12 @@ async fn every_verb(address: String) {
     assert_eq!(failed, Err(AppendError::ConditionFailed { tail: seqnums[99] }));
     let last = book.append_if(TAG, Some(seqnums[99]), b"x").await.expect("the condition holds").seqnum;
     assert_eq!(book.check_tail_linearizable(TAG).await, Ok(Some(last)));
+    assert_eq!(book.set_aux(seqnums[4], b"a view").await, Ok(true));
+    assert_eq!(book.set_aux(last.next(), b"of nothing").await, Ok(false));
+    let next = book.with_aux().read_next(TAG, seqnums[4]).await.expect("read").expect("it is there");
+    assert_eq!(next.aux.as_deref(), Some(&b"a view"[..]));
+    let next = book.read_next(TAG, seqnums[4]).await.expect("read").expect("it is there");
+    assert_eq!(next.aux, None, "nobody asked");
     assert_eq!(book.trim(Tag::ALL, seqnums[90]).await, Ok(seqnums[90]));
     assert_eq!(book.read_next(TAG, SeqNum::MIN).await, Err(ReadError::Trimmed { first: seqnums[90] }));
     assert_eq!(book.trim(Tag::ALL, seqnums[1]).await, Ok(seqnums[90]), "a trim never goes back");

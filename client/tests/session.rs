@@ -7,10 +7,13 @@ use std::time::Duration;
 use common::FakeServer;
 use sealog::session::{
     Append, Condition, Direction, Manage, Managed, Operation, OperationId, Outcome, Read, Session, SessionConfig,
-    SubmitError, Target,
+    SetAux, SubmitError, Target,
 };
-use sealog::{AppendError, Appended, ConnectionError, LogBookId, NewRecord, ReadError, SeqNum, Tag, Token};
+use sealog::{
+    AppendError, Appended, ConnectionError, LogBookId, NewRecord, ReadError, SeqNum, SetAuxError, Tag, Token,
+};
 use sealog_protocol::client::ErrorCode;
+use sealog_protocol::limits::AUX_BYTES_MAX;
 use sealog_protocol::{LogspaceId, Time};
 
 const TAG: Tag = Tag(9);
@@ -148,6 +151,7 @@ fn everything() -> Read {
         first: SeqNum::MIN,
         last: SeqNum::MAX,
         direction: Direction::Forward,
+        aux: false,
         records_max: 100,
         wait: Duration::ZERO,
         linearizable: false,
@@ -708,4 +712,50 @@ fn a_trim_is_asked_for_again_after_a_lost_connection() {
     world.pass(Duration::from_secs(1));
     assert_eq!(world.outcome(), Outcome::Manage(Ok(Managed::Trimmed { first })));
     assert_eq!(world.session.token().place(LogspaceId(0)), world.server.place(), "the answer raises the token");
+}
+
+#[test]
+fn aux_data_is_sent_again_and_comes_back_to_those_who_ask() {
+    let mut world = World::connected();
+    world.append(b"record");
+    world.run();
+    let seqnum = world.appended().seqnum;
+    let logbook = LogBookId::from_name("book");
+    let set = |world: &mut World, data: &[u8]| {
+        let aux = Operation::SetAux(SetAux { logbook, seqnum, data });
+        world.session.submit(world.now, aux, world.now + Duration::from_secs(5))
+    };
+    set(&mut world, b"view").expect("there is room");
+    world.send(usize::MAX);
+    world.cut();
+    world.server.aux.clear();
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.outcome(), Outcome::SetAux(Ok(true)));
+    for (aux, expected) in [(true, Some(&b"view"[..])), (false, None)] {
+        let read = Operation::Read(Read { aux, ..everything() });
+        world.session.submit(world.now, read, world.now + Duration::from_secs(5)).expect("there is room");
+        world.run();
+        let Outcome::Read(Ok(read)) = world.outcome() else { panic!("read") };
+        assert_eq!(read.records[0].aux.as_deref(), expected);
+    }
+    set(&mut world, &[0; AUX_BYTES_MAX + 1]).expect("told as its outcome");
+    assert_eq!(world.outcome(), Outcome::SetAux(Err(SetAuxError::TooLarge { bytes: AUX_BYTES_MAX + 1 })));
+}
+
+#[test]
+fn aux_data_under_way_is_within_the_sessions_bound() {
+    let config = SessionConfig { buffer_bytes_max: 100_000, ..SessionConfig::default() };
+    let mut world = World::new(config, FakeServer::default());
+    world.connect();
+    world.run();
+    let aux = SetAux { logbook: LogBookId(3), seqnum: SeqNum(1), data: &[0; AUX_BYTES_MAX] };
+    for _ in 0..3 {
+        let submit = |world: &mut World| {
+            world.session.submit(world.now, Operation::SetAux(aux), world.now + Duration::from_secs(5))
+        };
+        submit(&mut world).expect("there is room");
+        assert_eq!(submit(&mut world), Err(SubmitError::Full));
+        world.run();
+        assert_eq!(world.outcome(), Outcome::SetAux(Ok(false)), "there is no such record");
+    }
 }

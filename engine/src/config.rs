@@ -1,9 +1,12 @@
 //! What an engine is told at its start, and what it tells of itself.
 
 use sealog_protocol::limits::{
-    CACHE_BYTES_MAX, PENDING_BYTES_MAX, PENDING_RECORDS_MAX, SESSION_OPENINGS_MAX, WAITING_READS_MAX,
+    AUX_MEMORY_BYTES_MAX, CACHE_BYTES_MAX, CHECKPOINT_LOG_BYTES_MIN, CHECKPOINT_LOG_FACTOR, CHECKPOINT_PART_BYTES,
+    PENDING_BYTES_MAX, PENDING_RECORDS_MAX, SESSION_OPENINGS_MAX, WAITING_READS_MAX,
 };
 use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place};
+
+use crate::aux::AuxStatus;
 
 /// What an engine is told at its start.
 #[derive(Clone, Debug)]
@@ -18,11 +21,22 @@ pub struct EngineConfig {
     pub pending_records_max: usize,
     /// Records of its own shards kept for readers, in bytes.
     pub cache_bytes_max: usize,
+    /// Aux data of records, in bytes; 0 keeps none.
+    pub aux_bytes_max: usize,
     /// Memory of the index; beyond it appends are refused.
     pub index_bytes_max: usize,
     pub waiting_reads_max: usize,
     /// Sessions that a connection may open at once.
     pub session_openings_max: u32,
+    /// The time of day at [`sealog_protocol::Time::ZERO`], in milliseconds since 1970: retention by age
+    /// goes by it.
+    pub time_of_day_ms: u64,
+    /// A checkpoint of the index is written when so many bytes of batches came since the last one, and
+    /// so many times that one's bytes.
+    pub checkpoint_log_bytes_min: u64,
+    pub checkpoint_log_factor: u64,
+    /// Bytes of its parts.
+    pub checkpoint_part_bytes: usize,
 }
 
 impl EngineConfig {
@@ -36,9 +50,14 @@ impl EngineConfig {
             pending_bytes_max: PENDING_BYTES_MAX,
             pending_records_max: PENDING_RECORDS_MAX,
             cache_bytes_max: CACHE_BYTES_MAX,
+            aux_bytes_max: AUX_MEMORY_BYTES_MAX,
             index_bytes_max: usize::MAX,
             waiting_reads_max: WAITING_READS_MAX,
             session_openings_max: SESSION_OPENINGS_MAX,
+            time_of_day_ms: 0,
+            checkpoint_log_bytes_min: CHECKPOINT_LOG_BYTES_MIN,
+            checkpoint_log_factor: CHECKPOINT_LOG_FACTOR,
+            checkpoint_part_bytes: CHECKPOINT_PART_BYTES,
         }
     }
 }
@@ -55,6 +74,7 @@ pub struct EngineStatus {
     pub runs: usize,
     pub index_bytes: usize,
     pub cache_bytes: usize,
+    pub aux: AuxStatus,
     pub pending_records: usize,
     pub waiting_reads: usize,
     pub appends: u64,
@@ -63,4 +83,12 @@ pub struct EngineStatus {
     /// Ranges of the log whose Tags are damaged on every disk asked.
     pub lost_ranges: usize,
     pub disk_full: bool,
+    /// The place of the last checkpoint of the index; the first place: none.
+    pub checkpoint: Place,
+    /// Bytes of batches since then.
+    pub checkpoint_log_bytes: u64,
+    /// Bytes of the last checkpoint that this engine wrote.
+    pub checkpoint_bytes: u64,
+    /// Parts of checkpoints that were damaged when they were loaded.
+    pub checkpoint_parts_damaged: u64,
 }

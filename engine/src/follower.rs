@@ -39,7 +39,8 @@ pub struct ShardTags {
 
 /// What the next records of a shard are.
 pub enum NextTags<'a> {
-    Batch(&'a ArchivedBatchMetadata),
+    /// A batch, and the bytes of its frame.
+    Batch(&'a ArchivedBatchMetadata, u32),
     /// The Tags of so many records are lost.
     Lost(u64),
 }
@@ -53,7 +54,7 @@ impl ShardTags {
     /// is dropped.
     pub fn push(&mut self, first: u64, bytes: Bytes) {
         if bytes.is_empty() {
-            // The storage has nothing before `first` any more.
+            // Nobody has what is before `first` any more.
             if first > self.received {
                 self.runs.push_back(TagsRun { next: first, entries: bytes });
                 self.received = first;
@@ -86,7 +87,7 @@ impl ShardTags {
         }
         let head = EntryHead::parse(&run.entries[self.offset..]).expect("walked when it was received");
         let next = match head.metadata() {
-            Ok(metadata) => NextTags::Batch(metadata),
+            Ok(metadata) => NextTags::Batch(metadata, head.frame_bytes),
             Err(_) => NextTags::Lost(head.records),
         };
         Some((next, head.entry_bytes))
@@ -129,7 +130,12 @@ impl Follower {
 
     /// Begins with the first entry of the first view.
     pub fn start(&mut self) {
-        self.next = Place { view: ViewNumber(1), index: 0 };
+        self.start_at(Place { view: ViewNumber(1), index: 0 });
+    }
+
+    /// Begins with the entry at a place: what was received is dropped.
+    pub fn start_at(&mut self, place: Place) {
+        *self = Follower { next: place, attempts: self.attempts, ..Follower::default() };
     }
 
     /// Bytes of entries that wait to be applied.
@@ -166,9 +172,9 @@ impl Follower {
         self.tags.iter_mut().map(|(id, tags)| (*id, tags))
     }
 
-    /// Begins to follow a shard's Tags.
-    pub fn follow(&mut self, shard: ShardId) {
-        self.tags.entry(shard).or_default();
+    /// Begins to follow a shard's Tags, from the record at `prefix` on.
+    pub fn follow(&mut self, shard: ShardId, prefix: u64) {
+        self.tags.entry(shard).or_insert_with(|| ShardTags { received: prefix, taken: prefix, ..ShardTags::default() });
     }
 
     /// Ends it: the shard will have no more records.

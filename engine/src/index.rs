@@ -1,16 +1,29 @@
-//! The index of a logspace: applies ordered batches, gives each its verdict, and knows under which
-//! tags what is visible. The same on every engine, for it is a function of the log.
+//! The index of a logspace: applies ordered batches and trims, gives each batch its verdict, and knows
+//! under which tags what is visible. The same on every engine, for it is a function of the log.
+
+use std::collections::BTreeMap;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
 use sealog_protocol::batch::ArchivedBatchMetadata;
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::ClusterSettings;
 use sealog_protocol::{LogBookId, RequestNumber, SeqNum, SessionId, Tag};
 
-use crate::lists::{List, Lists};
+use crate::lists::Lists;
 use crate::sessions::{Known, Sessions, Verdict};
+
+mod books;
+pub mod checkpoint;
+mod retention;
+mod tags;
+mod trim;
+
+use books::{Books, Listed};
+pub use retention::{Retained, Retention, Stretch};
+use tags::{Key, Tags};
+pub use trim::Dying;
+use trim::Sweep;
 
 /// What became of a batch as it was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,31 +42,22 @@ pub enum Named {
     ByAnother,
 }
 
-/// A tag of a LogBook: twelve bytes, for there are millions of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    tag: [u32; 2],
-    /// Its LogBook's place in [`Index::books`].
-    book: u32,
-}
-
-impl Key {
-    fn new(book: u32, tag: Tag) -> Key {
-        Key { tag: [tag.0 as u32, (tag.0 >> 32) as u32], book }
-    }
-}
-
 /// The index.
 #[derive(Debug)]
 pub struct Index {
     lists: Lists,
-    by_id: HashMap<LogBookId, u32, FixedState>,
-    /// Of each LogBook that has a record, all its records.
-    books: Vec<List>,
-    by_tag: HashMap<Key, List, FixedState>,
+    books: Books,
+    tags: Tags,
+    /// Of records with several living tags, how many those are.
+    living_tags: HashMap<SeqNum, u8, FixedState>,
+    sweep: Sweep,
+    /// A checkpoint is being written.
+    frozen: Option<checkpoint::Frozen>,
     sessions: Sessions,
-    /// Of each named LogBook the second hash of its name, as its first `Name` record has it.
-    names: HashMap<LogBookId, Tag, FixedState>,
+    /// What LogBooks keep by themselves.
+    retained: BTreeMap<LogBookId, Retained>,
+    /// LogBooks of which a stretch has ended since somebody looked.
+    retained_due: Vec<LogBookId>,
     /// Ranges of SeqNums whose Tags no disk has: what was there nobody can say.
     lost: Vec<(SeqNum, SeqNum)>,
     records: u64,
@@ -65,18 +69,21 @@ impl Index {
     pub fn new(settings: &ClusterSettings, hash_seed: u64) -> Index {
         Index {
             lists: Lists::default(),
-            by_id: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
-            books: Vec::new(),
-            by_tag: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
+            books: Books::new(hash_seed),
+            tags: Tags::new(hash_seed),
+            living_tags: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
+            sweep: Sweep::default(),
+            frozen: None,
             sessions: Sessions::new(settings, hash_seed),
-            names: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
+            retained: BTreeMap::new(),
+            retained_due: Vec::new(),
             lost: Vec::new(),
             records: 0,
             voids: 0,
         }
     }
 
-    /// Visible records.
+    /// Records that became visible, those that were trimmed since too.
     pub fn records(&self) -> u64 {
         self.records
     }
@@ -90,14 +97,14 @@ impl Index {
         &self.sessions
     }
 
-    /// LogBooks that have a record.
+    /// LogBooks that have had a record or a trim.
     pub fn logbooks(&self) -> usize {
         self.books.len()
     }
 
-    /// Tags that a record has, of each LogBook its own.
+    /// Tags that a record has, of each LogBook its own, and those with a trim point.
     pub fn tags(&self) -> usize {
-        self.by_tag.len()
+        self.tags.len()
     }
 
     pub fn lost_ranges(&self) -> usize {
@@ -106,10 +113,8 @@ impl Index {
 
     /// Bytes of memory held, about.
     pub fn bytes(&self) -> usize {
-        // Of each table a control byte and the entry, and an eighth of it stays free.
-        let by_tag = self.by_tag.capacity() * (size_of::<(Key, List)>() + 1) * 8 / 7;
-        let books = self.books.capacity() * size_of::<List>() + self.by_id.capacity() * 17 * 8 / 7;
-        self.lists.bytes() + by_tag + books + self.sessions.bytes() + self.names.capacity() * 17 * 8 / 7
+        let living = self.living_tags.capacity() * 17 * 8 / 7;
+        self.lists.bytes() + self.books.bytes() + self.tags.bytes() + living + self.sessions.bytes()
     }
 
     /// Applies the next batch in log order, whose first record has this SeqNum. `visible` is told
@@ -153,6 +158,11 @@ impl Index {
             }
             None => {
                 self.insert(seqnum, batch, &mut visible);
+                if let Some(retained) = self.retained.get_mut(&logbook)
+                    && retained.push(seqnum, batch.time_ms(), batch.payload_bytes())
+                {
+                    self.retained_due.push(logbook);
+                }
                 Verdict::Visible { seqnum }
             }
         };
@@ -175,14 +185,27 @@ impl Index {
         self.sessions.forget_verdicts();
     }
 
-    /// The last visible record.
+    /// The last visible record, or what is before the trim point if that is greater: what conditions
+    /// are held against.
     pub fn tail(&self, logbook: LogBookId, tag: Tag) -> Option<SeqNum> {
-        self.lists.last(self.list(logbook, tag)?)
+        let last = self.listed(logbook, tag).and_then(|listed| listed.last());
+        let before = if active(Mutant::TailForgetsTrim) { SeqNum::MIN } else { self.first(logbook, tag).prev() };
+        Some(last.unwrap_or(SeqNum::MIN).max(before)).filter(|tail| *tail > SeqNum::MIN)
     }
 
-    fn list(&self, logbook: LogBookId, tag: Tag) -> Option<&List> {
-        let book = *self.by_id.get(&logbook)?;
-        if tag == Tag::ALL { self.books.get(book as usize) } else { self.by_tag.get(&Key::new(book, tag)) }
+    /// The records of a LogBook or of one of its tags. Some may be below the trim point, or dead.
+    fn listed(&self, logbook: LogBookId, tag: Tag) -> Option<Listed<'_>> {
+        let book = self.books.find(logbook)?;
+        if tag == Tag::ALL {
+            return Some(self.books.listed(&self.lists, book));
+        }
+        let entry = self.tags.find(Key::new(book, tag))?;
+        Some(Listed::whole(&self.lists, &entry.list))
+    }
+
+    /// Whether a record found under this tag is dead by its own tags: a read by tag 0 skips it.
+    fn is_skipped(&self, logbook: LogBookId, tag: Tag, seqnum: SeqNum) -> bool {
+        tag == Tag::ALL && self.books.find(logbook).is_some_and(|book| self.books.is_dead(book, seqnum))
     }
 
     /// Appends to `found` up to `records_max` visible records with SeqNums from `from` on, at most
@@ -194,12 +217,15 @@ impl Index {
         records_max: usize,
         found: &mut Vec<SeqNum>,
     ) -> bool {
-        let Some(list) = self.list(logbook, tag) else { return true };
-        let start = self.lists.lower_bound(list, from);
-        for at in start..list.len() {
-            let seqnum = self.lists.get(list, at).expect("below its length");
+        let Some(listed) = self.listed(logbook, tag) else { return true };
+        let from = from.max(self.first(logbook, tag));
+        for at in listed.lower_bound(from)..listed.len() {
+            let seqnum = listed.get(at).expect("below its length");
             if seqnum > until {
                 return true;
+            }
+            if self.is_skipped(logbook, tag, seqnum) {
+                continue;
             }
             if found.len() == records_max {
                 return false;
@@ -217,12 +243,16 @@ impl Index {
         records_max: usize,
         found: &mut Vec<SeqNum>,
     ) -> bool {
-        let Some(list) = self.list(logbook, tag) else { return true };
-        let end = if from == SeqNum::MAX { list.len() } else { self.lists.lower_bound(list, from.next()) };
+        let Some(listed) = self.listed(logbook, tag) else { return true };
+        let until = until.max(self.first(logbook, tag));
+        let end = if from == SeqNum::MAX { listed.len() } else { listed.lower_bound(from.next()) };
         for at in (0..end).rev() {
-            let seqnum = self.lists.get(list, at).expect("below its length");
+            let seqnum = listed.get(at).expect("below its length");
             if seqnum < until {
                 return true;
+            }
+            if self.is_skipped(logbook, tag, seqnum) {
+                continue;
             }
             if found.len() == records_max {
                 return false;
@@ -234,11 +264,41 @@ impl Index {
 
     /// Whether the LogBook has this name, by its second hash.
     pub fn named(&self, logbook: LogBookId, name: Tag) -> Named {
-        match self.names.get(&logbook) {
-            None => Named::Unknown,
-            Some(known) if *known == name => Named::ByThisName,
-            Some(_) => Named::ByAnother,
+        match self.books.find(logbook).map_or(Tag::ALL, |book| self.books.at(book).name) {
+            Tag::ALL => Named::Unknown,
+            known if known == name => Named::ByThisName,
+            _ => Named::ByAnother,
         }
+    }
+
+    fn set_retention(&mut self, logbook: LogBookId, retention: Retention, time_ms: u64) {
+        if retention == Retention::default() {
+            self.retained.remove(&logbook);
+            return;
+        }
+        let retained = self.retained.entry(logbook).or_insert_with(|| Retained::begin(retention, time_ms));
+        retained.retention = retention;
+        self.retained_due.push(logbook);
+    }
+
+    /// The newest visible record of a LogBook that is kept.
+    pub fn last_record(&self, logbook: LogBookId) -> Option<SeqNum> {
+        let last = self.listed(logbook, Tag::ALL)?.last()?;
+        Some(last).filter(|last| *last >= self.first(logbook, Tag::ALL))
+    }
+
+    /// LogBooks that let records go by themselves.
+    pub fn retained(&self) -> &BTreeMap<LogBookId, Retained> {
+        &self.retained
+    }
+
+    /// LogBooks to be looked at now, for they have grown.
+    pub fn take_retained_due(&mut self) -> Vec<LogBookId> {
+        std::mem::take(&mut self.retained_due)
+    }
+
+    pub fn retention(&self, logbook: LogBookId) -> Retention {
+        self.retained.get(&logbook).map_or(Retention::default(), |retained| retained.retention)
     }
 
     /// What is known of a request without the log.
@@ -254,16 +314,22 @@ impl Index {
 
     fn insert(&mut self, first: SeqNum, batch: &ArchivedBatchMetadata, visible: &mut impl FnMut(LogBookId, Tag)) {
         let logbook = batch.logbook();
-        let book = *self.by_id.entry(logbook).or_insert_with(|| {
-            self.books.push(List::default());
-            (self.books.len() - 1) as u32
-        });
-        for (record, seqnum) in batch.records.iter().zip(first.0..) {
-            self.lists.push(&mut self.books[book as usize], SeqNum(seqnum));
+        let book = self.books.entry(logbook);
+        for (record, seqnum) in batch.records.iter().zip(first.0..).map(|(record, seqnum)| (record, SeqNum(seqnum))) {
+            self.lists.push(&mut self.books.at_mut(book).list, seqnum);
             visible(logbook, Tag::ALL);
+            let mut living = 0u8;
             for tag in record.tags() {
-                self.lists.push(self.by_tag.entry(Key::new(book, tag)).or_default(), SeqNum(seqnum));
-                visible(logbook, tag);
+                let entry = self.tags.entry(Key::new(book, tag));
+                // A tag that was given twice counts once.
+                if self.lists.last(&entry.list) != Some(seqnum) {
+                    self.lists.push(&mut entry.list, seqnum);
+                    living += 1;
+                    visible(logbook, tag);
+                }
+            }
+            if living > 1 {
+                self.living_tags.insert(seqnum, living);
             }
             self.records += 1;
         }
@@ -278,20 +344,31 @@ impl Index {
     ) -> Applied {
         let mut tags = batch.records.iter().flat_map(|record| record.tags());
         match (tags.next(), tags.next(), tags.next()) {
-            (Some(Tag::SYSTEM_SESSION), ..) => self.sessions.open(SessionId(seqnum.0)),
-            (Some(Tag::SYSTEM_NAME), Some(logbook), Some(name)) => match self.names.entry(LogBookId(logbook.0)) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(name);
+            (Some(Tag::SYSTEM_SESSION), ..) => {
+                // Nobody reads these: they are not listed.
+                self.sessions.open(SessionId(seqnum.0));
+                return Applied::Verdict(Verdict::Visible { seqnum });
+            }
+            (Some(Tag::SYSTEM_RETENTION), Some(second), Some(third)) => {
+                if let Some((logbook, retention)) = Retention::of_tags([Some(second), Some(third), tags.next()]) {
+                    self.set_retention(logbook, retention, batch.time_ms());
                 }
-                Entry::Occupied(known) => {
+                return Applied::Verdict(Verdict::Visible { seqnum });
+            }
+            (Some(Tag::SYSTEM_NAME), Some(logbook), Some(name)) => {
+                let book = self.books.entry(LogBookId(logbook.0));
+                let known = self.books.at(book).name;
+                if known != Tag::ALL {
                     // The first in log order wins; a repeat or another name is not listed.
-                    if *known.get() != name {
+                    if known != name {
                         mark(Mark::NameCollision);
                     }
                     self.voids += 1;
                     return Applied::Verdict(Verdict::Visible { seqnum });
                 }
-            },
+                self.books.at_mut(book).name = name;
+                self.name_comes(book);
+            }
             _ => {}
         }
         self.insert(seqnum, batch, &mut visible);

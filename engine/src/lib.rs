@@ -2,9 +2,12 @@
 //!
 //! [`machine`] takes the inputs. An append goes through [`producer`] (position, pending) to the
 //! storages; committed entries come back through [`follower`] (metalog and Tags, in order) to
-//! [`index`] (verdict), from which [`machine`] answers. Reads are in [`reads`]; [`lists`],
+//! [`index`] (verdict), from which [`machine`] answers. Reads are in [`reads`], what readers attach to
+//! records in [`aux`], trims that wait in [`trims`], checkpoints under way in [`checkpoints`]; [`lists`],
 //! [`order`] and [`sessions`] are what the index is made of.
 
+pub mod aux;
+pub mod checkpoints;
 pub mod config;
 pub mod follower;
 pub mod index;
@@ -15,6 +18,7 @@ pub mod order;
 pub mod producer;
 pub mod reads;
 pub mod sessions;
+pub mod trims;
 
 pub use config::{EngineConfig, EngineStatus};
 pub use machine::Engine;

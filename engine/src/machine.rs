@@ -11,19 +11,24 @@ use sealog_protocol::machine::{Address, Input, Machine, Output, Outputs, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::metalog::EngineIncarnation;
 use sealog_protocol::view::{Chain, View};
-use sealog_protocol::{Incarnation, NodeId, NodeSet, Place, ShardId, Time};
+use sealog_protocol::{Incarnation, LogBookId, NodeId, NodeSet, Place, ShardId, Time};
 
+use crate::checkpoints::{Loading, Writing};
 use crate::config::{EngineConfig, EngineStatus};
 use crate::follower::{Follower, choose};
-use crate::index::Index;
+use crate::index::{Dying, Index};
 use crate::openings::Openings;
 use crate::order::Order;
 use crate::producer::{Producer, ProducerLimits};
 use crate::reads::Reads;
+use crate::trims::Trims;
 
+mod checkpointing;
 mod following;
 mod replies;
 mod requests;
+mod retaining;
+mod space;
 
 /// An engine of one logspace.
 pub struct Engine {
@@ -37,6 +42,21 @@ pub struct Engine {
     producer: Producer,
     reads: Reads,
     openings: Openings,
+    trims: Trims,
+    /// A checkpoint of the index that is written, and one that is loaded.
+    writing: Option<Writing>,
+    loading: Option<Box<Loading>>,
+    /// Bytes of batches since the last checkpoint; so many of them when a checkpoint was given up; and
+    /// how large the last one was.
+    log_bytes: u64,
+    log_bytes_spared: u64,
+    checkpoint_bytes: u64,
+    damaged_parts: u64,
+    /// When LogBooks are next looked at for what they are to let go, and up to which one they were.
+    retain_at: Option<Time>,
+    retained_until: Option<LogBookId>,
+    /// Records that died and are not yet told of.
+    dying: Vec<Dying>,
     /// The shard that was asked for and is not yet open: its ordinal, and when it was asked for.
     opening: Option<(u64, Time)>,
     ordinal: u64,
@@ -64,7 +84,17 @@ impl Engine {
         };
         Engine {
             producer: Producer::new(config.logspace, limits),
-            reads: Reads::new(config.waiting_reads_max, config.hash_seed),
+            reads: Reads::new(config.waiting_reads_max, config.aux_bytes_max, config.hash_seed),
+            trims: Trims::default(),
+            writing: None,
+            loading: None,
+            log_bytes: 0,
+            log_bytes_spared: 0,
+            checkpoint_bytes: 0,
+            damaged_parts: 0,
+            retain_at: None,
+            retained_until: None,
+            dying: Vec::new(),
             openings: Openings::new(config.session_openings_max),
             config,
             chain: None,
@@ -126,6 +156,7 @@ impl Engine {
             runs: self.order.runs(),
             index_bytes: self.index_bytes(),
             cache_bytes: self.producer.cached_bytes(),
+            aux: self.reads.aux.status(),
             pending_records: self.producer.pending_records(),
             waiting_reads: self.reads.len(),
             appends: self.appends,
@@ -133,6 +164,14 @@ impl Engine {
             fetches: self.fetches,
             lost_ranges: index.map_or(0, Index::lost_ranges),
             disk_full: self.is_disk_full(),
+            checkpoint: self
+                .logspace
+                .as_ref()
+                .and_then(Logspace::checkpoint)
+                .map_or(Place::default(), |last| last.place),
+            checkpoint_log_bytes: self.log_bytes,
+            checkpoint_bytes: self.checkpoint_bytes,
+            checkpoint_parts_damaged: self.damaged_parts,
         }
     }
 
@@ -180,6 +219,9 @@ impl Engine {
             Message::TagsEntries { shard, first, more, entries } => {
                 self.tags(now, from, shard, first, more, entries, outputs)
             }
+            Message::TagsGone { shard, first, checkpoint } => {
+                self.tags_gone(now, from, (shard, first, checkpoint), outputs)
+            }
             Message::Fetched { request, batch } => self.fetched(now, request, batch, outputs),
             Message::FetchNotHere { request } => self.reads.refetch(request),
             Message::FetchCorrupt { request } => {
@@ -187,6 +229,21 @@ impl Engine {
                     fetch.corrupt = true;
                 }
                 self.reads.refetch(request);
+            }
+            Message::MetalogGone { from: place, checkpoint, replicas } => {
+                if place == self.follower.next() {
+                    self.metalog_gone(now, checkpoint, *replicas, outputs);
+                }
+            }
+            Message::CheckpointStored { place, parts } => self.checkpoint_stored(from.node, place, parts),
+            Message::CheckpointPart { place, part, last, bytes } => {
+                self.checkpoint_part(now, place, (part, last, bytes), outputs);
+            }
+            Message::CheckpointNotHere { place, part } => {
+                self.checkpoint_not_here(now, from.node, (place, part), outputs);
+            }
+            Message::Judge { request, shard, first, entries } => {
+                self.judge(from, request, (shard, first), &entries, outputs);
             }
             Message::CommitAnswer { request, place } => {
                 if let Some((sources, reads)) = self.reading(now) {
@@ -346,6 +403,7 @@ impl Engine {
         self.node_disconnected(node);
         self.connected.insert(node, incarnation);
         self.producer.connected(node, outputs);
+        self.load(now, outputs);
         self.follow(now, outputs);
         let unsourced: Vec<ShardId> =
             self.follower.all_tags().filter(|(_, tags)| tags.source.is_none()).map(|(shard, _)| shard).collect();
@@ -358,6 +416,7 @@ impl Engine {
         if self.current().is_some_and(|view| view.primary == node) {
             self.opening = self.opening.map(|(ordinal, _)| (ordinal, Time::ZERO));
             self.reads.requery();
+            self.trims.retry();
         }
     }
 
@@ -368,6 +427,12 @@ impl Engine {
         self.reads.storage_lost(node);
         if self.follower.source == Some(node) {
             self.follower.source = None;
+        }
+        if let Some(writing) = &mut self.writing {
+            writing.lose(node);
+        }
+        if let Some(loading) = self.loading.as_mut().filter(|loading| loading.source == Some(node)) {
+            loading.turn_to(None);
         }
         for (_, tags) in self.follower.all_tags().filter(|(_, tags)| tags.source == Some(node)) {
             tags.source = None;
@@ -382,12 +447,16 @@ impl Engine {
             return;
         }
         self.retry_at = None;
-        self.reads.retry(now);
+        if let Some((sources, reads)) = self.reading(now) {
+            reads.retry(sources, outputs);
+        }
         self.reads.requery();
+        self.trims.retry();
         let ended = self.chain.as_ref().is_some_and(|chain| chain.end(self.follower.next().view).is_some());
         if ended && self.follower.source.is_some() && now.since(self.follower.asked_at) >= REQUEST_RETRY {
             self.try_next_source(now);
         }
+        self.hurry_load(now, outputs);
         self.follow(now, outputs);
         let stale: Vec<ShardId> =
             self.follower.all_tags().filter(|(_, tags)| tags.source.is_none()).map(|(shard, _)| shard).collect();
@@ -410,6 +479,9 @@ impl Engine {
             || self.leaving.is_some()
             || self.reads.has_fetches()
             || self.reads.has_queries()
+            || !self.trims.is_empty()
+            || self.loading.is_some()
+            || self.writing.is_some()
     }
 }
 
@@ -438,12 +510,18 @@ impl Machine for Engine {
         }
         self.send_query(outputs);
         self.send_fetches(now, outputs);
+        self.send_trims(outputs);
+        self.retain(now, outputs);
+        self.write_checkpoint(now, outputs);
         if self.retry_at.is_none() && (self.is_waiting() || self.pending_since.is_some()) {
             self.retry_at = Some(now + REQUEST_RETRY);
         }
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.reads.deadline().into_iter().chain(self.retry_at).min()
+        if self.is_sweeping() {
+            return Some(Time::ZERO);
+        }
+        self.reads.deadline().into_iter().chain(self.retry_at).chain(self.retain_at).min()
     }
 }

@@ -1,7 +1,7 @@
 //! The order of a logspace, as cuts made it: from a SeqNum to where its record lives.
 
 use sealog_protocol::logspace::Ordered;
-use sealog_protocol::{LocalId, SeqNum};
+use sealog_protocol::{LocalId, SeqNum, ShardId};
 
 /// Runs of records that are consecutive both in order and in their shard. A log that one engine
 /// writes is one run a shard, however many cuts made it.
@@ -10,11 +10,23 @@ pub struct Order {
     runs: Vec<Run>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    seqnum: SeqNum,
-    first: LocalId,
-    records: u64,
+/// Records that are consecutive in order and in their shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub seqnum: SeqNum,
+    pub first: LocalId,
+    pub records: u64,
+}
+
+impl Run {
+    /// The part of it between these SeqNums, both included.
+    fn within(&self, first: SeqNum, last: SeqNum) -> Run {
+        let skipped = first.0.saturating_sub(self.seqnum.0);
+        let end = (self.seqnum.0 + self.records).min(last.0.saturating_add(1));
+        let seqnum = SeqNum(self.seqnum.0 + skipped);
+        let first = LocalId { shard: self.first.shard, position: self.first.position + skipped };
+        Run { seqnum, first, records: end - seqnum.0 }
+    }
 }
 
 impl Order {
@@ -42,6 +54,38 @@ impl Order {
         (nth < run.records).then_some(LocalId { shard: run.first.shard, position })
     }
 
+    /// The runs of a shard, from the one that holds a position on, or from the next.
+    pub fn runs_of(&self, shard: ShardId, from: u64) -> impl Iterator<Item = &Run> + '_ {
+        let begin = self.runs.partition_point(|run| run.seqnum.view() < shard.view);
+        let of_view = self.runs[begin..].iter().take_while(move |run| run.seqnum.view() == shard.view);
+        of_view.filter(move |run| run.first.shard == shard && run.first.position + run.records > from)
+    }
+
+    /// The runs with records between these SeqNums, both included, cut off to those records.
+    pub fn between(&self, first: SeqNum, last: SeqNum) -> impl Iterator<Item = Run> + '_ {
+        let begin = self.runs.partition_point(|run| run.seqnum.0 + run.records <= first.0);
+        self.runs[begin..].iter().take_while(move |run| run.seqnum <= last).map(move |run| run.within(first, last))
+    }
+
+    /// The run at this place, from 0.
+    pub fn run(&self, at: usize) -> Option<&Run> {
+        self.runs.get(at)
+    }
+
+    /// Takes a run back, the last of those so far.
+    pub fn restore(&mut self, run: Run) {
+        self.runs.push(run);
+    }
+
+    /// Forgets runs of which nothing is at or above this SeqNum.
+    pub fn drop_before(&mut self, lowest: SeqNum) {
+        let gone = self.runs.partition_point(|run| run.seqnum.0 + run.records <= lowest.0);
+        self.runs.drain(..gone);
+        if self.runs.len() * 4 < self.runs.capacity() {
+            self.runs.shrink_to(self.runs.len() * 2);
+        }
+    }
+
     pub fn runs(&self) -> usize {
         self.runs.len()
     }
@@ -55,7 +99,7 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sealog_protocol::{ShardId, ViewNumber};
+    use sealog_protocol::ViewNumber;
 
     #[test]
     fn runs_merge_and_are_found() {

@@ -7,13 +7,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use sealog_protocol::client::{CheckTailRequest, ErrorCode, ReadRequest, RecordsPart, RecordsReply, Reply};
-use sealog_protocol::frame::Header;
+use sealog_protocol::batch::{ArchivedBatchMetadata, Batch};
+use sealog_protocol::client::{
+    CheckTailRequest, Description, ErrorCode, ReadRequest, RecordAux, RecordsPart, RecordsReply, Reply,
+};
+use sealog_protocol::frame::{Frame, HEADER_BYTES, Header};
 use sealog_protocol::limits::{FETCHES_IN_FLIGHT_MAX, READ_BYTES_MAX, READ_RECORDS_MAX, REQUEST_RETRY};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::{LocalId, LogBookId, NodeId, Place, SeqNum, Tag, Time};
 
+use crate::aux::AuxCache;
 use crate::index::Index;
 use crate::order::Order;
 use crate::producer::Producer;
@@ -27,8 +31,27 @@ const WAVE_MAX: usize = 64;
 /// What a read wants.
 #[derive(Clone, Copy, Debug)]
 enum Want {
-    Records { from: SeqNum, until: SeqNum, backward: bool, records_max: usize },
+    Records {
+        from: SeqNum,
+        until: SeqNum,
+        backward: bool,
+        records_max: usize,
+    },
     Tail,
+    Description,
+    /// No answer yet: to be told what was committed before, and to trim then.
+    Trim {
+        first: SeqNum,
+    },
+}
+
+/// A trim whose client knows of nothing that the index has not applied.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadyTrim {
+    pub connection: ConnectionId,
+    pub request: u64,
+    pub key: (LogBookId, Tag),
+    pub first: SeqNum,
 }
 
 /// Where its records are looked for.
@@ -57,6 +80,8 @@ struct Read {
     slots: Vec<Slot>,
     /// The slots are all that there is.
     complete: bool,
+    /// The answer is to have aux data.
+    aux: bool,
     fetches: usize,
     /// Records of the last batch that came: the next ones are likely like it.
     stride: usize,
@@ -68,6 +93,17 @@ struct Slot {
     seqnum: SeqNum,
     at: LocalId,
     batch: Option<Bytes>,
+}
+
+impl Slot {
+    /// Whether each tag of the record was trimmed past it.
+    fn is_dead(&self, index: &Index, logbook: LogBookId) -> bool {
+        let frame = self.batch.as_ref().and_then(|batch| Frame::parse_unverified(batch).ok().flatten());
+        let Some(batch) = frame.and_then(|frame| Batch::parse_metadata(frame).ok()) else { return false };
+        let nth = self.at.position - batch.frame.header.place;
+        let Some(record) = batch.metadata.records.get(nth as usize) else { return false };
+        record.tags().len() > 0 && record.tags().all(|tag| self.seqnum < index.first(logbook, tag))
+    }
 }
 
 /// A record that is being fetched.
@@ -114,11 +150,14 @@ pub struct Reads {
     unsent: Vec<u64>,
     /// Keys that got a record while somebody waits for one.
     woken: Vec<(LogBookId, Tag)>,
+    ready_trims: Vec<ReadyTrim>,
     waiting_max: usize,
+    /// Aux data of records.
+    pub aux: AuxCache,
 }
 
 impl Reads {
-    pub fn new(waiting_max: usize, hash_seed: u64) -> Reads {
+    pub fn new(waiting_max: usize, aux_bytes_max: usize, hash_seed: u64) -> Reads {
         Reads {
             reads: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             last: 0,
@@ -133,7 +172,9 @@ impl Reads {
             last_fetch: 0,
             unsent: Vec::new(),
             woken: Vec::new(),
+            ready_trims: Vec::new(),
             waiting_max,
+            aux: AuxCache::new(aux_bytes_max),
         }
     }
 
@@ -163,7 +204,8 @@ impl Reads {
         };
         let wait_until = (wanted.wait_ms > 0 && !wanted.backward).then_some(sources.now + wait);
         let key = (LogBookId(wanted.logbook), Tag(wanted.tag));
-        let read = Read::new(connection, request, key, want, wanted.place.into(), wait_until);
+        let mut read = Read::new(connection, request, key, want, wanted.place.into(), wait_until);
+        read.aux = wanted.aux;
         self.begin(sources, read, wanted.linearizable, outputs);
     }
 
@@ -179,6 +221,32 @@ impl Reads {
         let key = (LogBookId(wanted.logbook), Tag(wanted.tag));
         let read = Read::new(connection, request, key, Want::Tail, wanted.place.into(), None);
         self.begin(sources, read, wanted.linearizable, outputs);
+    }
+
+    /// Takes a question for what is known of a LogBook.
+    pub fn describe(
+        &mut self,
+        sources: Sources<'_>,
+        connection: ConnectionId,
+        request: u64,
+        (logbook, place): (LogBookId, Place),
+        outputs: &mut Outputs,
+    ) {
+        let read = Read::new(connection, request, (logbook, Tag::ALL), Want::Description, place, None);
+        self.begin(sources, read, false, outputs);
+    }
+
+    /// Takes a trim. An engine that lags behind would take an earlier trim of the same tag for it, one that
+    /// falls short of what was appended since.
+    pub fn trim(&mut self, sources: Sources<'_>, trim: ReadyTrim, outputs: &mut Outputs) {
+        let want = Want::Trim { first: trim.first };
+        let read = Read::new(trim.connection, trim.request, trim.key, want, Place::default(), None);
+        self.begin(sources, read, true, outputs);
+    }
+
+    /// Trims that may be asked for now.
+    pub fn take_ready_trims(&mut self) -> Vec<ReadyTrim> {
+        std::mem::take(&mut self.ready_trims)
     }
 
     fn begin(&mut self, sources: Sources<'_>, mut read: Read, linearizable: bool, outputs: &mut Outputs) {
@@ -236,11 +304,26 @@ impl Reads {
             return;
         }
         let place = sources.applied;
-        let Want::Records { from, until, backward, records_max } = read.want else {
-            let tail = sources.index.tail(read.key.0, read.key.1);
-            outputs.reply(read.connection, read.request, Reply::Tail { tail, place });
-            return;
+        let (from, until, backward, records_max) = match read.want {
+            Want::Records { from, until, backward, records_max } => (from, until, backward, records_max),
+            Want::Tail => {
+                let tail = sources.index.tail(read.key.0, read.key.1);
+                return outputs.reply(read.connection, read.request, Reply::Tail { tail, place });
+            }
+            Want::Description => {
+                let description = Box::new(describe(sources.index, read.key.0));
+                return outputs.reply(read.connection, read.request, Reply::Described { description, place });
+            }
+            Want::Trim { first } => {
+                let Read { connection, request, key, .. } = read;
+                return self.ready_trims.push(ReadyTrim { connection, request, key, first });
+            }
         };
+        let first = sources.index.first(read.key.0, read.key.1);
+        if from < first {
+            mark(Mark::ReadTrimmed);
+            return outputs.reply(read.connection, read.request, Reply::Trimmed { first, place });
+        }
         let mut found = Vec::new();
         read.complete = if backward {
             sources.index.backward(read.key, (from, until), records_max, &mut found)
@@ -273,36 +356,51 @@ impl Reads {
     /// Gets the bytes of a read's records: from memory, else in waves from the storages. Answers
     /// when all are there, or enough for one answer.
     fn gather(&mut self, id: u64, mut read: Read, sources: Sources<'_>, outputs: &mut Outputs) {
-        let mut bytes = 0;
-        for at in 0..read.slots.len() {
-            if read.slots[at].batch.is_none()
-                && let Some(batch) = sources.producer.cached(read.slots[at].at.shard, read.slots[at].at.position)
+        let mut present = 0;
+        while let Some(slot) = read.slots.get(present) {
+            if slot.batch.is_none()
+                && let Some(batch) = sources.producer.cached(slot.at.shard, slot.at.position)
             {
-                read.fill(at, &batch);
+                read.fill(present, &batch);
             }
-            let Some(batch) = &read.slots[at].batch else {
-                if !read.corrupt {
-                    self.fetch_wave(id, &mut read, at, bytes);
-                    self.keep(id, read);
-                    return;
-                }
-                read.slots.truncate(at);
-                break;
-            };
-            bytes += record_bytes(batch);
-            if bytes >= READ_BYTES_MAX {
-                read.slots.truncate(at + 1);
-                read.complete &= at + 1 == read.slots.len();
+            if read.slots[present].batch.is_none() {
                 break;
             }
+            present += 1;
         }
+        if read.key.1 == Tag::ALL && !sources.index.knows_its_dead() {
+            // Trims that are not yet swept behind, or may not be now: the records' own tags tell.
+            let last = read.slots.last().map(|slot| slot.seqnum);
+            read.slots.retain(|slot| !slot.is_dead(sources.index, read.key.0));
+            if let Some(last) = last.filter(|_| read.slots.is_empty() && !read.corrupt) {
+                read.go_on_after(last);
+                return self.look(id, read, sources, outputs);
+            }
+            present = read.slots.iter().take_while(|slot| slot.batch.is_some()).count();
+        }
+        let (fitting, bytes) = read.fitting(present, &self.aux);
+        let (is_full, is_whole) = (fitting < present || bytes >= READ_BYTES_MAX, present == read.slots.len());
+        if !is_full && !is_whole && !read.corrupt {
+            self.fetch_wave(id, &mut read, present, bytes);
+            self.keep(id, read);
+            return;
+        }
+        let complete = read.complete && !read.corrupt && fitting == read.slots.len();
+        read.slots.truncate(fitting);
         if read.slots.is_empty() && read.corrupt {
             outputs.reply(read.connection, read.request, corrupt());
             return;
         }
-        let complete = read.complete && !read.corrupt && bytes < READ_BYTES_MAX;
-        let reply = RecordsReply { place: sources.applied, complete, parts: read.parts() };
+        let aux = if read.aux { self.aux_of(&read) } else { Vec::new() };
+        let reply = RecordsReply { place: sources.applied, complete, parts: read.parts(), aux };
         outputs.reply(read.connection, read.request, Reply::Records(reply));
+    }
+
+    fn aux_of(&mut self, read: &Read) -> Vec<RecordAux> {
+        let logbook = read.key.0;
+        let aux_of =
+            |(record, slot): (u16, &Slot)| self.aux.get((logbook, slot.seqnum)).map(|data| RecordAux { record, data });
+        (0..).zip(&read.slots).filter_map(aux_of).collect()
     }
 
     fn fetch_wave(&mut self, id: u64, read: &mut Read, from: usize, bytes: usize) {
@@ -369,11 +467,18 @@ impl Reads {
         lost.into_iter().for_each(|id| self.refetch(id));
     }
 
-    /// Has everything without an answer for too long sent again.
-    pub fn retry(&mut self, now: Time) {
-        let overdue = |fetch: &Fetch| fetch.asked.is_none() || now.since(fetch.asked_at) >= REQUEST_RETRY;
-        let late: Vec<u64> = self.fetches.iter().filter(|(_, fetch)| overdue(fetch)).map(|(id, _)| *id).collect();
-        late.into_iter().for_each(|id| self.refetch(id));
+    /// Begins reads anew that have waited too long for bytes: the records may have been trimmed.
+    pub fn retry(&mut self, sources: Sources<'_>, outputs: &mut Outputs) {
+        let overdue = |fetch: &Fetch| fetch.asked.is_none() || sources.now.since(fetch.asked_at) >= REQUEST_RETRY;
+        let late: BTreeSet<u64> =
+            self.fetches.values().filter(|fetch| overdue(fetch)).map(|fetch| fetch.read).collect();
+        self.fetches.retain(|_, fetch| !late.contains(&fetch.read));
+        for id in late {
+            let Some(mut read) = self.take(id) else { continue };
+            read.slots.clear();
+            read.fetches = 0;
+            self.look(id, read, sources, outputs);
+        }
     }
 
     pub fn has_fetches(&self) -> bool {
@@ -416,6 +521,11 @@ impl Reads {
         if !self.by_key.is_empty() && self.by_key.contains_key(&key) {
             self.woken.push(key);
         }
+    }
+
+    /// Another index has come: whoever waits for a record looks again.
+    pub fn wake_all(&mut self) {
+        self.woken.extend(self.by_key.keys().copied());
     }
 
     /// The index has applied more: answers what waited for it.
@@ -483,9 +593,17 @@ impl Read {
             wait_until,
             slots: Vec::new(),
             complete: true,
+            aux: false,
             fetches: 0,
             stride: 1,
             corrupt: false,
+        }
+    }
+
+    /// Looks for what comes after a record.
+    fn go_on_after(&mut self, last: SeqNum) {
+        if let Want::Records { from, backward, .. } = &mut self.want {
+            *from = if *backward { last.prev() } else { last.next() };
         }
     }
 
@@ -499,6 +617,34 @@ impl Read {
         for found in self.slots[slot..].iter_mut().take_while(|slot| covered(slot)) {
             found.batch = Some(batch.clone());
         }
+    }
+
+    /// How many of the first `present` slots go into one answer, and the bytes that they take in it. A
+    /// record that would take it over its bound goes into the next one, unless it is the first.
+    fn fitting(&self, present: usize, aux: &AuxCache) -> (usize, usize) {
+        let mut bytes = 0;
+        let mut last: Option<(SeqNum, &Bytes, &ArchivedBatchMetadata)> = None;
+        for (at, slot) in self.slots[..present].iter().enumerate() {
+            let batch = slot.batch.as_ref().expect("it is present");
+            let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
+            let known = last.filter(|(_, known, _)| known.as_ptr() == batch.as_ptr());
+            let metadata = known.map_or_else(|| metadata_of(batch), |(.., metadata)| metadata);
+            let record = &metadata.records[(slot.at.position - header.place) as usize];
+            let mut wanted = record.payload_bytes.to_native() as usize;
+            // Each part brings the head of its batch.
+            if known.is_none_or(|(seqnum, ..)| seqnum.next() != slot.seqnum) {
+                wanted += HEADER_BYTES + header.metadata_bytes as usize;
+            }
+            if self.aux {
+                wanted += aux.data_bytes((self.key.0, slot.seqnum));
+            }
+            if at > 0 && bytes + wanted > READ_BYTES_MAX {
+                return (at, bytes);
+            }
+            bytes += wanted;
+            last = Some((slot.seqnum, batch, metadata));
+        }
+        (present, bytes)
     }
 
     /// The answer's parts: consecutive records of one batch together.
@@ -521,10 +667,20 @@ impl Read {
     }
 }
 
-/// About how many bytes a record of this batch adds to an answer.
-fn record_bytes(batch: &Bytes) -> usize {
-    let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
-    batch.len() / usize::from(header.count).max(1)
+fn describe(index: &Index, logbook: LogBookId) -> Description {
+    let retention = index.retention(logbook);
+    Description {
+        first: index.first(logbook, Tag::ALL).0,
+        tail: index.tail(logbook, Tag::ALL).map_or(0, |tail| tail.0),
+        records: index.kept(logbook),
+        retain_ms: retention.age_ms,
+        retain_bytes: retention.bytes,
+    }
+}
+
+fn metadata_of(batch: &Bytes) -> &ArchivedBatchMetadata {
+    let frame = Frame::parse_unverified(batch).ok().flatten().expect("batches in memory are whole");
+    Batch::parse_metadata(frame).expect("batches in memory are whole").metadata
 }
 
 fn corrupt() -> Reply {

@@ -158,6 +158,25 @@ impl Sessions {
         slot.verdicts[nth] = Some(verdict);
     }
 
+    /// The sessions, the one whose last record is oldest first: each with its low mark and the verdicts
+    /// from there on.
+    pub fn oldest_first(&self) -> impl Iterator<Item = (SessionId, u64, &VecDeque<Option<Verdict>>)> {
+        let mut at = self.oldest;
+        std::iter::from_fn(move || {
+            let slot = self.slots.get(at as usize)?;
+            at = slot.newer;
+            Some((slot.id, slot.lowest, &slot.verdicts))
+        })
+    }
+
+    /// Takes back a session, the newest of those so far.
+    pub fn restore(&mut self, id: SessionId, lowest: u64, verdicts: VecDeque<Option<Verdict>>) {
+        self.open(id);
+        self.verdicts += verdicts.len();
+        let slot = &mut self.slots[self.newest as usize];
+        (slot.lowest, slot.verdicts) = (lowest, verdicts);
+    }
+
     /// Forgets every verdict: a mutant's mistake.
     pub fn forget_verdicts(&mut self) {
         for slot in &mut self.slots {

@@ -119,6 +119,7 @@ impl World {
                 Output::Append(entry) => self.journal.append(Time(1), (LOGSPACE, from), entry),
                 Output::Reply { reply: Reply::Appended { .. }, .. } => self.answered += 1,
                 Output::Reply { reply: Reply::SessionOpened { session, .. }, .. } => self.session = session,
+                Output::Release { segment } => self.journal.release((LOGSPACE, from), segment),
                 other => panic!("not expected here: {other:?}"),
             }
         }
@@ -142,8 +143,8 @@ impl World {
                 }
                 self.deliver();
             }
-            while let Some(segment) = self.journal.wanted_segment() {
-                self.journal.segment_ready(segment);
+            while let Some(wanted) = self.journal.wanted_segment() {
+                self.journal.segment_ready(wanted.segment);
             }
             let mut wrote = false;
             while let Some(write) = self.journal.next_write(Time(1)) {

@@ -8,16 +8,20 @@ use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
 use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
 use sealog_protocol::client::{
-    CheckTailRequest, Durability, ErrorCode, PlaceWire, ReadRequest, RecordsReply, Reply, Request,
+    Answer, CheckTailRequest, Description, Durability, ErrorCode, PlaceWire, ReadRecord, ReadRequest, RecordsReply,
+    Reply, Request, RetentionRequest, SetAuxRequest, TrimRequest, decode_answer, encode_reply,
 };
-use sealog_protocol::limits::{SESSION_OPENING_INTERVAL, SESSION_OPENINGS_MAX};
+use sealog_protocol::limits::{
+    AUX_BYTES_MAX, READ_BYTES_MAX, RECORD_BYTES_MAX, SESSION_OPENING_INTERVAL, SESSION_OPENINGS_MAX,
+};
 use sealog_protocol::machine::{
     Address, ConnectionId, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, Role,
 };
+use sealog_protocol::tags;
 use sealog_protocol::view::{Chain, ClusterSettings, View};
 use sealog_protocol::{
-    ClusterId, Incarnation, LogBookId, LogspaceId, NodeId, NodeSet, RequestNumber, SeqNum, SessionId, Tag, Time,
-    ViewNumber,
+    ClusterId, Incarnation, LogBookId, LogspaceId, NodeId, NodeSet, Place, RequestNumber, SeqNum, SessionId, ShardId,
+    Tag, Time, ViewNumber,
 };
 use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
@@ -36,11 +40,14 @@ struct World {
     outputs: Outputs,
     /// What the "disk" holds: one segment with every run of batches.
     segment: Vec<u8>,
+    /// The Tags of each run, and its positions.
+    tags: Vec<(ShardId, u64, u64, Bytes)>,
     replies: Vec<(u64, Reply)>,
     /// What was appended in this turn, by whom.
     written: VecDeque<(Role, JournalPlace)>,
     /// Group commits so far.
     blocks: u64,
+    engine_incarnation: Incarnation,
 }
 
 impl World {
@@ -68,9 +75,11 @@ impl World {
             now: Time(1),
             outputs: Outputs::default(),
             segment: Vec::new(),
+            tags: Vec::new(),
             replies: Vec::new(),
             written: VecDeque::new(),
             blocks: 0,
+            engine_incarnation: incarnation,
         };
         for role in [Role::Controller, Role::Sequencer, Role::Storage, Role::Engine] {
             world.give(role, Input::Connected { node: NODE, incarnation });
@@ -119,15 +128,25 @@ impl World {
                 }
                 Output::ReadRegister => self.give_chain(),
                 Output::Release { .. } => {}
-                Output::ReadTags { .. } => panic!("nothing here is behind"),
+                Output::ReadTags { ticket, shard, from: position, .. } => {
+                    let mut runs = self.tags.iter().filter(|(of, _, end, _)| *of == shard && *end > position);
+                    let (first, entries) =
+                        runs.next().map_or((position, Bytes::new()), |(_, first, _, tags)| (*first, tags.clone()));
+                    self.give(from, Input::TagsRead { ticket, first, result: Ok(entries) });
+                }
             }
         }
     }
 
     fn journal(&mut self, owner: Role, entry: DurableEntry) {
         let offset = (self.segment.len() / 8) as u32;
-        if let DurableEntry::Batches { batches, .. } = entry {
-            self.segment.extend_from_slice(&batches);
+        if let DurableEntry::Batches { shard, first, tags, .. } = &entry {
+            let records: u64 = tags::entries(tags).map(|entry| entry.expect("whole").records()).sum();
+            self.tags.push((*shard, *first, first + records, tags.clone()));
+        }
+        if let DurableEntry::Batches { batches: data, .. } | DurableEntry::Checkpoint { bytes: data, .. } = entry {
+            self.segment.extend_from_slice(&data);
+            self.segment.resize(self.segment.len().next_multiple_of(8), 0);
         }
         self.written.push_back((owner, JournalPlace { segment: 0, offset }));
     }
@@ -164,6 +183,22 @@ impl World {
 }
 
 impl World {
+    /// The engine begins another life: it knows nothing.
+    fn restart_engine(&mut self, config: impl FnOnce(&mut EngineConfig)) {
+        let incarnation = Incarnation(self.engine_incarnation.0 + 1);
+        self.engine_incarnation = incarnation;
+        let mut engine = EngineConfig::new(NODE, incarnation, LOGSPACE, incarnation.0);
+        config(&mut engine);
+        self.engine = Engine::new(engine);
+        // Storage and sequencer hear of the new life; machines of one node have one in earnest.
+        for role in [Role::Storage, Role::Sequencer, Role::Engine] {
+            self.give(role, Input::Connected { node: NODE, incarnation });
+        }
+        let chain = self.chain.clone();
+        self.give(Role::Engine, Input::Chain(&chain));
+        self.run();
+    }
+
     fn request(&mut self, request: Request) -> Reply {
         self.replies.clear();
         let mut outputs = std::mem::take(&mut self.outputs);
@@ -199,21 +234,29 @@ impl World {
 
     fn read(&mut self, tag: Tag, from: u64, backward: bool) -> Vec<(SeqNum, u16)> {
         let until = if backward { 0 } else { u64::MAX };
-        let read = ReadRequest {
-            logbook: 3,
-            tag: tag.0,
-            from,
-            until,
-            backward,
-            records_max: 100,
-            wait_ms: 0,
-            place: PlaceWire::default(),
-            linearizable: true,
-        };
+        let read = ReadRequest { tag: tag.0, from, until, backward, linearizable: true, ..everything() };
         match self.request(Request::Read(read)) {
             Reply::Records(RecordsReply { parts, complete: true, .. }) => {
                 parts.iter().map(|part| (part.seqnum, part.records)).collect()
             }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn set_aux(&mut self, seqnum: u64, data: &[u8]) -> bool {
+        match self.request(Request::SetAux(SetAuxRequest { logbook: 3, seqnum, data: data.to_vec() })) {
+            Reply::AuxSet { kept, .. } => kept,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The answer to a read, as its client gets it: through a frame.
+    fn answer(&mut self, read: ReadRequest) -> (Vec<ReadRecord>, bool) {
+        let reply = self.request(Request::Read(read));
+        let mut frame = Vec::new();
+        encode_reply(&mut frame, 1, &reply);
+        match decode_answer(&frame.into()).expect("what was encoded") {
+            (1, Answer::Records { records, complete, .. }) => (records, complete),
             other => panic!("{other:?}"),
         }
     }
@@ -225,6 +268,21 @@ impl World {
             Reply::Tail { tail, .. } => tail,
             other => panic!("{other:?}"),
         }
+    }
+}
+
+fn everything() -> ReadRequest {
+    ReadRequest {
+        logbook: 3,
+        tag: 0,
+        from: 0,
+        until: u64::MAX,
+        backward: false,
+        records_max: 100,
+        wait_ms: 0,
+        place: PlaceWire::default(),
+        linearizable: false,
+        aux: false,
     }
 }
 
@@ -364,4 +422,188 @@ fn a_connection_that_opens_session_after_session_is_refused() {
     assert!(matches!(world.request(Request::OpenSession { logspace: 0 }), Reply::Error { .. }));
     world.engine.connection_closed(CONNECTION);
     world.session();
+}
+
+#[test]
+fn aux_data_comes_back_with_its_record_to_those_who_ask() {
+    let mut world = World::new(1);
+    let session = world.session();
+    let first = seqnum(&world.append(head(session, 1), &[RECORD, RECORD])).0;
+    let last = seqnum(&world.append(head(session, 2), &[RECORD])).0;
+    assert!(world.set_aux(first + 1, b"a view"));
+    assert!(world.set_aux(last, b"old"));
+    assert!(world.set_aux(last, b"new"));
+    let aux = |records: &[ReadRecord]| -> Vec<(u64, Option<Bytes>)> {
+        records.iter().map(|record| (record.seqnum.0, record.aux.clone())).collect()
+    };
+    let with = |data: &'static [u8]| Some(Bytes::from_static(data));
+    let (records, _) = world.answer(ReadRequest { aux: true, ..everything() });
+    assert_eq!(aux(&records), [(first, None), (first + 1, with(b"a view")), (last, with(b"new"))]);
+    let (records, _) = world.answer(ReadRequest { aux: true, from: last, until: 0, backward: true, ..everything() });
+    assert_eq!(aux(&records), [(last, with(b"new")), (first + 1, with(b"a view")), (first, None)]);
+    let status = world.engine.status().aux;
+    assert_eq!((status.sets, status.hits, status.misses), (3, 4, 2));
+    let (records, _) = world.answer(everything());
+    assert!(records.iter().all(|record| record.aux.is_none()));
+    assert_eq!(world.engine.status().aux, status, "who does not ask is not counted");
+}
+
+#[test]
+fn aux_data_of_what_nobody_can_read_is_not_kept() {
+    let mut world = World::new(1);
+    let session = world.session();
+    let first = seqnum(&world.append(head(session, 1), &[RECORD])).0;
+    let failing = BatchHead { condition: Some((Tag::ALL, SeqNum::MIN)), ..head(session, 2) };
+    assert!(matches!(world.append(failing, &[RECORD]), Reply::ConditionFailed { .. }));
+    for nobody in [0, first - 1, first + 1, first + 2, u64::MAX] {
+        assert!(!world.set_aux(nobody, b"x"), "{nobody}: void, of another LogBook, or nothing");
+    }
+    let large = SetAuxRequest { logbook: 3, seqnum: first, data: vec![0; AUX_BYTES_MAX + 1] };
+    let reply = world.request(Request::SetAux(large));
+    assert!(matches!(reply, Reply::Error { code: ErrorCode::Invalid, .. }), "{reply:?}");
+    assert!(world.set_aux(first, &[7; AUX_BYTES_MAX]));
+    assert_eq!(world.engine.status().aux.entries, 1);
+}
+
+/// A page was once measured by the mean size of a batch's records: a tag that only large records had
+/// made an answer larger than a frame may be, and the node stopped.
+#[test]
+fn a_page_is_within_its_bound_however_sizes_are_spread() {
+    let mut world = World::new(1);
+    let session = world.session();
+    let large = vec![1; RECORD_BYTES_MAX / 3];
+    let small = NewRecord { tags: &[], payload: b"" };
+    let mut records = vec![small; 999];
+    records.push(NewRecord { tags: &[Tag(9)], payload: &large });
+    for request in 1..=9 {
+        let last = seqnum(&world.append(head(session, request), &records)).0 + 999;
+        assert!(world.set_aux(last, &[2; AUX_BYTES_MAX]));
+    }
+    let mut pages = Vec::new();
+    let mut read = ReadRequest { tag: 9, aux: true, ..everything() };
+    loop {
+        let (records, complete) = world.answer(read.clone());
+        let bytes: usize =
+            records.iter().map(|record| record.payload.len() + record.aux.as_ref().map_or(0, Bytes::len)).sum();
+        assert!(bytes <= READ_BYTES_MAX, "{bytes}");
+        pages.push(records.len());
+        read.from = records.last().expect("a page has a record").seqnum.0 + 1;
+        if complete {
+            break;
+        }
+    }
+    assert_eq!(pages, [2, 2, 2, 2, 1]);
+}
+
+#[test]
+fn a_trim_goes_through_the_metalog_and_reads_below_it_are_told() {
+    let mut world = World::new(1);
+    let session = world.session();
+    let seqnums: Vec<SeqNum> =
+        (1..=4).map(|request| seqnum(&world.append(head(session, request), &[RECORD]))).collect();
+    let trim = |world: &mut World, tag: u64, first: u64| match world.request(Request::Trim(TrimRequest {
+        logbook: 3,
+        tag,
+        first,
+    })) {
+        Reply::TrimDone { first, .. } => first,
+        other => panic!("{other:?}"),
+    };
+    for seqnum in &seqnums {
+        assert!(world.set_aux(seqnum.0, b"a view"));
+    }
+    let settle = |world: &mut World| {
+        for _ in 0..9 {
+            world.give(Role::Engine, Input::Tick);
+            world.run();
+        }
+    };
+    assert_eq!(trim(&mut world, 9, seqnums[2].0), seqnums[2]);
+    settle(&mut world);
+    assert_eq!(world.engine.status().aux.entries, 2, "aux data goes with its record");
+    assert!(!world.set_aux(seqnums[0].0, b"late"));
+    assert_eq!(trim(&mut world, 9, seqnums[1].0), seqnums[2], "backwards: nothing changes");
+    let read =
+        |world: &mut World, from: u64| world.request(Request::Read(ReadRequest { tag: 9, from, ..everything() }));
+    let trimmed = |reply: Reply, expected: SeqNum| {
+        assert!(matches!(reply, Reply::Trimmed { first, .. } if first == expected), "{reply:?}")
+    };
+    trimmed(read(&mut world, 0), seqnums[2]);
+    assert_eq!(world.read(Tag(9), seqnums[2].0, false), [(seqnums[2], 1), (seqnums[3], 1)]);
+    assert_eq!(world.read(Tag::ALL, 0, false), [(seqnums[2], 1), (seqnums[3], 1)], "the others had no other tag");
+    // Past the end: all that is there goes, nothing that is to come.
+    let end = trim(&mut world, 0, u64::MAX);
+    assert_eq!(end, seqnums[3].next());
+    settle(&mut world);
+    assert_eq!(world.engine.status().aux.entries, 0);
+    assert!(!world.set_aux(seqnums[3].0, b"late"));
+    assert_eq!(world.tail(Tag(9)), Some(seqnums[3]), "the tail stays");
+    assert_eq!(world.tail(Tag(10)), Some(seqnums[3]), "nobody remembers which tags there were");
+    let next = seqnum(&world.append(head(session, 5), &[RECORD]));
+    assert_eq!(world.read(Tag(9), end.0, false), [(next, 1)]);
+    assert_eq!(trim(&mut world, 77, 5), end, "of a tag that nobody used: the LogBook's point");
+    for logbook in [0, 1 << 63] {
+        let refused = world.request(Request::Trim(TrimRequest { logbook, tag: 0, first: 1 }));
+        assert!(matches!(refused, Reply::Error { code: ErrorCode::Invalid, .. }), "{refused:?}");
+    }
+}
+
+#[test]
+fn retention_is_kept_and_described() {
+    let mut world = World::new(1);
+    let session = world.session();
+    let describe =
+        |world: &mut World| match world.request(Request::Describe { logbook: 3, place: PlaceWire::default() }) {
+            Reply::Described { description, .. } => *description,
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(describe(&mut world), Description::default());
+    let record = seqnum(&world.append(head(session, 1), &[RECORD]));
+    for (age_ms, bytes) in [(7, 0), (0, u64::MAX), (5, 5)] {
+        let set = world.request(Request::SetRetention(RetentionRequest { logbook: 3, age_ms, bytes }));
+        assert!(matches!(set, Reply::RetentionSet { .. }), "{set:?}");
+        let bytes = bytes.min((1 << 62) - 1);
+        let expected = Description { first: 0, tail: record.0, records: 1, retain_ms: age_ms, retain_bytes: bytes };
+        assert_eq!(describe(&mut world), expected);
+    }
+}
+
+/// Appends, trims, and checkpoints at nearly every append; engines that begin anew load the last one and
+/// the little that follows it.
+#[test]
+fn a_restarted_engine_goes_on_from_the_last_checkpoint() {
+    let mut world = World::new(1);
+    let often = |config: &mut EngineConfig| {
+        config.checkpoint_log_bytes_min = 200;
+        config.checkpoint_part_bytes = 300;
+    };
+    world.restart_engine(often);
+    let session = world.session();
+    let mut seqnums = Vec::new();
+    for round in 0..20u64 {
+        for request in round * 10 + 1..=round * 10 + 10 {
+            let tags = [Tag(9), Tag(10 + request % 3)];
+            let record = NewRecord { tags: &tags[..1 + request as usize % 2], payload: b"payload" };
+            seqnums.push(seqnum(&world.append(head(session, request), &[record])));
+        }
+        if round % 5 == 4 {
+            let first = seqnums[seqnums.len() / 2];
+            let trim = Request::Trim(TrimRequest { logbook: 3, tag: 9, first: first.0 });
+            assert!(matches!(world.request(trim), Reply::TrimDone { first: now, .. } if now == first));
+        }
+        let before =
+            (world.read(Tag(9), seqnums[seqnums.len() / 2].0, false), world.tail(Tag(10)), world.tail(Tag(11)));
+        let trimmed = world.engine.index().expect("it is there").first(LogBookId(3), Tag(9));
+        world.restart_engine(often);
+        assert!(world.engine.is_ready(), "round {round}");
+        let status = world.engine.status();
+        assert!(status.checkpoint > Place::default(), "round {round}: it was loaded from a checkpoint");
+        let after = (world.read(Tag(9), seqnums[seqnums.len() / 2].0, false), world.tail(Tag(10)), world.tail(Tag(11)));
+        assert_eq!(before, after, "round {round}");
+        assert_eq!(world.engine.index().expect("it is there").first(LogBookId(3), Tag(9)), trimmed);
+        // The session is known, and so is what became of its last request.
+        let again = world.append(head(session, round * 10 + 10), &[RECORD]);
+        assert_eq!(seqnum(&again), *seqnums.last().expect("some"));
+    }
+    assert!(world.sequencer.base() > Place::default(), "the metalog before it is gone");
 }

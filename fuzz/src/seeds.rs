@@ -89,7 +89,7 @@ fn replies() -> Vec<Vec<u8>> {
         RecordsPart { seqnum: SeqNum(u64::MAX), index: 1, records: 1, batch: Bytes::from(batch()) },
     ];
     let replies = [
-        Reply::Records(RecordsReply { place, complete: true, parts }),
+        Reply::Records(RecordsReply { place, complete: true, parts, ..RecordsReply::default() }),
         Reply::SessionOpened { session: SessionId(1), logspace: LogspaceId(0), place },
         Reply::Named { place },
         Reply::ConditionFailed { tail: SeqNum(4), place },

@@ -1,20 +1,32 @@
 //! The checker: exact, in O(n log n), without a search.
 //!
-//! The final log fixes the order. So each operation owns an interval of positions of its logspace
-//! (see `interval`). Events are swept in time order; `forced` is the greatest position that any
-//! operation that has returned shows to be reached. An operation that must see all that was known
-//! when it began (an append, a linearizable read, a failed condition) needs an interval that
-//! reaches what was forced then; one of a session needs one that reaches what the session saw.
+//! The final log fixes the order, of records and of the trims between them. So each operation's
+//! answer allows some positions of its logspace and no others (see `interval`): an append one; a tail
+//! those where the tail was so; a read those where each record found was there, and each one passed
+//! over or looked for in vain was not: it was not yet visible, or trimmed. Events are swept in time
+//! order; `forced` is the greatest position that any operation that has returned shows to be reached.
+//! An operation that must see all that was known when it began (an append, a trim, a linearizable
+//! read, a failed condition) is at or after what was forced then; one of a session at or after what
+//! the session saw. Each takes the least position that is left to it.
 //!
-//! Why this suffices: "returned before it began" and "its interval ends before that one begins" are
-//! both interval orders, and a cycle in the union of two of those is a cycle of two operations:
-//! each such pair is met by the sweep.
+//! Why this suffices: all that one operation demands of another is to be at or after it, if it
+//! returned before the other began. Taken in time order, the least positions are therefore the least
+//! solution; where one has none left, there is none at all.
+//!
+//! A trim is in the log as often as its client or an engine sent it again, and each of these must
+//! have been asked for. Where a read by tag 0 skips records that all of their tags let go, the allowed
+//! positions are no interval, for a record is missing before it comes and after it is gone. A jump
+//! over such a gap costs a search, and a read crosses a trim only once: these are the steps beyond
+//! O(n log n). Trims whose place in the log nobody knows can't be checked: a log without them says
+//! that there were none.
 
-use sealog_protocol::{LogspaceId, SeqNum};
+use sealog_protocol::{LogBookId, LogspaceId, SeqNum};
 
-use crate::history::{Action, Answer, Fingerprint, History, Line, OperationId, Outcome, Timestamp};
-use crate::interval::{Interval, condition_tail};
+use crate::history::{Action, Answer, Fingerprint, History, Line, Operation, OperationId, Outcome, Timestamp};
+use crate::interval::{Interval, Refusal, condition_tail};
 use crate::log::FinalLog;
+use crate::position::Position;
+use crate::trims::TrimMatches;
 use crate::violation::Violation;
 
 /// What a check looked at: a check of nothing is seen.
@@ -29,6 +41,9 @@ pub struct Report {
     /// Reads and tails that were answered.
     pub reads_answered: u64,
     pub records_found: u64,
+    /// Trims that were answered, and reads that were told of one.
+    pub trims_answered: u64,
+    pub reads_trimmed: u64,
     /// Records of the final log.
     pub records_logged: u64,
 }
@@ -40,14 +55,30 @@ pub struct Report {
 /// The first promise that was broken.
 pub fn check(history: &History, log: &mut FinalLog) -> Result<Report, Violation> {
     log.check_unique(history.logspaces())?;
+    log.bury();
     let places = match_appends(history, log)?;
+    let trims = TrimMatches::new(history, log)?;
     let mut report = Report { operations: history.len() as u64, records_logged: log.len() as u64, ..Report::default() };
+    let claims = Claims { history, log, places, trims };
     let mut intervals = Vec::with_capacity(history.len());
-    for (at, place) in places.iter().enumerate() {
-        intervals.push(interval_of(history, log, OperationId(at as u32), *place, &mut report)?);
+    for id in (0..history.len()).map(|at| OperationId(at as u32)) {
+        claims.check_append(id, &mut report)?;
+        claims.count(id, &mut report);
+        intervals.push(claims.interval(id, Position::START).transpose().map_err(|refusal| intrinsic(id, refusal))?);
     }
-    sweep(history, &intervals)?;
+    sweep(&claims, &intervals)?;
     Ok(report)
+}
+
+/// What is wrong with an answer that no position allows.
+fn intrinsic(operation: OperationId, refusal: Refusal) -> Violation {
+    match refusal {
+        Refusal::Wrong(violation) => violation,
+        Refusal::Over { low, high } if high.is_batch() => {
+            Violation::HalfBatch { operation, low: low.seqnum, high: high.last_before() }
+        }
+        Refusal::Over { low, high } => Violation::TrimmedFound { operation, low: low.seqnum, high: high.last_before() },
+    }
 }
 
 /// Where each append is in the log. Everything in the log must be one.
@@ -110,53 +141,118 @@ fn match_append(
         if logged.seqnum.0 != first.0 + nth as u64 {
             return Err(split);
         }
-        logged.batch_before = nth as u16;
         logged.batch_after = (fingerprints.len() - 1 - nth) as u16;
     }
     Ok(Some(first))
 }
 
-/// The operation's interval; `None` when it says nothing.
-fn interval_of(
-    history: &History,
-    log: &FinalLog,
-    id: OperationId,
-    place: Option<SeqNum>,
-    report: &mut Report,
-) -> Result<Option<Interval>, Violation> {
-    let operation = &history.operations[id.0 as usize];
-    let logbook = history.logbooks[operation.logbook as usize];
-    match operation.action {
-        Action::Append { records, condition, outcome, .. } => {
-            let condition = condition.map(|at| &history.conditions[at as usize]);
-            check_outcome(id, outcome, place, report)?;
-            if let Outcome::ConditionFailed(tail) = outcome {
+/// What each operation says about the log.
+struct Claims<'a> {
+    history: &'a History,
+    log: &'a FinalLog,
+    /// Of each append that is in the log, the SeqNum of its first record.
+    places: Vec<Option<SeqNum>>,
+    trims: TrimMatches,
+}
+
+impl Claims<'_> {
+    fn operation(&self, id: OperationId) -> (&Operation, LogBookId) {
+        let operation = &self.history.operations[id.0 as usize];
+        (operation, self.history.logbooks[operation.logbook as usize])
+    }
+
+    /// Whether an append's outcome and condition agree with the log.
+    fn check_append(&self, id: OperationId, report: &mut Report) -> Result<(), Violation> {
+        let (operation, logbook) = self.operation(id);
+        let Action::Append { condition, outcome, .. } = operation.action else { return Ok(()) };
+        let place = self.places[id.0 as usize];
+        check_outcome(id, outcome, place, report)?;
+        let Some(condition) = condition.map(|at| &self.history.conditions[at as usize]) else { return Ok(()) };
+        if let Outcome::ConditionFailed(tail) = outcome
+            && tail <= condition.expected
+        {
+            return Err(Violation::ConditionHeld { operation: id, tail });
+        }
+        if let Some(at) = place {
+            let tail = condition_tail(self.log, logbook, condition, at);
+            if tail > condition.expected {
+                return Err(Violation::ConditionIgnored { operation: id, at, tail });
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, id: OperationId, report: &mut Report) {
+        match self.operation(id).0.action {
+            Action::Read { answer: Answer::Records { records, .. }, .. } => {
+                report.reads_answered += 1;
+                report.records_found += u64::from(records);
+            }
+            Action::Read { answer: Answer::Trimmed { .. }, .. } => {
+                report.reads_answered += 1;
+                report.reads_trimmed += 1;
+            }
+            Action::CheckTail { tail: Some(_), .. } => report.reads_answered += 1,
+            Action::Trim { point: Some(_), .. } => report.trims_answered += 1,
+            _ => {}
+        }
+    }
+
+    /// The operation's interval from a floor on; `None` when it says nothing.
+    fn interval(&self, id: OperationId, floor: Position) -> Option<Result<Interval, Refusal>> {
+        let (operation, logbook) = self.operation(id);
+        match operation.action {
+            Action::Append { condition, outcome: Outcome::ConditionFailed(tail), .. } => {
                 let condition = condition.expect("only an append with a condition has it fail");
-                if tail <= condition.expected {
-                    return Err(Violation::ConditionHeld { operation: id, tail });
-                }
-                return Interval::of_tail(log, id, logbook, condition.tag, tail).map(Some);
+                let key = (logbook, self.history.conditions[condition as usize].tag);
+                Some(Interval::of_tail(self.log, floor, id, key, tail))
             }
-            let Some(place) = place else { return Ok(None) };
-            if let Some(condition) = condition {
-                let tail = condition_tail(log, logbook, condition, place);
-                if tail > condition.expected {
-                    return Err(Violation::ConditionIgnored { operation: id, at: place, tail });
-                }
+            Action::Append { records, .. } => {
+                let place = self.places[id.0 as usize]?;
+                Some(Interval::of_append(floor, SeqNum(place.0 + u64::from(records) - 1)))
             }
-            Ok(Some(Interval::of_append(place, SeqNum(place.0 + u64::from(records) - 1))))
+            Action::Read { answer: Answer::None, .. } | Action::CheckTail { tail: None, .. } => None,
+            Action::Read { range, answer: Answer::Records { first, records, complete }, .. } => {
+                let found = self.history.found_records(first, records);
+                let range = &self.history.ranges[range as usize];
+                Some(Interval::of_read(self.log, floor, id, range, found, complete))
+            }
+            Action::Read { range, answer: Answer::Trimmed { first }, .. } => {
+                let range = &self.history.ranges[range as usize];
+                if first <= range.from {
+                    return Some(Err(Violation::WrongTrimPoint { operation: id, first }.into()));
+                }
+                Some(Interval::of_point(self.log, floor, id, (logbook, range.tag), first))
+            }
+            Action::CheckTail { subject, tail: Some(tail), .. } => {
+                let key = (logbook, self.history.subjects[subject as usize]);
+                Some(Interval::of_tail(self.log, floor, id, key, tail))
+            }
+            Action::Trim { trim, point } => Some(self.trim(id, floor, trim, point)),
         }
-        Action::Read { answer: Answer::None, .. } | Action::CheckTail { tail: None, .. } => Ok(None),
-        Action::Read { range, answer: Answer::Records { first, records, complete }, .. } => {
-            report.reads_answered += 1;
-            report.records_found += u64::from(records);
-            let found = history.found_records(first, records);
-            Interval::of_read(log, id, &history.ranges[range as usize], found, complete).map(Some)
+    }
+
+    /// A trim that was answered took place where its point was so; if it was told of less than it asked
+    /// for, at or after where the log has it.
+    fn trim(&self, id: OperationId, floor: Position, trim: u32, point: Option<SeqNum>) -> Result<Interval, Refusal> {
+        let bound = self.trims.bound(id);
+        if floor >= bound {
+            return Err(Refusal::Over { low: floor, high: bound });
         }
-        Action::CheckTail { subject, tail: Some(tail), .. } => {
-            report.reads_answered += 1;
-            Interval::of_tail(log, id, logbook, history.subjects[subject as usize], tail).map(Some)
+        let (wish, logbook) = (self.history.trims[trim as usize], self.operation(id).1);
+        let Some(point) = point else { return Interval::between(floor, Position::START, bound) };
+        let interval = Interval::of_point(self.log, floor, id, (logbook, wish.tag), point)?;
+        if point >= wish.first {
+            return Ok(Interval { high: interval.high.min(bound), ..interval });
         }
+        let wrong = Violation::WrongTrimPoint { operation: id, first: point };
+        let Some(place) = self.trims.next_after((logbook, wish.tag), wish.first, floor) else {
+            return Err(wrong.into());
+        };
+        let reached = Interval::between(place, interval.low, interval.high);
+        let reached = reached.map_err(|over| if floor == Position::START { wrong.into() } else { over })?;
+        // Begun after this place, it is another one of the log.
+        Ok(Interval { high: reached.high.min(bound).min(place), ..reached })
     }
 }
 
@@ -193,7 +289,8 @@ enum Event {
     Returned(u32),
 }
 
-fn sweep(history: &History, intervals: &[Option<Interval>]) -> Result<(), Violation> {
+fn sweep(claims: &Claims<'_>, intervals: &[Option<Interval>]) -> Result<(), Violation> {
+    let history = claims.history;
     let mut events: Vec<(Timestamp, Event)> = Vec::with_capacity(history.len() * 2 + history.hand_overs.len());
     for ((operation, interval), id) in history.operations.iter().zip(intervals).zip(0..) {
         if interval.is_some() {
@@ -208,22 +305,19 @@ fn sweep(history: &History, intervals: &[Option<Interval>]) -> Result<(), Violat
     events.sort_unstable();
 
     let mut floors = Floors::new(history);
-    // What was forced when the operation began: a linearizable one is at or after it.
-    let mut forced_at_start = vec![SeqNum::MIN; history.len()];
+    // Where the operation took place: the least position that was left to it when it began.
+    let mut places = vec![Position::START; history.len()];
     for (_, event) in events {
         match event {
             Event::Invoked(id) => {
                 let interval = intervals[id as usize].expect("events are made of intervals");
-                forced_at_start[id as usize] = floors.begin(history, OperationId(id), interval)?;
+                places[id as usize] = floors.begin(claims, OperationId(id), interval)?;
             }
             Event::HandOver(at) => {
                 let hand_over = &history.hand_overs[at as usize];
                 floors.hand_over(hand_over.from, hand_over.to);
             }
-            Event::Returned(id) => {
-                let interval = intervals[id as usize].expect("events are made of intervals");
-                floors.end(history, OperationId(id), interval.low.max(forced_at_start[id as usize]));
-            }
+            Event::Returned(id) => floors.end(history, OperationId(id), places[id as usize]),
         }
     }
     Ok(())
@@ -232,8 +326,8 @@ fn sweep(history: &History, intervals: &[Option<Interval>]) -> Result<(), Violat
 /// The greatest positions shown to be reached, per logspace: by anyone, and to each line.
 struct Floors {
     logspaces: u16,
-    forced: Vec<SeqNum>,
-    seen: Vec<SeqNum>,
+    forced: Vec<Position>,
+    seen: Vec<Position>,
 }
 
 impl Floors {
@@ -244,33 +338,46 @@ impl Floors {
         let logspaces = usize::from(history.logspaces());
         Floors {
             logspaces: history.logspaces(),
-            forced: vec![SeqNum::MIN; logspaces],
-            seen: vec![SeqNum::MIN; logspaces * lines],
+            forced: vec![Position::START; logspaces],
+            seen: vec![Position::START; logspaces * lines],
         }
     }
 
-    /// An operation begins: what it must have seen of all, if it must.
-    fn begin(&self, history: &History, id: OperationId, interval: Interval) -> Result<SeqNum, Violation> {
-        let operation = &history.operations[id.0 as usize];
-        let logspace = self.logspace(history, id);
+    /// An operation begins: the least position that is left to it.
+    fn begin(&self, claims: &Claims<'_>, id: OperationId, interval: Interval) -> Result<Position, Violation> {
+        let operation = &claims.history.operations[id.0 as usize];
+        let logspace = self.logspace(claims.history, id);
         let seen = self.seen[self.line(operation.line, logspace)];
         let forced = self.forced[usize::from(logspace.0)];
-        let high = interval.high;
-        if seen > high {
-            return Err(Violation::SessionOrder { operation: id, high, seen });
-        }
         let of_all = match operation.action {
-            Action::Append { .. } => true,
+            Action::Append { .. } | Action::Trim { .. } => true,
             Action::Read { linearizable, .. } | Action::CheckTail { linearizable, .. } => linearizable,
         };
-        if of_all && forced > high {
-            return Err(Violation::RealTime { operation: id, high, forced });
+        let from = |floor: Position| match floor < interval.high {
+            true => Ok(interval.low.max(floor)),
+            false => claims.interval(id, floor).expect("it had one before").map(|interval| interval.low),
+        };
+        let high = |refusal| match refusal {
+            Refusal::Over { high, .. } => high.last_before(),
+            Refusal::Wrong(_) => interval.high.last_before(),
+        };
+        let place = from(seen).map_err(|refusal| Violation::SessionOrder {
+            operation: id,
+            high: high(refusal),
+            seen: seen.seqnum,
+        })?;
+        if !of_all {
+            return Ok(place);
         }
-        Ok(if of_all { forced } else { SeqNum::MIN })
+        from(forced).map_err(|refusal| Violation::RealTime {
+            operation: id,
+            high: high(refusal),
+            forced: forced.seqnum,
+        })
     }
 
     /// An operation has returned: the log had got to `reached`.
-    fn end(&mut self, history: &History, id: OperationId, reached: SeqNum) {
+    fn end(&mut self, history: &History, id: OperationId, reached: Position) {
         let logspace = self.logspace(history, id);
         let line = self.line(history.operations[id.0 as usize].line, logspace);
         let forced = &mut self.forced[usize::from(logspace.0)];

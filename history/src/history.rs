@@ -107,6 +107,8 @@ pub(crate) enum Answer {
     /// `records` found records from `first` of the history's list on; with `complete` there were no
     /// more in the range.
     Records { first: u32, records: u32, complete: bool },
+    /// Everything below was trimmed.
+    Trimmed { first: SeqNum },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +125,9 @@ pub(crate) enum Action {
     Read { range: u32, linearizable: bool, answer: Answer },
     /// Index of the LogBook and tag it asks for; the tail that it was told, `None` when not answered.
     CheckTail { subject: u32, linearizable: bool, tail: Option<SeqNum> },
+    /// Index of what it asks for; the trim point that it was told, `None` when not answered: perhaps it
+    /// is in the log.
+    Trim { trim: u32, point: Option<SeqNum> },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +154,13 @@ pub(crate) struct Condition {
     pub expected: SeqNum,
 }
 
+/// A wish that records with a tag below `first` go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TrimWish {
+    pub tag: Tag,
+    pub first: SeqNum,
+}
+
 /// A line's token given to another line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HandOver {
@@ -169,6 +181,7 @@ pub struct History {
     pub(crate) conditions: Vec<Condition>,
     pub(crate) ranges: Vec<Range>,
     pub(crate) subjects: Vec<Tag>,
+    pub(crate) trims: Vec<TrimWish>,
     pub(crate) hand_overs: Vec<HandOver>,
 }
 
@@ -187,6 +200,7 @@ impl History {
             conditions: Vec::new(),
             ranges: Vec::new(),
             subjects: Vec::new(),
+            trims: Vec::new(),
             hand_overs: Vec::new(),
         }
     }
@@ -245,6 +259,13 @@ impl History {
         self.begin(now, line, logbook, action)
     }
 
+    /// A trim begins: records with the tag below `first` may go.
+    pub fn trim(&mut self, now: Timestamp, line: Line, logbook: LogBookId, tag: Tag, first: SeqNum) -> OperationId {
+        self.trims.push(TrimWish { tag, first });
+        let action = Action::Trim { trim: index(self.trims.len() - 1), point: None };
+        self.begin(now, line, logbook, action)
+    }
+
     /// An append was acknowledged: its first record has this SeqNum.
     pub fn acknowledged(&mut self, now: Timestamp, operation: OperationId, seqnum: SeqNum) {
         self.end_append(operation, now, Outcome::Acknowledged(seqnum));
@@ -277,6 +298,25 @@ impl History {
         match &mut ended.action {
             Action::Read { answer, .. } => *answer = Answer::Records { first: index(first), records, complete },
             other => panic!("records can't answer {other:?}"),
+        }
+    }
+
+    /// A read was told that everything below `first` was trimmed.
+    pub fn found_trimmed(&mut self, now: Timestamp, operation: OperationId, first: SeqNum) {
+        let ended = self.end(operation, now);
+        match &mut ended.action {
+            Action::Read { answer, .. } => *answer = Answer::Trimmed { first },
+            other => panic!("a trim point can't answer {other:?}"),
+        }
+    }
+
+    /// A trim is in force: reads of the tag begin at `first`. A trim that is never ended has an unknown
+    /// outcome: it may be in the log or not.
+    pub fn trimmed(&mut self, now: Timestamp, operation: OperationId, first: SeqNum) {
+        let ended = self.end(operation, now);
+        match &mut ended.action {
+            Action::Trim { point, .. } => *point = Some(first),
+            other => panic!("a trim can't end {other:?}"),
         }
     }
 
@@ -316,6 +356,7 @@ impl History {
                     }
                 }
                 Action::CheckTail { subject, .. } => shift(subject, self.subjects.len()),
+                Action::Trim { trim, .. } => shift(trim, self.trims.len()),
             }
             self.operations.push(operation);
         }
@@ -324,6 +365,7 @@ impl History {
         self.conditions.extend(other.conditions);
         self.ranges.extend(other.ranges);
         self.subjects.extend(other.subjects);
+        self.trims.extend(other.trims);
         self.hand_overs.extend(other.hand_overs.into_iter().map(|hand_over| HandOver {
             from: Line(hand_over.from.0 + first_line.0),
             to: Line(hand_over.to.0 + first_line.0),
@@ -351,6 +393,7 @@ impl History {
                     Answer::Records { first, records, complete } => {
                         format!("{:?}, complete {complete}", self.found_records(first, records))
                     }
+                    Answer::Trimmed { first } => format!("trimmed up to {first:?}"),
                     Answer::None => "no answer".to_owned(),
                 };
                 format!("read of {range:?}, linearizable {linearizable}: {found}")
@@ -358,6 +401,10 @@ impl History {
             Action::CheckTail { subject, linearizable, tail } => {
                 let tag = self.subjects[subject as usize];
                 format!("check_tail of {tag:?} in LogBook {logbook}, linearizable {linearizable}: {tail:?}")
+            }
+            Action::Trim { trim, point } => {
+                let TrimWish { tag, first } = self.trims[trim as usize];
+                format!("trim of {tag:?} in LogBook {logbook} below {first:?}: {point:?}")
             }
         };
         let returned = if operation.is_answered() { operation.returned.0.to_string() } else { "never".to_owned() };

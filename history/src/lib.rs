@@ -8,6 +8,8 @@ pub mod check;
 pub mod history;
 mod interval;
 pub mod log;
+mod position;
+mod trims;
 pub mod violation;
 
 pub use check::{Report, check};

@@ -36,6 +36,12 @@ pub enum Violation {
     WrongContent { operation: OperationId, seqnum: SeqNum },
     #[error("{operation:?} was told of tail {tail:?}, where no record with that tag is")]
     WrongTail { operation: OperationId, tail: SeqNum },
+    #[error("{operation:?} was told of trim point {first:?}, which its tag never had, or not where it was asked")]
+    WrongTrimPoint { operation: OperationId, first: SeqNum },
+    #[error("LogBook {logbook} has a trim of {tag:?} below {first:?} that nobody asked for")]
+    PhantomTrim { logbook: LogBookId, tag: Tag, first: SeqNum },
+    #[error("{operation:?} saw what was trimmed at {high:?}, together with what came later, at {low:?}")]
+    TrimmedFound { operation: OperationId, low: SeqNum, high: SeqNum },
     #[error("{operation:?} saw a part of a batch: {low:?}, but not {high:?} + 1")]
     HalfBatch { operation: OperationId, low: SeqNum, high: SeqNum },
     #[error("{operation:?} is at {high:?} or before, though {forced:?} was known before it began")]
@@ -57,6 +63,8 @@ impl Violation {
             | Violation::WrongRecord { operation, .. }
             | Violation::WrongContent { operation, .. }
             | Violation::WrongTail { operation, .. }
+            | Violation::WrongTrimPoint { operation, .. }
+            | Violation::TrimmedFound { operation, .. }
             | Violation::HalfBatch { operation, .. }
             | Violation::RealTime { operation, .. }
             | Violation::SessionOrder { operation, .. } => Some(operation),
@@ -64,6 +72,7 @@ impl Violation {
             | Violation::SeqNumTwice { .. }
             | Violation::ScansDiffer { .. }
             | Violation::Phantom { .. }
+            | Violation::PhantomTrim { .. }
             | Violation::Duplicate { .. } => None,
         }
     }

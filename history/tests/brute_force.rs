@@ -6,21 +6,31 @@ use sealog_history::{Direction, FinalLog, Fingerprint, Found, History, Line, Ran
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
 const LOGBOOK: LogBookId = LogBookId(1);
-const TAG: Tag = Tag(9);
+/// What calls name by their index; the first stands for every record.
+const TAGS: [Tag; 3] = [Tag::ALL, Tag(9), Tag(10)];
+/// The tag of conditions.
+const CONDITION: usize = 1;
 
-/// A batch of the final log, at consecutive SeqNums; `tagged[i]`: whether its i-th record has [`TAG`].
+/// An entry of the final log.
 #[derive(Clone, Debug)]
-struct Batch {
-    first: u64,
-    tagged: Vec<bool>,
-    fingerprints: Vec<u64>,
+enum Entry {
+    /// Records at consecutive SeqNums; `tagged[i][t]`: whether the i-th has the tag `t + 1`.
+    Batch {
+        first: u64,
+        tagged: Vec<[bool; 2]>,
+    },
+    Trim {
+        tag: usize,
+        first: u64,
+        next: u64,
+    },
 }
 
 #[derive(Clone, Debug)]
 enum Call {
-    /// Index of a batch of the final log. `expected`: its condition on the tag.
+    /// Index of a batch of the final log. `expected`: its condition.
     Append {
-        batch: usize,
+        entry: usize,
         expected: Option<u64>,
         acknowledged: bool,
     },
@@ -29,18 +39,28 @@ enum Call {
         tail: u64,
     },
     Tail {
-        tagged: bool,
+        tag: usize,
         tail: u64,
         linearizable: bool,
     },
     Read {
-        tagged: bool,
+        tag: usize,
         backward: bool,
         from: u64,
-        found: Vec<u64>,
-        complete: bool,
+        answer: Answer,
         linearizable: bool,
     },
+    Trim {
+        tag: usize,
+        first: u64,
+        point: Option<u64>,
+    },
+}
+
+#[derive(Clone, Debug)]
+enum Answer {
+    Records { found: Vec<u64>, complete: bool },
+    Trimmed { first: u64 },
 }
 
 #[derive(Clone, Debug)]
@@ -53,46 +73,121 @@ struct Operation {
 
 #[derive(Clone, Debug)]
 struct Case {
-    log: Vec<Batch>,
+    log: Vec<Entry>,
     operations: Vec<Operation>,
     /// Time at which line 0's token goes to line 1.
     hand_over: Option<u64>,
 }
 
 impl Case {
-    fn records(&self, batches: usize, tagged: bool) -> Vec<u64> {
-        let seqnums = |batch: &Batch| {
-            let first = batch.first;
-            let kept = batch.tagged.iter().zip(0..).filter(move |(has, _)| **has || !tagged);
-            kept.map(move |(_, nth)| first + nth).collect::<Vec<u64>>()
-        };
-        self.log[..batches].iter().flat_map(seqnums).collect()
+    /// Records that are or were visible after so many entries, with their tags.
+    fn records(&self, entries: usize) -> impl Iterator<Item = (u64, [bool; 2])> {
+        self.log[..entries].iter().flat_map(|entry| match entry {
+            Entry::Batch { first, tagged } => (*first..).zip(tagged.iter().copied()).collect::<Vec<_>>(),
+            Entry::Trim { .. } => Vec::new(),
+        })
+    }
+
+    fn has(tagged: [bool; 2], tag: usize) -> bool {
+        tag == 0 || tagged[tag - 1]
+    }
+
+    fn own_point(&self, entries: usize, tag: usize) -> u64 {
+        let points = self.log[..entries].iter().filter_map(|entry| match entry {
+            Entry::Trim { tag: of, first, next } if *of == tag => Some(*first.min(next)),
+            _ => None,
+        });
+        points.max().unwrap_or(0)
+    }
+
+    fn point(&self, entries: usize, tag: usize) -> u64 {
+        self.own_point(entries, tag).max(self.own_point(entries, 0))
+    }
+
+    fn tail(&self, entries: usize, tag: usize) -> u64 {
+        let last = self.records(entries).filter(|(_, tagged)| Case::has(*tagged, tag)).last();
+        last.map_or(0, |(seqnum, _)| seqnum).max(self.point(entries, tag).saturating_sub(1))
+    }
+
+    /// What reads of the tag find.
+    fn stream(&self, entries: usize, tag: usize) -> Vec<u64> {
+        let (point, own) = (self.point(entries, tag), [1, 2].map(|tag| self.own_point(entries, tag)));
+        let is_dead =
+            |seqnum: u64, tagged: [bool; 2]| tagged != [false; 2] && (0..2).all(|at| !tagged[at] || seqnum < own[at]);
+        let here = self.records(entries).filter(|(seqnum, tagged)| {
+            Case::has(*tagged, tag) && *seqnum >= point && (tag != 0 || !is_dead(*seqnum, *tagged))
+        });
+        here.map(|(seqnum, _)| seqnum).collect()
+    }
+
+    /// What a look at one moment answers: the records from a cursor on, or nothing, for it was trimmed.
+    fn look(&self, entries: usize, tag: usize, backward: bool, cursor: u64) -> Option<Vec<u64>> {
+        if cursor < self.point(entries, tag) {
+            return None;
+        }
+        let mut found = self.stream(entries, tag);
+        found.retain(|seqnum| if backward { *seqnum <= cursor } else { *seqnum >= cursor });
+        if backward {
+            found.reverse();
+        }
+        Some(found)
     }
 
     fn fingerprint(&self, seqnum: u64) -> Fingerprint {
-        let batch = self.log.iter().rev().find(|batch| batch.first <= seqnum);
-        let at = batch.and_then(|batch| batch.fingerprints.get((seqnum - batch.first) as usize));
-        Fingerprint(at.copied().unwrap_or(u64::MAX))
+        let known = self.records(self.log.len()).any(|(known, _)| known == seqnum);
+        Fingerprint(if known { seqnum * 10 } else { u64::MAX })
     }
 
-    /// Whether this call would be answered so with the first `batches` of the log visible.
-    fn answers(&self, call: &Call, batches: usize) -> bool {
+    /// Where the operation may have ended, when it began to look at `least` and the log is at `now`.
+    fn ends(&self, call: &Call, least: usize, now: usize) -> Vec<usize> {
+        let at = |is: &dyn Fn(usize) -> bool| (least..=now).filter(|entries| is(*entries)).collect();
         match call {
-            Call::Append { .. } => true,
+            Call::Append { .. } => Vec::new(),
             Call::FailedAppend { expected, tail } => {
-                let now = self.records(batches, true).last().copied().unwrap_or(0);
-                now == *tail && tail > expected
+                at(&|entries| self.tail(entries, CONDITION) == *tail && tail > expected)
             }
-            Call::Tail { tagged, tail, .. } => self.records(batches, *tagged).last().copied().unwrap_or(0) == *tail,
-            Call::Read { tagged, backward, from, found, complete, .. } => {
-                let all = self.records(batches, *tagged);
-                let wanted: Vec<u64> = match backward {
-                    false => all.into_iter().filter(|seqnum| seqnum >= from).collect(),
-                    true => all.into_iter().rev().filter(|seqnum| seqnum <= from).collect(),
-                };
-                wanted.starts_with(found) && (!complete || wanted.len() == found.len())
+            Call::Tail { tag, tail, .. } => at(&|entries| self.tail(entries, *tag) == *tail),
+            Call::Read { tag, from, answer: Answer::Trimmed { first }, .. } => {
+                at(&|entries| self.point(entries, *tag) == *first && first > from)
+            }
+            Call::Read { tag, backward, from, answer: Answer::Records { found, complete }, .. } => {
+                self.pages(*tag, *backward, *from, found, *complete, least..=now)
+            }
+            Call::Trim { tag, first, point } => at(&|entries| {
+                let of_log = self.log[least..entries].iter().any(
+                    |entry| matches!(entry, Entry::Trim { tag: of, first: asked, .. } if of == tag && asked >= first),
+                );
+                point.is_none_or(|point| self.point(entries, *tag) == point && (point >= *first || of_log))
+            }),
+        }
+    }
+
+    /// Where the last page of a read may be: each is at or after the one before.
+    fn pages(
+        &self,
+        tag: usize,
+        backward: bool,
+        cursor: u64,
+        found: &[u64],
+        complete: bool,
+        places: std::ops::RangeInclusive<usize>,
+    ) -> Vec<usize> {
+        let mut ends = Vec::new();
+        for place in places.clone() {
+            let Some(wanted) = self.look(place, tag, backward, cursor) else { continue };
+            if wanted.starts_with(found) && (!complete || wanted.len() == found.len()) {
+                ends.push(place);
+            }
+            for first in 1..=found.len() {
+                let next = if backward { found[first - 1].checked_sub(1) } else { Some(found[first - 1] + 1) };
+                if let Some(next) = next.filter(|_| wanted.starts_with(&found[..first])) {
+                    ends.extend(self.pages(tag, backward, next, &found[first..], complete, place..=*places.end()));
+                }
             }
         }
+        ends.sort_unstable();
+        ends.dedup();
+        ends
     }
 }
 
@@ -111,8 +206,8 @@ struct Search<'a> {
 
 #[derive(Clone)]
 struct State {
-    /// How many batches of the log are visible.
-    visible: usize,
+    /// How many entries of the log there are.
+    reached: usize,
     invoked: Vec<bool>,
     /// What each operation must at least see.
     least: Vec<usize>,
@@ -126,48 +221,50 @@ impl Search<'_> {
         self.commit_one(at, state) || self.take_event(at, state)
     }
 
-    /// The next batch becomes visible now.
+    /// The next entry comes into the log now.
     fn commit_one(&self, at: usize, state: &State) -> bool {
-        if state.visible == self.case.log.len() {
-            return false;
-        }
-        let allowed =
-            self.case.operations.iter().zip(&state.invoked).any(|(operation, invoked)| match operation.call {
-                Call::Append { batch, expected, .. } if batch == state.visible && *invoked => {
-                    let tail = self.case.records(state.visible, true).last().copied().unwrap_or(0);
-                    expected.is_none_or(|expected| tail <= expected)
+        let Some(next) = self.case.log.get(state.reached) else { return false };
+        let allowed = self.case.operations.iter().zip(&state.invoked).any(|(operation, invoked)| {
+            *invoked
+                && match (&operation.call, next) {
+                    (Call::Append { entry, expected, .. }, _) if *entry == state.reached => {
+                        expected.is_none_or(|expected| self.case.tail(state.reached, CONDITION) <= expected)
+                    }
+                    (Call::Trim { tag, first, .. }, Entry::Trim { tag: of, first: asked, .. }) => {
+                        tag == of && first == asked
+                    }
+                    _ => false,
                 }
-                _ => false,
-            });
-        allowed && self.possible(at, &State { visible: state.visible + 1, ..state.clone() })
+        });
+        allowed && self.possible(at, &State { reached: state.reached + 1, ..state.clone() })
     }
 
     fn take_event(&self, at: usize, state: &State) -> bool {
-        let Some(event) = self.events.get(at) else { return state.visible == self.case.log.len() };
+        let Some(event) = self.events.get(at) else { return state.reached == self.case.log.len() };
         let mut next = state.clone();
         match *event {
             Event::HandOver => next.seen[1] = next.seen[1].max(next.seen[0]),
             Event::Invoked(id) => {
                 let operation = &self.case.operations[id];
                 let of_all = match operation.call {
-                    Call::Append { .. } | Call::FailedAppend { .. } => true,
+                    Call::Append { .. } | Call::FailedAppend { .. } | Call::Trim { .. } => true,
                     Call::Tail { linearizable, .. } | Call::Read { linearizable, .. } => linearizable,
                 };
                 next.invoked[id] = true;
-                next.least[id] = state.seen[operation.line as usize].max(if of_all { state.visible } else { 0 });
+                next.least[id] = state.seen[operation.line as usize].max(if of_all { state.reached } else { 0 });
             }
             Event::Returned(id) => {
                 let operation = &self.case.operations[id];
                 let line = operation.line as usize;
-                if let Call::Append { batch, .. } = operation.call {
-                    next.seen[line] = next.seen[line].max(batch + 1);
-                    return state.visible > batch && self.possible(at + 1, &next);
+                if let Call::Append { entry, .. } = operation.call {
+                    next.seen[line] = next.seen[line].max(entry + 1);
+                    return state.reached > entry && self.possible(at + 1, &next);
                 }
                 // The place it was answered at: any from the least one to now.
-                return (state.least[id]..=state.visible).any(|place| {
+                return self.case.ends(&operation.call, state.least[id], state.reached).into_iter().any(|place| {
                     let mut next = next.clone();
                     next.seen[line] = next.seen[line].max(place);
-                    self.case.answers(&operation.call, place) && self.possible(at + 1, &next)
+                    self.possible(at + 1, &next)
                 });
             }
         }
@@ -179,7 +276,8 @@ fn brute_force(case: &Case) -> bool {
     let mut events: Vec<(u64, Event)> = Vec::new();
     for (id, operation) in case.operations.iter().enumerate() {
         events.push((operation.invoked, Event::Invoked(id)));
-        let unknown = matches!(operation.call, Call::Append { acknowledged: false, .. });
+        let unknown =
+            matches!(operation.call, Call::Append { acknowledged: false, .. } | Call::Trim { point: None, .. });
         if !unknown {
             events.push((operation.returned, Event::Returned(id)));
         }
@@ -187,28 +285,24 @@ fn brute_force(case: &Case) -> bool {
     events.extend(case.hand_over.map(|at| (at, Event::HandOver)));
     events.sort();
     let operations = case.operations.len();
-    let start = State { visible: 0, invoked: vec![false; operations], least: vec![0; operations], seen: [0; 2] };
-    // Acknowledged SeqNums are right by construction; that every batch has its append is required.
-    let appended = |at| {
-        case.operations
-            .iter()
-            .filter(|operation| matches!(operation.call, Call::Append { batch, .. } if batch == at))
-            .count()
-            == 1
-    };
+    let start = State { reached: 0, invoked: vec![false; operations], least: vec![0; operations], seen: [0; 2] };
     let search = Search { case, events: events.into_iter().map(|(_, event)| event).collect() };
-    (0..case.log.len()).all(appended) && search.possible(0, &start)
+    search.possible(0, &start)
 }
 
 fn exact(case: &Case) -> bool {
     let mut history = History::new(1);
     let mut log = FinalLog::new();
-    for batch in &case.log {
-        for (nth, tagged) in batch.tagged.iter().enumerate() {
-            let found =
-                Found { seqnum: SeqNum(batch.first + nth as u64), fingerprint: Fingerprint(batch.fingerprints[nth]) };
-            let tags: &[Tag] = if *tagged { &[TAG] } else { &[] };
-            log.push(LOGBOOK, found, tags).expect("in order");
+    for entry in &case.log {
+        match entry {
+            Entry::Batch { first, tagged } => {
+                for (seqnum, tagged) in (*first..).zip(tagged) {
+                    let found = Found { seqnum: SeqNum(seqnum), fingerprint: case.fingerprint(seqnum) };
+                    let tags: Vec<Tag> = (0..2).filter(|at| tagged[*at]).map(|at| TAGS[at + 1]).collect();
+                    log.push(LOGBOOK, found, &tags).expect("in order");
+                }
+            }
+            Entry::Trim { tag, first, next } => log.push_trim(LOGBOOK, TAGS[*tag], SeqNum(*first), SeqNum(*next)),
         }
     }
     if let Some(at) = case.hand_over {
@@ -223,36 +317,48 @@ fn exact(case: &Case) -> bool {
 fn record(case: &Case, history: &mut History, operation: &Operation, nth: u64) {
     let (invoked, returned) = (Timestamp(operation.invoked), Timestamp(operation.returned));
     let line = Line(operation.line);
-    let tag = |tagged| if tagged { TAG } else { Tag::ALL };
     match &operation.call {
-        Call::Append { batch, expected, acknowledged } => {
-            let batch = &case.log[*batch];
-            let fingerprints: Vec<Fingerprint> = batch.fingerprints.iter().copied().map(Fingerprint).collect();
-            let condition = expected.map(|expected| (TAG, SeqNum(expected)));
+        Call::Append { entry, expected, acknowledged } => {
+            let Entry::Batch { first, tagged } = &case.log[*entry] else { panic!("appends are of batches") };
+            let fingerprints: Vec<Fingerprint> =
+                (*first..).take(tagged.len()).map(|seqnum| case.fingerprint(seqnum)).collect();
+            let condition = expected.map(|expected| (TAGS[CONDITION], SeqNum(expected)));
             let id = history.append(invoked, line, LOGBOOK, &fingerprints, condition);
             if *acknowledged {
-                history.acknowledged(returned, id, SeqNum(batch.first));
+                history.acknowledged(returned, id, SeqNum(*first));
             }
         }
         Call::FailedAppend { expected, tail } => {
-            let condition = Some((TAG, SeqNum(*expected)));
+            let condition = Some((TAGS[CONDITION], SeqNum(*expected)));
             let id = history.append(invoked, line, LOGBOOK, &[Fingerprint(1_000_000 + nth)], condition);
             history.condition_failed(returned, id, SeqNum(*tail));
         }
-        Call::Tail { tagged, tail, linearizable } => {
-            let id = history.check_tail(invoked, line, LOGBOOK, tag(*tagged), *linearizable);
+        Call::Tail { tag, tail, linearizable } => {
+            let id = history.check_tail(invoked, line, LOGBOOK, TAGS[*tag], *linearizable);
             history.tail(returned, id, (*tail != 0).then_some(SeqNum(*tail)));
         }
-        Call::Read { tagged, backward, from, found, complete, linearizable } => {
+        Call::Read { tag, backward, from, answer, linearizable } => {
             let range = match backward {
-                false => Range::next(LOGBOOK, tag(*tagged), SeqNum(*from)),
-                true => Range::prev(LOGBOOK, tag(*tagged), SeqNum(*from)),
+                false => Range::next(LOGBOOK, TAGS[*tag], SeqNum(*from)),
+                true => Range::prev(LOGBOOK, TAGS[*tag], SeqNum(*from)),
             };
             assert_eq!(range.direction == Direction::Backward, *backward);
             let id = history.read(invoked, line, range, *linearizable);
-            let found =
-                found.iter().map(|seqnum| Found { seqnum: SeqNum(*seqnum), fingerprint: case.fingerprint(*seqnum) });
-            history.found(returned, id, found.collect::<Vec<_>>(), *complete);
+            match answer {
+                Answer::Records { found, complete } => {
+                    let found = found
+                        .iter()
+                        .map(|seqnum| Found { seqnum: SeqNum(*seqnum), fingerprint: case.fingerprint(*seqnum) });
+                    history.found(returned, id, found.collect::<Vec<_>>(), *complete);
+                }
+                Answer::Trimmed { first } => history.found_trimmed(returned, id, SeqNum(*first)),
+            }
+        }
+        Call::Trim { tag, first, point } => {
+            let id = history.trim(invoked, line, LOGBOOK, TAGS[*tag], SeqNum(*first));
+            if let Some(point) = point {
+                history.trimmed(returned, id, SeqNum(*point));
+            }
         }
     }
 }
@@ -260,34 +366,64 @@ fn record(case: &Case, history: &mut History, operation: &Operation, nth: u64) {
 /// Small numbers to make a case of: its shape first, then what goes wrong.
 #[derive(Clone, Debug)]
 struct Seeds {
-    batches: Vec<(u64, Vec<bool>)>,
+    entries: Vec<EntrySeed>,
     times: Vec<(u64, u64)>,
-    reads: Vec<(u8, usize, u64, bool, u32)>,
+    calls: Vec<CallSeed>,
     conditions: Vec<Option<u64>>,
     unknown: Vec<bool>,
+    /// What an answered trim is told, off by this.
+    points: Vec<i64>,
     hand_over: Option<u64>,
     missing: bool,
 }
 
+#[derive(Clone, Debug)]
+struct EntrySeed {
+    gap: u64,
+    tagged: Vec<[bool; 2]>,
+    /// A trim of this tag instead of a batch.
+    trim: Option<(usize, u64)>,
+}
+
+/// A call that is answered as after `seen` entries, its last page as after `later` more.
+#[derive(Clone, Debug)]
+struct CallSeed {
+    kind: u8,
+    seen: usize,
+    later: usize,
+    from: u64,
+    tag: usize,
+    line: u32,
+    page: usize,
+}
+
+const ENTRIES_MAX: usize = 4;
+const CALLS_MAX: usize = 4;
+
 fn seeds() -> impl Strategy<Value = Seeds> {
-    let batch = (0u64..2, prop::collection::vec(any::<bool>(), 1..3));
-    let time = (0u64..24, 1u64..10);
-    let read = (0u8..5, 0usize..4, 0u64..12, any::<bool>(), 0u32..2);
+    let first = prop_oneof![1u64..12, 1u64..12, Just(u64::MAX)];
+    let trim = prop::option::weighted(0.45, (0usize..3, first));
+    let entry = (0u64..2, prop::collection::vec(any::<[bool; 2]>(), 1..3), trim)
+        .prop_map(|(gap, tagged, trim)| EntrySeed { gap, tagged, trim });
+    let call = (0u8..6, 0usize..5, 0usize..3, 0u64..12, 0usize..3, 0u32..2, 0usize..3)
+        .prop_map(|(kind, seen, later, from, tag, line, page)| CallSeed { kind, seen, later, from, tag, line, page });
     (
-        prop::collection::vec(batch, 0..4),
-        prop::collection::vec(time, 8),
-        prop::collection::vec(read, 0..4),
-        prop::collection::vec(prop::option::weighted(0.3, 0u64..10), 4),
-        prop::collection::vec(prop::bool::weighted(0.2), 4),
+        prop::collection::vec(entry, 0..=ENTRIES_MAX),
+        prop::collection::vec((0u64..24, 1u64..10), ENTRIES_MAX + CALLS_MAX),
+        prop::collection::vec(call, 0..CALLS_MAX),
+        prop::collection::vec(prop::option::weighted(0.3, 0u64..10), ENTRIES_MAX),
+        prop::collection::vec(prop::bool::weighted(0.2), ENTRIES_MAX),
+        prop::collection::vec(prop_oneof![8 => Just(0i64), 1 => Just(-1), 1 => Just(1)], ENTRIES_MAX),
         prop::option::weighted(0.3, 0u64..24),
         prop::bool::weighted(0.05),
     )
-        .prop_map(|(batches, times, reads, conditions, unknown, hand_over, missing)| Seeds {
-            batches,
+        .prop_map(|(entries, times, calls, conditions, unknown, points, hand_over, missing)| Seeds {
+            entries,
             times,
-            reads,
+            calls,
             conditions,
             unknown,
+            points,
             hand_over,
             missing,
         })
@@ -296,49 +432,74 @@ fn seeds() -> impl Strategy<Value = Seeds> {
 fn case(seeds: Seeds) -> Case {
     let mut case = Case { log: Vec::new(), operations: Vec::new(), hand_over: seeds.hand_over };
     let mut next = 1;
-    for (gap, tagged) in &seeds.batches {
-        next += gap;
-        let fingerprints = (next * 10..).take(tagged.len()).collect();
-        case.log.push(Batch { first: next, tagged: tagged.clone(), fingerprints });
-        next += tagged.len() as u64;
+    for entry in &seeds.entries {
+        next += entry.gap;
+        case.log.push(match entry.trim {
+            Some((tag, first)) => Entry::Trim { tag, first, next },
+            None => Entry::Batch { first: next, tagged: entry.tagged.clone() },
+        });
+        next += if entry.trim.is_none() { entry.tagged.len() as u64 } else { 0 };
     }
     let time = |at: usize| (seeds.times[at].0 * 2, seeds.times[at].0 * 2 + seeds.times[at].1);
-    for batch in 0..case.log.len() - usize::from(seeds.missing && !case.log.is_empty()) {
-        let (invoked, returned) = time(batch);
-        let (expected, acknowledged) = (seeds.conditions[batch], !seeds.unknown[batch]);
-        let call = Call::Append { batch, expected, acknowledged };
-        case.operations.push(Operation { line: batch as u32 % 2, invoked, returned, call });
-    }
-    for (nth, (kind, batches, from, flag, line)) in seeds.reads.iter().enumerate() {
-        let (invoked, returned) = time(4 + nth);
-        // The answer of some prefix of the log, so that histories are right often enough.
-        let seen = (*batches).min(case.log.len());
-        let tail = case.records(seen, *flag).last().copied().unwrap_or(0);
-        let call = match kind {
-            0 => Call::FailedAppend { expected: from / 2, tail: case.records(seen, true).last().copied().unwrap_or(0) },
-            1 => Call::Tail { tagged: *flag, tail, linearizable: from % 2 == 0 },
-            kind => {
-                let backward = *kind == 2;
-                let mut found = case.records(seen, *flag);
-                if backward {
-                    found.reverse();
-                }
-                found.retain(|seqnum| if backward { seqnum <= from } else { seqnum >= from });
-                let complete = from % 3 != 0;
-                if !complete {
-                    found.truncate(1);
-                }
-                let linearizable = from % 2 == 0;
-                Call::Read { tagged: *flag, backward, from: *from, found, complete, linearizable }
+    for at in 0..case.log.len() - usize::from(seeds.missing && !case.log.is_empty()) {
+        let (invoked, returned) = time(at);
+        let call = match case.log[at] {
+            Entry::Batch { .. } => {
+                let (expected, acknowledged) = (seeds.conditions[at], !seeds.unknown[at]);
+                Call::Append { entry: at, expected, acknowledged }
+            }
+            Entry::Trim { tag, first, .. } => {
+                let point = case.point(at + 1, tag).saturating_add_signed(seeds.points[at]);
+                Call::Trim { tag, first, point: (!seeds.unknown[at]).then_some(point) }
             }
         };
-        case.operations.push(Operation { line: *line, invoked, returned, call });
+        case.operations.push(Operation { line: at as u32 % 2, invoked, returned, call });
+    }
+    for (nth, seed) in seeds.calls.iter().enumerate() {
+        let (invoked, returned) = time(ENTRIES_MAX + nth);
+        let call = call(&case, seed);
+        case.operations.push(Operation { line: seed.line, invoked, returned, call });
     }
     case
 }
 
+/// A call with the answer of some prefix of the log, so that histories are right often enough.
+fn call(case: &Case, seed: &CallSeed) -> Call {
+    let (tag, from, linearizable) = (seed.tag, seed.from, seed.from.is_multiple_of(2));
+    let seen = seed.seen.min(case.log.len());
+    let tail = |tag| case.tail(seen, tag);
+    match seed.kind {
+        0 => Call::FailedAppend { expected: from / 2, tail: tail(CONDITION) },
+        1 => Call::Tail { tag, tail: tail(tag), linearizable },
+        kind => {
+            let backward = kind < 4;
+            let Some(mut found) = case.look(seen, tag, backward, from) else {
+                let answer = Answer::Trimmed { first: case.point(seen, tag) };
+                return Call::Read { tag, backward, from, answer, linearizable };
+            };
+            let mut complete = from % 3 != 0;
+            if !complete {
+                found.truncate(1);
+            }
+            if seed.page > 0 && found.len() >= seed.page {
+                // What comes after the first page is as it was later.
+                found.truncate(seed.page);
+                let last = found[seed.page - 1];
+                let cursor = if backward { last - 1 } else { last + 1 };
+                let later = (seen + seed.later).min(case.log.len());
+                match case.look(later, tag, backward, cursor) {
+                    Some(rest) => found.extend(rest),
+                    // Told of a trim, a client has no more to say; now and then it says it all the same.
+                    None => complete &= seed.later == 2,
+                }
+            }
+            Call::Read { tag, backward, from, answer: Answer::Records { found, complete }, linearizable }
+        }
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_checker_agrees_with_a_search_of_all_executions(seeds in seeds()) {

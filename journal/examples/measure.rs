@@ -74,9 +74,9 @@ fn write(memory: &mut Memory, records: u64, payload_bytes: u64, block_records: u
         journal.append(Time::ZERO, owner, entry);
         append += start.elapsed();
         loop {
-            while let Some(segment) = journal.wanted_segment() {
-                memory.segments.insert(segment, vec![0; 64 << 20]);
-                journal.segment_ready(segment);
+            while let Some(wanted) = journal.wanted_segment() {
+                memory.segments.insert(wanted.segment, vec![0; 64 << 20]);
+                journal.segment_ready(wanted.segment);
             }
             let start = Instant::now();
             let write = journal.next_write(Time::ZERO);

@@ -12,6 +12,7 @@ use crate::buffer::{BlockBuffer, BufferPool};
 use crate::config::Owner;
 use crate::entry::{Entry, move_runs};
 use crate::footer::CHUNK_ENTRY_BYTES;
+use crate::freed::Freed;
 use crate::header::{BlockHeader, BlockKind, HEADER_BYTES, block_bytes};
 
 /// Commit indices wait for company up to this many bytes of directory.
@@ -56,6 +57,12 @@ impl Need {
         Need { data_bytes, directory_bytes, footer_bytes: directory_bytes + tags_bytes }
     }
 
+    /// What a block takes that says so much of what is gone.
+    pub fn freed(ranges: usize) -> Need {
+        let directory_bytes = Freed::line_bytes(ranges);
+        Need { data_bytes: 0, directory_bytes, footer_bytes: directory_bytes }
+    }
+
     pub fn block_bytes(&self) -> usize {
         block_bytes(self.data_bytes, self.directory_bytes)
     }
@@ -74,6 +81,13 @@ impl std::ops::Add for Need {
 }
 
 impl Gathering {
+    /// A block that says which blocks are gone.
+    pub fn freed(freed: &Freed) -> Gathering {
+        let mut gathering = Gathering { entries: 1, ..Gathering::default() };
+        freed.encode(&mut gathering.directory);
+        gathering
+    }
+
     pub fn is_empty(&self) -> bool {
         self.entries == 0
     }

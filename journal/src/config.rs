@@ -14,6 +14,9 @@ pub type Owner = (LogspaceId, Role);
 pub const SEGMENT_BYTES: u64 = 64 << 20;
 /// Smallest segment: a few blocks, a footer, a trailer. Simulations draw small ones.
 pub const SEGMENT_BYTES_MIN: u64 = 8 * ALIGNMENT as u64;
+/// Segments that a bound allows at least: one that is written, one that is sealed, two prepared ones,
+/// and two to move what lives to.
+pub const SEGMENTS_MIN: usize = 6;
 /// Largest segment: offsets in units of 8 bytes fit 32 bits with room to spare.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 32;
 
@@ -25,6 +28,9 @@ pub struct JournalConfig {
     pub segment_bytes: u64,
     /// A block is closed before it grows beyond this; a larger single entry gets a block of its own.
     pub block_bytes_max: usize,
+    /// Segment files that there may be, prepared ones included; 0: as many as fit the disk. At the
+    /// bound the journal is full as it is when the disk is.
+    pub segments_max: usize,
     /// Blocks that are written at once. One write of a footer may come on top.
     pub writes_in_flight_max: usize,
     /// After this long without a write, what is durable is marked so on disk.
@@ -39,6 +45,7 @@ impl JournalConfig {
     pub fn new(journal_id: u64) -> JournalConfig {
         JournalConfig {
             segment_bytes: SEGMENT_BYTES,
+            segments_max: 0,
             block_bytes_max: 1 << 20,
             writes_in_flight_max: 3,
             idle_mark: Duration::from_millis(200),
@@ -54,6 +61,10 @@ impl JournalConfig {
             "a segment has {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX} bytes"
         );
         assert!(self.block_bytes_max >= ALIGNMENT, "a block has at least {ALIGNMENT} bytes");
+        assert!(
+            self.segments_max == 0 || self.segments_max >= SEGMENTS_MIN,
+            "a journal has room for {SEGMENTS_MIN} segments at least"
+        );
         assert!(self.writes_in_flight_max > 0, "at least one write at a time");
     }
 }

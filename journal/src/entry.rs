@@ -10,6 +10,7 @@
 //!  |  5 |role|logspace| view |   a storage's seal                                                 |
 //!  |  6 |role|logspace| view | index 8: the metalog's base                                       |
 //!  |  7 |role|logspace| view | index 8 | part 4 | last 4 | offset 4 | bytes 4: of a checkpoint     |
+//!  |  8 |   the journal's own: see `freed.rs`                                                       |
 //!  +----+----+--------+------+-------------------------------------------------------------------+
 //! ```
 //!
@@ -20,6 +21,7 @@ use sealog_protocol::ids::{LogspaceId, Place, ShardId, ViewNumber};
 use sealog_protocol::machine::{DurableEntry, Role};
 
 use crate::config::Owner;
+use crate::freed::{FREED, Freed};
 use crate::header::{u32_at, u64_at};
 
 const BATCHES: u8 = 1;
@@ -123,6 +125,16 @@ impl<'a> Entry<'a> {
     /// It wants to be written soon. A commit index waits for company.
     pub fn is_forcing(&self) -> bool {
         !matches!(self, Entry::Commit { .. })
+    }
+
+    /// Bytes that it takes in its segment, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        let data_bytes = match self {
+            Entry::Batches(run) => run.bytes,
+            Entry::Checkpoint(part) => part.bytes,
+            _ => 0,
+        };
+        u64::from(data_bytes) + self.encoded_bytes() as u64
     }
 
     /// Bytes of its encoding.
@@ -231,19 +243,49 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The entries of a directory, in order. Stops after an error, which is `Err`.
-pub fn entries(directory: &[u8]) -> impl Iterator<Item = Result<(Owner, Entry<'_>), MalformedEntry>> {
+/// A line of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// What a machine appended.
+    Entry(Owner, Entry<'a>),
+    /// The journal's own word on what is gone.
+    Freed(Freed),
+}
+
+impl<'a> Line<'a> {
+    /// The line at the start of `bytes`, and how many bytes it takes.
+    fn decode(bytes: &'a [u8]) -> Option<(Line<'a>, usize)> {
+        if bytes.first() == Some(&FREED) {
+            let line = Freed::line(bytes)?;
+            return Some((Line::Freed(Freed::decode(line)?), line.len()));
+        }
+        let (owner, entry, bytes) = Entry::decode(bytes)?;
+        Some((Line::Entry(owner, entry), bytes))
+    }
+}
+
+/// The lines of a directory, in order. Stops after an error, which is `Err`.
+pub fn lines(directory: &[u8]) -> impl Iterator<Item = Result<Line<'_>, MalformedEntry>> {
     let mut rest = directory;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let Some((owner, entry, bytes)) = Entry::decode(rest) else {
+        let Some((line, bytes)) = Line::decode(rest) else {
             rest = &[];
             return Some(Err(MalformedEntry));
         };
         rest = &rest[bytes..];
-        Some(Ok((owner, entry)))
+        Some(Ok(line))
+    })
+}
+
+/// What machines appended, of a directory, in order. Stops after an error, which is `Err`.
+pub fn entries(directory: &[u8]) -> impl Iterator<Item = Result<(Owner, Entry<'_>), MalformedEntry>> {
+    lines(directory).filter_map(|line| match line {
+        Ok(Line::Entry(owner, entry)) => Some(Ok((owner, entry))),
+        Ok(Line::Freed(_)) => None,
+        Err(malformed) => Some(Err(malformed)),
     })
 }
 

@@ -21,7 +21,8 @@ use sealog_protocol::ids::ShardId;
 
 use crate::ALIGNMENT;
 use crate::config::Owner;
-use crate::entry::Entry;
+use crate::entry::{Entry, Line, lines};
+use crate::freed::{Freed, FreedRange};
 use crate::header::{BlockHeader, u32_at, u64_at};
 use crate::report::{Damage, DamageKind};
 use crate::tags::skip_entries;
@@ -116,6 +117,12 @@ impl FooterBuilder {
         (self.tags_bytes + self.entries.len()) as u64
     }
 
+    /// Adds the journal's word on which blocks are gone.
+    pub fn add_freed(&mut self, freed: &Freed) {
+        freed.encode(&mut self.entries);
+        self.entry_count += 1;
+    }
+
     /// Adds an entry of the block with this number, and its Tags if it is a run of batches.
     pub fn add(&mut self, number: u64, owner: Owner, entry: &Entry<'_>, tags: &[u8]) {
         entry.encode(owner, &mut self.entries);
@@ -205,7 +212,7 @@ impl FooterBuilder {
         let padded = (self.tags_bytes + tail.len()).next_multiple_of(ALIGNMENT);
         tail.resize(padded - self.tags_bytes, 0);
         tail.extend_from_slice(&trailer.encode());
-        Some((tail, SealedSegment { footer_offset, chunks }))
+        Some((tail, SealedSegment::of(&trailer, segment.bytes, chunks)))
     }
 
     fn chunk_table(&self, footer_offset: u64) -> (Vec<u8>, Vec<ChunkPlace>) {
@@ -290,12 +297,27 @@ impl ChunkPlace {
 /// What is kept in memory of a sealed segment: where each shard's Tags are in its footer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SealedSegment {
+    /// Of the whole file.
+    pub bytes: u64,
+    pub use_number: u32,
+    /// Its blocks.
+    pub range: FreedRange,
     pub footer_offset: u64,
     /// In the order of (owner, shard, position).
     pub chunks: Vec<ChunkPlace>,
 }
 
 impl SealedSegment {
+    fn of(trailer: &Trailer, bytes: u64, chunks: Vec<ChunkPlace>) -> SealedSegment {
+        let range = FreedRange {
+            first_number: trailer.first_number,
+            end_number: trailer.end_number,
+            first_vital: trailer.first_vital,
+            end_vital: trailer.end_vital,
+        };
+        SealedSegment { bytes, use_number: trailer.use_number, range, footer_offset: trailer.footer_offset, chunks }
+    }
+
     /// The chunk with the first batch of the shard that ends after `from`.
     pub fn chunk(&self, owner: Owner, shard: ShardId, from: u64) -> Option<&ChunkPlace> {
         let index = self.chunks.partition_point(|chunk| (chunk.owner, chunk.shard, chunk.end) <= (owner, shard, from));
@@ -303,61 +325,47 @@ impl SealedSegment {
     }
 }
 
-/// A footer read from disk, in place. All of it is verified.
+/// A footer read from disk, in place: all of it but the Tags, which have their own checksums and are
+/// verified when they are read.
 pub(crate) struct Footer<'a> {
     pub trailer: &'a Trailer,
-    pub tags: &'a [u8],
-    pub entries: &'a [u8],
+    entries: &'a [u8],
     pub sealed: SealedSegment,
     pub damages: Vec<Damage>,
 }
 
 impl<'a> Footer<'a> {
-    /// Verifies the footer that this trailer describes, in the bytes from its offset on.
-    pub fn parse(trailer: &'a Trailer, bytes: &'a [u8]) -> Option<Footer<'a>> {
-        let (tags, directory) = bytes.get(..trailer.footer_bytes() as usize)?.split_at(trailer.tags_bytes as usize);
+    /// Verifies the entries and tables of the footer that this trailer describes. `segment_bytes` are
+    /// those of the file.
+    pub fn parse(trailer: &'a Trailer, directory: &'a [u8], segment_bytes: u64) -> Option<Footer<'a>> {
+        let directory = directory.get(..trailer.directory_bytes() as usize)?;
         if crc32fast::hash(directory) != trailer.directory_checksum {
             return None;
         }
         let (entries, tables) = directory.split_at(trailer.entries_bytes as usize);
         let (table, damages) = tables.split_at(trailer.chunks_bytes as usize);
         let mut chunks: Vec<ChunkPlace> = Vec::with_capacity(table.len() / CHUNK_ENTRY_BYTES);
-        let mut offset = 0;
+        let mut offset = 0u32;
         for line in table.chunks_exact(CHUNK_ENTRY_BYTES) {
             let chunk = ChunkPlace::decode(line, offset)?;
-            let content = tags.get(offset as usize..)?.get(..chunk.bytes as usize)?;
-            if crc32fast::hash(content) != chunk.checksum {
-                return None;
-            }
-            offset += chunk.bytes;
+            offset = offset.checked_add(chunk.bytes).filter(|end| *end <= trailer.tags_bytes)?;
             chunks.push(chunk);
         }
         let damages =
             damages.chunks_exact(DAMAGE_BYTES).map(|line| damage(trailer.segment, line)).collect::<Option<Vec<_>>>()?;
-        let sealed = SealedSegment { footer_offset: trailer.footer_offset, chunks };
-        Some(Footer { trailer, tags, entries, sealed, damages })
+        Some(Footer { trailer, entries, sealed: SealedSegment::of(trailer, segment_bytes, chunks), damages })
     }
 
-    /// The entries in order, each with its Tags. `Err` when a directory whose checksum is right is
-    /// malformed.
-    pub fn entries(&self) -> impl Iterator<Item = Result<(Owner, Entry<'a>, &'a [u8]), crate::entry::MalformedEntry>> {
-        // A cursor for each shard, in the order of the chunks: where its next run's Tags begin.
-        let mut cursors: Vec<((Owner, ShardId), u32)> = Vec::new();
-        for chunk in &self.sealed.chunks {
-            if cursors.last().is_none_or(|(shard, _)| *shard != (chunk.owner, chunk.shard)) {
-                cursors.push(((chunk.owner, chunk.shard), chunk.offset));
-            }
-        }
-        let tags = self.tags;
-        crate::entry::entries(self.entries).map(move |entry| {
-            let (owner, entry) = entry?;
-            let Entry::Batches(run) = entry else { return Ok((owner, entry, &tags[..0])) };
-            let malformed = crate::entry::MalformedEntry;
-            let found = cursors.binary_search_by_key(&(owner, run.shard), |(shard, _)| *shard);
-            let cursor = &mut cursors[found.map_err(|_| malformed)?].1;
-            let run_tags = tags.get(*cursor as usize..).and_then(|rest| rest.get(..run.tags_bytes as usize));
-            *cursor += run.tags_bytes;
-            Ok((owner, entry, run_tags.ok_or(malformed)?))
+    /// The lines in order. `Err` when a directory whose checksum is right is malformed.
+    pub fn lines(&self) -> impl Iterator<Item = Result<Line<'a>, crate::entry::MalformedEntry>> {
+        lines(self.entries)
+    }
+
+    /// Whether the Tags match their checksums.
+    pub fn are_tags_intact(&self, tags: &[u8]) -> bool {
+        self.sealed.chunks.iter().all(|chunk| {
+            let content = tags.get(chunk.offset as usize..).and_then(|rest| rest.get(..chunk.bytes as usize));
+            content.is_some_and(|content| crc32fast::hash(content) == chunk.checksum)
         })
     }
 }

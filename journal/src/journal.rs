@@ -19,11 +19,11 @@ use crate::ALIGNMENT;
 use crate::block::{Gathering, Need, header_at};
 use crate::buffer::{BlockBuffer, BufferPool};
 use crate::config::{JournalConfig, Owner};
-use crate::entry::{Entry, entries};
+use crate::entry::{Entry, Line, lines};
 use crate::header::{BlockHeader, BlockKind, HEADER_BYTES};
 use crate::recovery::recover;
 use crate::report::{RecoveryError, RecoveryReport};
-use crate::segments::{OpenSegment, Segments};
+use crate::segments::{OpenSegment, Segments, WantedSegment};
 use crate::source::SegmentSource;
 use crate::status::JournalStatus;
 use crate::tags::{FooterChunk, TagsSource};
@@ -192,18 +192,34 @@ impl Journal {
             return None;
         }
         let kind = self.next_kind(now)?;
-        let need = self.next_need(kind);
-        if kind == BlockKind::Data && self.is_worth_waiting(need) {
+        let need = self.room_wanted(kind);
+        if kind == BlockKind::Data && self.is_worth_waiting(self.next_need(kind)) {
             return None;
         }
-        let segment = self.segments.make_room(need, self.next_number, self.vital)?;
+        let begins = !self.segments.open_takes(need);
+        if begins && !self.segments.can_begin() {
+            return None;
+        }
+        // Each segment begins with a word on what is gone: who looks for the newest looks into the
+        // newest segments alone.
+        let kind = if begins && kind != BlockKind::Recovery { BlockKind::Freed } else { kind };
+        if begins {
+            self.segments.begin(self.next_number, self.vital);
+        }
+        Some(self.write_block(kind))
+    }
+
+    /// The next block, in the open segment, which has room for it.
+    fn write_block(&mut self, kind: BlockKind) -> BlockWrite {
+        let need = self.next_need(kind);
         let mut block = match kind {
-            BlockKind::Recovery => Gathering::default(),
+            BlockKind::Recovery | BlockKind::Freed => Gathering::freed(self.segments.space.freed()),
             _ => self
                 .queue
                 .pop_front()
                 .unwrap_or_else(|| std::mem::replace(&mut self.gathering, self.spare.pop().unwrap_or_default())),
         };
+        let segment = self.segments.open.as_mut().expect("the caller found room in it");
         let place = (segment.used_bytes / ALIGNMENT as u64) as u32;
         let header = BlockHeader {
             number: self.next_number,
@@ -214,10 +230,14 @@ impl Journal {
             ..header_at(kind, place, self.config.journal_id, segment.place.segment, segment.place.use_number)
         };
         let buffer = block.close(header, &mut self.pool);
-        list_entries(segment, &header, &block, &mut self.unreported);
         segment.used_bytes += buffer.len() as u64;
         let (segment, offset) = (segment.place.segment, header.offset());
-        self.queued_bytes -= need.data_bytes + need.directory_bytes;
+        let entries = self.list_lines(&header, &block);
+        if kind.says_freed() {
+            self.segments.space.list_written(header.number);
+        } else {
+            self.queued_bytes -= need.data_bytes + need.directory_bytes;
+        }
         self.next_number += 1;
         self.vital += u64::from(block.vital);
         let id = self.new_id();
@@ -226,26 +246,57 @@ impl Journal {
             number: header.number,
             done: false,
             data_bytes: need.data_bytes,
-            entries: block.entries,
+            entries,
             forcing: block.forcing,
             carries: header.durable,
         });
         self.counts.marks_written += u64::from(kind == BlockKind::Mark);
         if kind == BlockKind::Recovery {
             self.recovery_block = RecoveryBlock::InFlight;
-        } else {
-            block.clear();
-            if self.spare.len() < SPARE_BLOCKS_MAX {
-                self.spare.push(block);
-            }
         }
-        Some(BlockWrite { id, segment, offset, buffer })
+        if !kind.says_freed() && self.spare.len() < SPARE_BLOCKS_MAX {
+            block.clear();
+            self.spare.push(block);
+        }
+        BlockWrite { id, segment, offset, buffer }
+    }
+
+    /// Lists a block's lines in its segment's footer to be, and its entries among those to be
+    /// reported; returns how many these are.
+    fn list_lines(&mut self, header: &BlockHeader, block: &Gathering) -> u32 {
+        let Segments { open, space, .. } = &mut self.segments;
+        let segment = open.as_mut().expect("a block lies in the open segment");
+        let number = segment.place.segment;
+        let mut tags = block.tags.iter();
+        let mut reported = 0;
+        for line in lines(&block.directory) {
+            let (owner, entry) = match line.expect("a directory that was just encoded") {
+                Line::Entry(owner, entry) => (owner, entry),
+                Line::Freed(freed) => {
+                    segment.footer.add_freed(&freed);
+                    continue;
+                }
+            };
+            let block_place = (header.offset() / 8) as u32;
+            let (offset, run_tags) = match &entry {
+                Entry::Batches(run) => (run.offset, tags.next().map_or(&[][..], |tags| tags)),
+                Entry::Checkpoint(part) => (part.offset, &[][..]),
+                _ => (block_place, &[][..]),
+            };
+            segment.footer.add(header.number, owner, &entry, run_tags);
+            space.hold(number, owner, entry.bytes());
+            self.unreported.push_back((owner, JournalPlace { segment: number, offset }));
+            reported += 1;
+        }
+        segment.footer.span.add_block(header, block.vital);
+        reported
     }
 
     fn next_kind(&self, now: Time) -> Option<BlockKind> {
         match self.recovery_block {
             RecoveryBlock::Wanted => Some(BlockKind::Recovery),
             RecoveryBlock::InFlight => None,
+            RecoveryBlock::Durable if self.segments.space.wants_list() => Some(BlockKind::Freed),
             RecoveryBlock::Durable if self.has_forcing() => Some(BlockKind::Data),
             RecoveryBlock::Durable if self.stopping && self.can_mark() => Some(BlockKind::Mark),
             RecoveryBlock::Durable => {
@@ -274,9 +325,15 @@ impl Journal {
     /// What the block that would be next takes.
     fn next_need(&self, kind: BlockKind) -> Need {
         match kind {
-            BlockKind::Recovery => Need::default(),
-            _ => self.queue.front().unwrap_or(&self.gathering).need(),
+            BlockKind::Recovery | BlockKind::Freed => Need::freed(self.segments.space.ranges()),
+            BlockKind::Data | BlockKind::Mark => self.queue.front().unwrap_or(&self.gathering).need(),
         }
+    }
+
+    /// What has to be free for it.
+    fn room_wanted(&self, kind: BlockKind) -> Need {
+        let need = self.next_need(kind);
+        if kind == BlockKind::Data { need + self.segments.reserve() } else { need }
     }
 
     fn has_forcing(&self) -> bool {
@@ -288,6 +345,7 @@ impl Journal {
         self.flights.is_empty()
             && self.recovery_block == RecoveryBlock::Durable
             && !self.has_forcing()
+            && !self.segments.space.wants_list()
             && self.to_mark > self.marked
             && self.segments.has_room(self.gathering.need())
     }
@@ -355,6 +413,7 @@ impl Journal {
             self.recovery_block = RecoveryBlock::Durable;
         }
         self.segments.set_durable(self.durable);
+        self.segments.space.set_durable(self.durable);
     }
 
     /// The oldest entry that is durable and was not yet reported, and where it lies.
@@ -363,12 +422,17 @@ impl Journal {
         self.unreported.pop_front()
     }
 
-    /// The number of a segment file to be created (or renamed from one that is no longer needed)
-    /// and zeroed; if there is one of this number, it is of no use. Each is given out once; the
-    /// driver retries by itself after a failure. The file gets its name when it is prepared, and
-    /// its directory is flushed, before [`Journal::segment_ready`].
-    pub fn wanted_segment(&mut self) -> Option<u32> {
+    /// A segment file to be created and zeroed, or renamed from one that is no longer needed. Each is
+    /// given out once; the driver retries by itself after a failure. The file gets its name when it
+    /// is prepared, and its directory is flushed, before [`Journal::segment_ready`].
+    pub fn wanted_segment(&mut self) -> Option<WantedSegment> {
         self.segments.wanted()
+    }
+
+    /// The number of a segment file that is not needed any more, to be removed: the driver forgets it,
+    /// whether it can remove it or not. One that is still there is found again at the next start.
+    pub fn next_removal(&mut self) -> Option<u32> {
+        self.segments.removal()
     }
 
     /// # Panics
@@ -382,8 +446,20 @@ impl Journal {
         self.segments.failed(segment);
     }
 
-    /// A machine needs nothing any more of what it has in a segment.
-    pub fn release(&mut self, _owner: Owner, _segment: u32) {}
+    /// A machine needs nothing any more of what it has in a segment, and gets nothing more there:
+    /// later entries of it are durable elsewhere, or it was asked to vacate it. When nobody needs it,
+    /// the segment is free.
+    pub fn release(&mut self, owner: Owner, segment: u32) {
+        self.segments.release(owner, segment);
+    }
+
+    /// A machine that still has a little in a sealed segment, or in one that is very old: the driver
+    /// gives it [`sealog_protocol::machine::Input::Vacate`]. It appends again what counts, and releases
+    /// the segment.
+    pub fn next_vacate(&mut self) -> Option<(Owner, u32)> {
+        let is_full = self.is_full();
+        self.segments.vacate(is_full)
+    }
 
     /// The disk has no room for another segment, and what remains is needed for what is promised:
     /// three quarters of a segment, beside what is queued.
@@ -405,10 +481,13 @@ impl Journal {
     /// Nothing is in flight, and nothing is left that could be written or marked now.
     pub fn is_settled(&self) -> bool {
         let writable = match self.recovery_block {
-            RecoveryBlock::Wanted => self.segments.has_room(Need::default()),
+            RecoveryBlock::Wanted => self.segments.has_room(self.room_wanted(BlockKind::Recovery)),
             RecoveryBlock::InFlight => true,
             RecoveryBlock::Durable => {
-                self.has_forcing() && self.segments.has_room(self.next_need(BlockKind::Data)) || self.can_mark()
+                let has_room = |kind| self.segments.has_room(self.room_wanted(kind));
+                self.has_forcing() && has_room(BlockKind::Data)
+                    || self.segments.space.wants_list() && has_room(BlockKind::Freed)
+                    || self.can_mark()
             }
         };
         !writable && self.flights.is_empty() && self.footer_flight.is_none()
@@ -440,8 +519,12 @@ impl Journal {
     pub fn status(&self) -> JournalStatus {
         let segments = &self.segments;
         JournalStatus {
-            segments: (segments.sealed.len() + segments.unsealed().count()) as u64,
+            segments: segments.live() as u64,
             segments_prepared: segments.prepared.len() as u64,
+            segments_free: segments.space.files() as u64,
+            segments_released: segments.space.released,
+            segments_recycled: segments.space.recycled,
+            segments_removed: segments.space.removed,
             open_segment: segments.open.as_ref().map(|open| open.place.segment),
             open_segment_bytes_left: segments.open.as_ref().map_or(0, OpenSegment::bytes_left),
             incarnation: self.incarnation,
@@ -461,26 +544,4 @@ impl Journal {
     pub fn report(&self) -> &RecoveryReport {
         &self.report
     }
-}
-
-/// Lists a block's entries in its segment's footer to be, and among those to be reported.
-fn list_entries(
-    segment: &mut OpenSegment,
-    header: &BlockHeader,
-    block: &Gathering,
-    unreported: &mut VecDeque<(Owner, JournalPlace)>,
-) {
-    let mut tags = block.tags.iter();
-    for entry in entries(&block.directory) {
-        let (owner, entry) = entry.expect("a directory that was just encoded");
-        let block_place = (header.offset() / 8) as u32;
-        let (offset, run_tags) = match &entry {
-            Entry::Batches(run) => (run.offset, tags.next().map_or(&[][..], |tags| tags)),
-            Entry::Checkpoint(part) => (part.offset, &[][..]),
-            _ => (block_place, &[][..]),
-        };
-        segment.footer.add(header.number, owner, &entry, run_tags);
-        unreported.push_back((owner, JournalPlace { segment: segment.place.segment, offset }));
-    }
-    segment.footer.span.add_block(header, block.vital);
 }

@@ -19,10 +19,14 @@ use sealog_protocol::mutant::{Mark, mark};
 
 use crate::ALIGNMENT;
 use crate::config::{JournalConfig, Owner};
+use crate::entry::{Line, lines};
 use crate::footer::{Footer, SegmentPlace};
+use crate::freed::Freed;
+use crate::header::Block;
 use crate::report::{Damage, DamageKind, RecoveryError, RecoveryReport};
 use crate::segments::{OpenSegment, Segments};
 use crate::source::SegmentSource;
+use crate::space::FreeFile;
 use crate::survey::{Content, Incarnations, Reader, ScannedBlock, Survey, scan};
 use crate::trailer::Trailer;
 use crate::walk::Walk;
@@ -45,12 +49,15 @@ pub(crate) fn recover(
     let mut reader = Reader::new(source);
     let mut surveys = survey_all(&mut reader, config.journal_id)?;
     let incarnations = drop_cut_off(&mut surveys);
+    let durable = known_durable(&surveys);
+    let freed = newest_list(&mut reader, &surveys, config.journal_id, &incarnations)?;
     let mut segments = Segments::new(config);
     segments.next_segment =
         surveys.iter().map(|survey| survey.segment.saturating_add(1)).max().unwrap_or(segments.next_segment);
     segments.next_use = surveys.iter().map(Survey::use_number).max().unwrap_or(0) + 1;
 
-    let mut walk = Walk::new(known_durable(&surveys), sink);
+    let files = take_freed(&mut surveys, &freed);
+    let mut walk = Walk::new(durable, freed, sink);
     let mut unused = Vec::new();
     for survey in surveys {
         let place = SegmentPlace {
@@ -74,9 +81,6 @@ pub(crate) fn recover(
             Content::Nothing => unused.push((survey.segment, survey.bytes)),
         }
     }
-    if walk.is_tail_unclear {
-        segments.seal_open();
-    }
     for (segment, bytes) in unused {
         walk.report.prepared_segments += 1;
         if bytes == config.segment_bytes {
@@ -85,9 +89,119 @@ pub(crate) fn recover(
             segments.wanted_again.push_back(segment);
         }
     }
-    let mut report = walk.finish();
+    for (segment, owner, bytes) in walk.held() {
+        segments.space.hold(segment, owner, bytes);
+    }
+    let (freed, mut report) = walk.finish();
+    if walk.is_tail_unclear() {
+        segments.seal_open();
+    }
     report.bytes_read = reader.bytes_read;
+    report.freed_segments = files.len() as u64;
+    segments.space.recovered(freed, files);
+    segments.free_all();
     Ok(Found { segments, next_number: walk.number, vital: walk.vital, incarnation: incarnations.last() + 1, report })
+}
+
+/// What the newest list says, be it durable or not. All that a machine made durable before it gave a
+/// segment back lies below the durable prefix that the block of the list carries, hence below *D*: that
+/// this is damaged is noticed, wherever the tail is torn. And once a life has seen a segment that it
+/// thought gone, no block is there that says so, and none gets there but from that life.
+pub(crate) fn newest_list(
+    reader: &mut Reader<'_>,
+    surveys: &[Survey],
+    journal_id: u64,
+    incarnations: &Incarnations,
+) -> Result<Freed, RecoveryError> {
+    for survey in surveys.iter().rev() {
+        let (segment, bytes) = (survey.segment, survey.bytes);
+        let found = match &survey.content {
+            Content::Nothing => None,
+            Content::Scanned(blocks) => list_in_blocks(reader, segment, blocks)?,
+            Content::Sealed(trailer) => {
+                let (skip, directory) = read_directory(reader, trailer)?;
+                match Footer::parse(trailer, &directory[skip..], bytes) {
+                    Some(footer) => footer.lines().filter_map(|line| freed_of(line.ok()?)).last(),
+                    None => {
+                        let place = SegmentPlace { journal_id, segment, use_number: trailer.use_number, bytes };
+                        let blocks = scan_sealed(reader, place, trailer, incarnations)?;
+                        list_in_blocks(reader, segment, &blocks)?
+                    }
+                }
+            }
+        };
+        if let Some(freed) = found {
+            return Ok(freed);
+        }
+    }
+    Ok(Freed::default())
+}
+
+fn freed_of(line: Line<'_>) -> Option<Freed> {
+    match line {
+        Line::Freed(freed) => Some(freed),
+        Line::Entry(..) => None,
+    }
+}
+
+fn list_in_blocks(
+    reader: &mut Reader<'_>,
+    segment: u32,
+    blocks: &[ScannedBlock],
+) -> Result<Option<Freed>, RecoveryError> {
+    let lists = blocks.iter().filter(|block| block.header.kind.says_freed());
+    let Some(newest) = lists.max_by_key(|block| block.header.number) else { return Ok(None) };
+    let bytes = reader.read(segment, newest.offset(), newest.header.block_bytes() as usize)?;
+    Ok(Block::parse(bytes).and_then(|block| lines(block.directory).filter_map(|line| freed_of(line.ok()?)).last()))
+}
+
+/// Takes out what is gone: segments that were given back and are still there, and single blocks with
+/// the number of one that is gone. Those were cut off, by a life of which nothing else may be left.
+fn take_freed(surveys: &mut Vec<Survey>, freed: &Freed) -> Vec<FreeFile> {
+    let mut files = Vec::new();
+    surveys.retain_mut(|survey| {
+        let is_freed = match &mut survey.content {
+            Content::Sealed(trailer) => freed.contains(trailer.first_number),
+            Content::Scanned(blocks) => {
+                let before = blocks.len();
+                blocks.retain(|block| !freed.contains(block.header.number));
+                blocks.is_empty() && before > 0
+            }
+            Content::Nothing => false,
+        };
+        if is_freed {
+            files.push(FreeFile { segment: survey.segment, bytes: survey.bytes });
+        }
+        !is_freed
+    });
+    files
+}
+
+/// Entries and tables of a segment's footer, and where they begin in what is returned.
+fn read_directory<'a>(reader: &'a mut Reader<'_>, trailer: &Trailer) -> Result<(usize, &'a [u8]), RecoveryError> {
+    let begin = trailer.footer_offset + u64::from(trailer.tags_bytes);
+    let offset = begin / ALIGNMENT as u64 * ALIGNMENT as u64;
+    let skip = (begin - offset) as usize;
+    let bytes = (skip + trailer.directory_bytes() as usize).next_multiple_of(ALIGNMENT);
+    Ok((skip, reader.read(trailer.segment, offset, bytes)?))
+}
+
+/// The blocks of a sealed segment whose footer is damaged.
+fn scan_sealed(
+    reader: &mut Reader<'_>,
+    place: SegmentPlace,
+    trailer: &Trailer,
+    incarnations: &Incarnations,
+) -> Result<Vec<ScannedBlock>, RecoveryError> {
+    let bytes = reader.read(place.segment, 0, place.bytes as usize)?;
+    let mut blocks = scan(bytes, place.segment, place.journal_id)?;
+    blocks.retain(|block| {
+        let header = &block.header;
+        header.use_number == place.use_number
+            && (trailer.first_number..trailer.end_number).contains(&header.number)
+            && !incarnations.is_cut_off(header)
+    });
+    Ok(blocks)
 }
 
 /// All segments, in order of use; those without a use come last, by number.
@@ -142,9 +256,8 @@ fn recover_sealed(
     trailer: &Trailer,
     incarnations: &Incarnations,
 ) -> Result<(), RecoveryError> {
-    let footer_bytes = trailer.footer_bytes().next_multiple_of(ALIGNMENT as u64);
-    let bytes = reader.read(place.segment, trailer.footer_offset, footer_bytes as usize)?;
-    if let Some(footer) = Footer::parse(trailer, bytes) {
+    let (skip, directory) = read_directory(reader, trailer)?;
+    if let Some(footer) = Footer::parse(trailer, &directory[skip..], place.bytes) {
         walk.sealed(&footer)?;
         segments.sealed.insert(place.segment, footer.sealed);
         mark(Mark::RecoveredSealedSegment);
@@ -154,11 +267,9 @@ fn recover_sealed(
         kind: DamageKind::Footer,
         segment: place.segment,
         offset: trailer.footer_offset,
-        bytes: footer_bytes,
+        bytes: trailer.footer_bytes().next_multiple_of(ALIGNMENT as u64),
     });
-    let bytes = reader.read(place.segment, 0, place.bytes as usize)?;
-    let mut blocks = scan(bytes, place.segment, place.journal_id)?;
-    blocks.retain(|block| block.header.use_number == place.use_number && !incarnations.is_cut_off(&block.header));
+    let blocks = scan_sealed(reader, place, trailer, incarnations)?;
     // Its footer is written again, from what the blocks say.
     segments.open = recover_scanned(walk, reader, place, &blocks, Some(trailer))?;
     segments.seal_open();

@@ -1,6 +1,6 @@
 //! What recovery found.
 
-use sealog_protocol::limits::FORMAT_VERSION;
+use sealog_protocol::limits::{DISK_VERSION, DISK_VERSION_OLDEST};
 use thiserror::Error;
 
 use crate::source::SourceError;
@@ -14,7 +14,7 @@ pub enum RecoveryError {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(
-        "segment {segment}, offset {offset}: written in disk format version {found}, but this build reads {FORMAT_VERSION}: \
+        "segment {segment}, offset {offset}: written in disk format version {found}, but this build reads {DISK_VERSION_OLDEST} to {DISK_VERSION}: \
          start the release that wrote it"
     )]
     Version { segment: u32, offset: u64, found: u8 },
@@ -77,6 +77,8 @@ pub struct RecoveryReport {
     pub scanned_segments: u64,
     /// Files that hold nothing of this journal: prepared for use.
     pub prepared_segments: u64,
+    /// Files of segments that were given back: to be used again.
+    pub freed_segments: u64,
     /// Blocks that were read one by one.
     pub scanned_blocks: u64,
     pub entries: u64,

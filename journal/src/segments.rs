@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   wanted → preparing → prepared → open → sealing (footer is written) → sealed
-//!               │  ↑
-//!            failed┘ (no space: the driver tries again)
+//!               │  ↑                                                           │
+//!            failed┘ (no space: the driver tries again)     used again ◄─ given back
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,8 +11,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::ALIGNMENT;
 use crate::block::Need;
 use crate::buffer::BlockBuffer;
-use crate::config::JournalConfig;
+use crate::config::{JournalConfig, Owner};
 use crate::footer::{FooterBuilder, SealedSegment, SegmentPlace, Span};
+use crate::freed::Freed;
+use crate::space::Space;
 
 /// Segments that are prepared ahead, so that preparing one is never waited for.
 pub const PREPARED_SEGMENTS: usize = 2;
@@ -22,6 +24,23 @@ pub const FOOTERS_PENDING_MAX: usize = 2;
 
 /// A segment keeps this part of itself for its footer alone: what the Tags of records of 1 KiB take.
 const FOOTER_SHARE: u64 = 14;
+
+/// A list of what is gone takes at most one in so many bytes of a segment.
+const FREED_SHARE: u64 = 32;
+/// Blocks that fit the last segment behind what machines append, while no other is prepared: with no
+/// room to say what is gone, and to mark that as durable, no room would ever come back. A restart
+/// says it again.
+const RESERVED_BLOCKS: usize = 3;
+
+/// A segment file that the journal wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedSegment {
+    /// Its number. If there is a file with it, that one is of no use.
+    pub segment: u32,
+    /// The file with this number is of no use any more either: it can be renamed, and need not be
+    /// zeroed.
+    pub recycled: Option<u32>,
+}
 
 /// A segment that blocks go to.
 pub(crate) struct OpenSegment {
@@ -36,6 +55,11 @@ pub(crate) struct OpenSegment {
 pub fn blocks_bytes(segment_bytes: u64) -> u64 {
     let footer = segment_bytes / FOOTER_SHARE / ALIGNMENT as u64 * ALIGNMENT as u64;
     segment_bytes - footer
+}
+
+/// How many ranges a list of what is gone may have.
+fn freed_ranges_max(segment_bytes: u64) -> usize {
+    Freed::ranges_max(segment_bytes / FREED_SHARE)
 }
 
 impl OpenSegment {
@@ -116,6 +140,9 @@ impl SealingSegment {
 pub(crate) struct Segments {
     journal_id: u64,
     segment_bytes: u64,
+    /// Files that there may be; 0: no bound.
+    segments_max: usize,
+    pub space: Space,
     pub open: Option<OpenSegment>,
     /// In order of use.
     pub sealing: VecDeque<SealingSegment>,
@@ -135,6 +162,8 @@ impl Segments {
         Segments {
             journal_id: config.journal_id,
             segment_bytes: config.segment_bytes,
+            segments_max: config.segments_max,
+            space: Space::new(config.segment_bytes, freed_ranges_max(config.segment_bytes)),
             open: None,
             sealing: VecDeque::new(),
             sealed: BTreeMap::new(),
@@ -147,16 +176,67 @@ impl Segments {
         }
     }
 
-    pub fn wanted(&mut self) -> Option<u32> {
+    pub fn wanted(&mut self) -> Option<WantedSegment> {
         if self.prepared.len() + self.preparing.len() >= PREPARED_SEGMENTS {
             return None;
         }
-        let segment = self.wanted_again.pop_front().unwrap_or_else(|| {
-            self.next_segment += 1;
-            self.next_segment - 1
-        });
-        self.preparing.insert(segment);
-        Some(segment)
+        let wanted = match self.wanted_again.pop_front() {
+            Some(segment) => WantedSegment { segment, recycled: None },
+            None => {
+                let recycled = self.space.recycle();
+                if recycled.is_none() && self.is_at_bound() {
+                    return None;
+                }
+                // Above all numbers before, also that of a file which is renamed: what remains in a
+                // file of an earlier use names a lower number than its own.
+                self.next_segment += 1;
+                WantedSegment { segment: self.next_segment - 1, recycled }
+            }
+        };
+        self.preparing.insert(wanted.segment);
+        Some(wanted)
+    }
+
+    /// As many files as there may be.
+    fn is_at_bound(&self) -> bool {
+        let ahead = self.prepared.len() + self.preparing.len() + self.wanted_again.len();
+        self.segments_max > 0 && self.live() + ahead + self.space.files() >= self.segments_max
+    }
+
+    /// Segments that count.
+    pub fn live(&self) -> usize {
+        self.sealed.len() + self.sealing.len() + usize::from(self.open.is_some())
+    }
+
+    /// The file of a segment that is not needed any more, to be removed.
+    pub fn removal(&mut self) -> Option<u32> {
+        self.space.remove(self.live(), self.failed)
+    }
+
+    pub fn release(&mut self, owner: Owner, segment: u32) {
+        self.space.release(owner, segment);
+        self.free(segment);
+    }
+
+    /// Gives a segment back, if nobody needs it any more and it is sealed: its numbers are known then.
+    fn free(&mut self, segment: u32) {
+        let mut segments = VecDeque::from([segment]);
+        while let Some(segment) = segments.pop_front() {
+            let Some(sealed) = self.sealed.get(&segment) else { continue };
+            if self.space.is_held(segment) || !self.space.has_room_for(segment, &sealed.range) {
+                continue;
+            }
+            self.space.free(segment, sealed);
+            self.sealed.remove(&segment);
+            segments.extend(self.space.take_postponed());
+        }
+    }
+
+    /// Gives back all that nobody needs: recovery knows at its end.
+    pub fn free_all(&mut self) {
+        for segment in self.sealed.keys().copied().collect::<Vec<_>>() {
+            self.free(segment);
+        }
     }
 
     pub fn ready(&mut self, segment: u32) {
@@ -173,14 +253,32 @@ impl Segments {
     /// No further segment can be had, and less is left than three quarters of one beside what is
     /// queued: engines may have promised as much, and the next start needs some.
     pub fn is_full(&self, queued_bytes: u64) -> bool {
+        let none_comes = self.failed || self.preparing.is_empty() && self.is_at_bound() && !self.space.has_spare();
         let open_bytes = self.open.as_ref().map_or(0, OpenSegment::bytes_left);
         let left = open_bytes + self.prepared.len() as u64 * self.segment_bytes;
-        self.failed && left < queued_bytes + self.segment_bytes / 4 * 3
+        let reserved = self.reserve().block_bytes() as u64;
+        none_comes && left < reserved + queued_bytes + self.segment_bytes / 4 * 3
     }
 
-    /// Whether this fits an empty segment.
+    /// Room that entries of machines leave free, see [`RESERVED_BLOCKS`].
+    pub fn reserve(&self) -> Need {
+        if !self.prepared.is_empty() {
+            return Need::default();
+        }
+        let list = Need::freed(self.space.ranges() + 1);
+        Need {
+            data_bytes: RESERVED_BLOCKS * list.block_bytes(),
+            directory_bytes: 0,
+            footer_bytes: 2 * list.footer_bytes,
+        }
+    }
+
+    /// Whether this fits an empty segment, behind the block that each begins with.
     pub fn fits_empty(&self, need: Need) -> bool {
-        self.empty(0, Span::default()).fits(need)
+        let list = Need::freed(freed_ranges_max(self.segment_bytes));
+        let mut empty = self.empty(0, Span::default());
+        empty.used_bytes = list.block_bytes() as u64;
+        empty.fits(Need { footer_bytes: need.footer_bytes + list.footer_bytes, ..need })
     }
 
     fn empty(&self, segment: u32, span: Span) -> OpenSegment {
@@ -190,23 +288,36 @@ impl Segments {
     }
 
     pub fn has_room(&self, need: Need) -> bool {
-        self.open.as_ref().is_some_and(|open| open.fits(need))
-            || (!self.prepared.is_empty() && self.footers_pending() < FOOTERS_PENDING_MAX)
+        self.open_takes(need) || self.can_begin()
     }
 
-    /// The segment that has room for this: the open one, or the next, begun now with a block of
-    /// this number. `None` when none is prepared, or footers are to be written first.
-    pub fn make_room(&mut self, need: Need, number: u64, vital: u64) -> Option<&mut OpenSegment> {
-        if !self.has_room(need) {
-            return None;
+    /// Whether this fits the open segment.
+    pub fn open_takes(&self, need: Need) -> bool {
+        self.open.as_ref().is_some_and(|open| open.fits(need))
+    }
+
+    /// Whether the next segment can be begun: not when none is prepared, or footers are to be written
+    /// first.
+    pub fn can_begin(&self) -> bool {
+        !self.prepared.is_empty() && self.footers_pending() < FOOTERS_PENDING_MAX
+    }
+
+    /// Begins the next segment with a block of this number.
+    pub fn begin(&mut self, number: u64, vital: u64) {
+        self.seal_open();
+        let segment = self.prepared.pop_front().expect("the caller asked whether it can begin");
+        self.open = Some(self.empty(segment, Span::starting(number, vital)));
+        self.next_use += 1;
+        self.space.begun();
+    }
+
+    /// The next machine to ask for what it still has in a segment.
+    pub fn vacate(&mut self, is_full: bool) -> Option<(Owner, u32)> {
+        let live = self.live();
+        if self.space.take_look() {
+            self.space.choose(self.sealed.iter(), live, self.next_use, is_full);
         }
-        if !self.open.as_ref().is_some_and(|open| open.fits(need)) {
-            self.seal_open();
-            let segment = self.prepared.pop_front()?;
-            self.open = Some(self.empty(segment, Span::starting(number, vital)));
-            self.next_use += 1;
-        }
-        self.open.as_mut()
+        self.space.next_ask()
     }
 
     pub fn seal_open(&mut self) {
@@ -227,6 +338,7 @@ impl Segments {
             panic!("a footer that is done was being written")
         };
         self.sealed.insert(segment, sealed);
+        self.free(segment);
     }
 
     pub fn set_durable(&mut self, durable: u64) {

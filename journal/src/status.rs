@@ -7,6 +7,13 @@ pub struct JournalStatus {
     pub segments: u64,
     /// Segments that wait to be used.
     pub segments_prepared: u64,
+    /// Files of segments that nobody needs: they are used again, or removed.
+    pub segments_free: u64,
+    /// Segments that all machines gave back, since the journal was opened.
+    pub segments_released: u64,
+    /// Of these, files that were used again, and that were removed.
+    pub segments_recycled: u64,
+    pub segments_removed: u64,
     /// The segment that is written now.
     pub open_segment: Option<u32>,
     /// Bytes that blocks may still take in it, its footer's room set aside.

@@ -1,12 +1,15 @@
 //! The walk through all blocks in order: what is handed on, what is damage, where the tail is torn.
 
+use std::collections::BTreeMap;
+
 use sealog_protocol::machine::{JournalPlace, Recovered};
 use sealog_protocol::mutant::{Mark, mark};
 use sealog_protocol::tags::write_tags;
 
 use crate::config::Owner;
-use crate::entry::{Entry, Run, entries};
+use crate::entry::{Entry, Line, Run, lines};
 use crate::footer::{Footer, FooterBuilder, SegmentPlace, Span};
+use crate::freed::Freed;
 use crate::header::{Block, BlockHeader, HEADER_BYTES};
 use crate::report::{Damage, DamageKind, RecoveryError, RecoveryReport, TornTail};
 use crate::salvage::salvage;
@@ -23,10 +26,14 @@ pub(crate) struct Walk<'a> {
     incarnation: u64,
     /// Blocks below were durable once.
     durable: u64,
+    /// Blocks that are gone because nobody needed them.
+    freed: Freed,
+    /// What each machine was handed of each segment, in bytes.
+    held: BTreeMap<(u32, Owner), u64>,
     /// The tail is cut off: what comes is dropped.
     is_cut: bool,
-    /// Damage reaches the tail: where the last block ended is not known.
-    pub is_tail_unclear: bool,
+    /// The number behind the last block taken.
+    taken_end: u64,
     /// Where the last block taken ends.
     end: (u32, u64),
     pub report: RecoveryReport,
@@ -35,14 +42,16 @@ pub(crate) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub fn new(durable: u64, sink: &'a mut dyn FnMut(Owner, Recovered<'_>)) -> Walk<'a> {
+    pub fn new(durable: u64, freed: Freed, sink: &'a mut dyn FnMut(Owner, Recovered<'_>)) -> Walk<'a> {
         Walk {
             number: 0,
             vital: 0,
             incarnation: 0,
             durable,
+            freed,
+            held: BTreeMap::new(),
             is_cut: false,
-            is_tail_unclear: false,
+            taken_end: 0,
             end: (0, 0),
             report: RecoveryReport::default(),
             sink,
@@ -54,15 +63,17 @@ impl<'a> Walk<'a> {
     pub fn sealed(&mut self, footer: &Footer<'_>) -> Result<(), RecoveryError> {
         let trailer = footer.trailer;
         self.pass_missing(trailer.first_number, trailer.first_vital, (trailer.segment, 0))?;
-        for entry in footer.entries() {
-            let (owner, entry, _) = entry.map_err(|_| malformed(trailer.segment, trailer.footer_offset))?;
-            self.hand_on(trailer.segment, owner, &entry);
+        for line in footer.lines() {
+            if let Line::Entry(owner, entry) = line.map_err(|_| malformed(trailer.segment, trailer.footer_offset))? {
+                self.hand_on(trailer.segment, owner, &entry);
+            }
         }
         for damage in &footer.damages {
             self.report.add_damage(*damage);
         }
         self.report.sealed_segments += 1;
         (self.number, self.vital, self.incarnation) = (trailer.end_number, trailer.end_vital, trailer.incarnation);
+        self.taken_end = self.number;
         self.end = (trailer.segment, trailer.footer_offset);
         Ok(())
     }
@@ -120,6 +131,7 @@ impl<'a> Walk<'a> {
             }
             return Ok(false);
         }
+        self.pass_freed();
         let out_of_order = header.number < self.number || header.incarnation < self.incarnation;
         if out_of_order || (self.end.0 == segment && block.offset() < self.end.1) {
             return Ok(false);
@@ -127,7 +139,6 @@ impl<'a> Walk<'a> {
         if header.number > self.number && header.number > self.durable {
             // The first block that is missing and was not known to be durable: all from there on
             // goes. If blocks in front of it are missing that were, they are damage all the same.
-            self.is_tail_unclear = self.number < self.durable;
             self.pass_missing(self.durable, header.vital, (segment, block.offset()))?;
             self.cut(1);
             return Ok(false);
@@ -144,12 +155,28 @@ impl<'a> Walk<'a> {
         Ok(true)
     }
 
-    /// Goes past missing blocks up to `number`, which were durable and end before `until`; refuses
-    /// if vital entries were lost.
+    /// Goes past blocks that are gone.
+    fn pass_freed(&mut self) {
+        if let Some(range) = self.freed.at(self.number) {
+            self.number = range.end_number;
+            self.vital += range.end_vital - range.first_vital;
+        }
+    }
+
+    /// Blocks behind the last one taken are gone, or damaged: the next one does not go behind it.
+    pub fn is_tail_unclear(&self) -> bool {
+        self.number > self.taken_end
+    }
+
+    /// Goes past missing blocks up to `number`, which were durable and end before `until`: they are
+    /// gone because nobody needed them, or lost. Refuses if vital entries were lost.
     fn pass_missing(&mut self, number: u64, vital: u64, until: (u32, u64)) -> Result<(), RecoveryError> {
+        self.pass_freed();
         if number <= self.number {
             return Ok(());
         }
+        let (_, gone_vital) = self.freed.within(self.number, number);
+        self.vital += gone_vital;
         // Missing blocks lie between the last one and the next, perhaps in another segment.
         let (segment, offset) =
             if self.end.0 == until.0 || until.1 == 0 && self.end.0 != 0 { self.end } else { (until.0, 0) };
@@ -178,8 +205,14 @@ impl<'a> Walk<'a> {
     ) -> Result<u32, RecoveryError> {
         let header = &block.header;
         let mut vital = 0;
-        for entry in entries(block.directory) {
-            let (owner, entry) = entry.map_err(|_| malformed(segment, header.offset()))?;
+        for line in lines(block.directory) {
+            let (owner, entry) = match line.map_err(|_| malformed(segment, header.offset()))? {
+                Line::Entry(owner, entry) => (owner, entry),
+                Line::Freed(freed) => {
+                    footer.add_freed(&freed);
+                    continue;
+                }
+            };
             vital += u32::from(entry.is_vital());
             // A part of a checkpoint with damaged data is not whole: it has copies.
             if matches!(entry, Entry::Checkpoint(_)) && !is_data_intact {
@@ -215,6 +248,7 @@ impl<'a> Walk<'a> {
         }
         self.report.scanned_blocks += 1;
         (self.number, self.incarnation) = (header.number + 1, header.incarnation);
+        self.taken_end = self.number;
         self.vital += u64::from(vital);
         Ok(vital)
     }
@@ -242,6 +276,7 @@ impl<'a> Walk<'a> {
             },
         };
         self.report.entries += 1;
+        *self.held.entry((segment, owner)).or_default() += entry.bytes();
         (self.sink)(owner, recovered);
     }
 
@@ -259,11 +294,18 @@ impl<'a> Walk<'a> {
         }
     }
 
-    pub fn finish(&mut self) -> RecoveryReport {
+    /// What each machine was handed of each segment, in bytes: it needs that until it says otherwise.
+    pub fn held(&self) -> impl Iterator<Item = (u32, Owner, u64)> {
+        self.held.iter().map(|((segment, owner), bytes)| (*segment, *owner, *bytes))
+    }
+
+    /// What is gone, and what was found.
+    pub fn finish(&mut self) -> (Freed, RecoveryReport) {
+        self.pass_freed();
         if self.report.torn_tail.is_some() {
             mark(Mark::TornTailTruncated);
         }
-        std::mem::take(&mut self.report)
+        (std::mem::take(&mut self.freed), std::mem::take(&mut self.report))
     }
 }
 

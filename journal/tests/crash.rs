@@ -5,6 +5,7 @@ mod model;
 use model::*;
 use proptest::prelude::*;
 use sealog_journal::JournalConfig;
+use sealog_protocol::ids::ViewNumber;
 use sealog_protocol::machine::DurableEntry;
 
 #[test]
@@ -149,14 +150,31 @@ fn the_recovery_block_is_written_alone() {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Append { shard: u64, records: u64, payload_bytes: usize },
-    Metalog { bytes: usize },
+    Append {
+        shard: u64,
+        records: u64,
+        payload_bytes: usize,
+    },
+    Metalog {
+        bytes: usize,
+    },
     Commit,
     Seal,
     Submit,
-    Complete { which: usize },
+    Complete {
+        which: usize,
+    },
     Idle,
-    Crash { seed: u64 },
+    /// A machine needs the n-th of its segments no more.
+    Release {
+        of_storage: bool,
+        nth: usize,
+    },
+    /// All machines need nothing but their newest segments.
+    ReleaseAll,
+    Crash {
+        seed: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -169,6 +187,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Submit),
         6 => (0..4usize).prop_map(|which| Step::Complete { which }),
         1 => Just(Step::Idle),
+        4 => (any::<bool>(), 0..4usize).prop_map(|(of_storage, nth)| Step::Release { of_storage, nth }),
+        1 => Just(Step::ReleaseAll),
         1 => any::<u64>().prop_map(|seed| Step::Crash { seed }),
     ]
 }
@@ -176,19 +196,37 @@ fn step() -> impl Strategy<Value = Step> {
 fn run_steps(config: JournalConfig, stale: bool, steps: &[Step]) -> Driver {
     let mut driver = Driver::new(config);
     driver.fresh = if stale { Fresh::Stale } else { Fresh::Zeros };
-    let (mut index, mut commit) = (0, 0);
+    driver.is_slow = stale;
+    let (mut index, mut commit, mut view) = (0, 0, 0);
     for step in steps {
         match *step {
             Step::Append { shard: number, records, payload_bytes } => {
                 index += records;
                 driver.append(STORAGE, run(shard(number), index, records, payload_bytes));
             }
-            Step::Metalog { bytes } => driver.append(SEQUENCER, metalog(index, bytes)),
+            Step::Metalog { bytes } => {
+                index += 1;
+                driver.append(SEQUENCER, metalog(index, bytes));
+            }
             Step::Commit => {
                 commit += 1;
                 driver.append(SEQUENCER, DurableEntry::Commit { view: VIEW, commit });
             }
-            Step::Seal => driver.append(STORAGE, DurableEntry::StorageSeal { view: VIEW }),
+            Step::Seal => {
+                view += 1;
+                driver.append(STORAGE, DurableEntry::StorageSeal { view: ViewNumber(view) });
+            }
+            Step::Release { of_storage, nth } => {
+                let owner = if of_storage { STORAGE } else { SEQUENCER };
+                if let Some(segment) = driver.releasable(owner).get(nth) {
+                    driver.release(owner, *segment);
+                }
+            }
+            Step::ReleaseAll => {
+                for owner in [STORAGE, SEQUENCER] {
+                    driver.releasable(owner).into_iter().for_each(|segment| driver.release(owner, segment));
+                }
+            }
             Step::Submit => driver.submit(),
             Step::Complete { which } if !driver.in_flight.is_empty() => {
                 driver.complete(which % driver.in_flight.len());
@@ -229,13 +267,13 @@ fn check_footers_against_scan(driver: &mut Driver) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn whatever_was_reported_durable_survives(
         steps in prop::collection::vec(step(), 1..150),
         stale: bool,
-        segment_pages in 16..40u64,
+        segment_pages in 12..40u64,
         writes_in_flight_max in 1..5usize,
     ) {
         let config = JournalConfig {

@@ -3,7 +3,7 @@
 mod model;
 
 use model::*;
-use sealog_journal::JournalConfig;
+use sealog_journal::{JournalConfig, WantedSegment};
 use sealog_protocol::machine::DurableEntry;
 
 #[test]
@@ -62,7 +62,8 @@ fn segments_are_prepared_ahead_and_found_again() {
     // A file of another size is of no use: it is asked for anew.
     driver.disk.segments.insert(3, vec![0; 4096]);
     driver.restart();
-    assert_eq!(driver.journal.wanted_segment(), Some(3));
+    let wanted = WantedSegment { segment: 3, recycled: None };
+    assert_eq!(driver.journal.wanted_segment(), Some(wanted));
 }
 
 /// Footers are written behind the blocks of the next segments, and fit, whatever the entries are.

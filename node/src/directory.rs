@@ -20,6 +20,7 @@ use sealog_protocol::view::{Chain, ClusterSettings, View};
 use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, NodeSet, ViewNumber};
 use thiserror::Error;
 
+use crate::backup::MANIFEST;
 use crate::durable_file;
 use crate::identity::{Identity, IdentityError};
 use crate::register::FileRegister;
@@ -152,7 +153,7 @@ fn lock(path: &Path) -> Result<File, DirectoryError> {
 }
 
 /// Takes the lock, which the system gives back when the process ends, however it ends.
-fn hold_lock(path: &Path) -> Result<File, DirectoryError> {
+pub(crate) fn hold_lock(path: &Path) -> Result<File, DirectoryError> {
     let failed = |error| DirectoryError::Io { path: path.to_owned(), doing: "lock", error };
     let mut options = OpenOptions::new();
     let mut file =
@@ -175,6 +176,10 @@ pub(crate) fn in_use(path: &Path, lock: &mut File) -> DirectoryError {
 /// A directory without an identity must be empty, but for what an interrupted first start leaves.
 fn refuse_foreign(path: &Path) -> Result<(), DirectoryError> {
     let failed = |error| DirectoryError::Io { path: path.to_owned(), doing: "list", error };
+    if path.join(MANIFEST).exists() {
+        let what = "it is a backup: `sealog restore` makes a data directory of it".to_owned();
+        return Err(DirectoryError::Foreign { path: path.to_owned(), what });
+    }
     for entry in std::fs::read_dir(path).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
@@ -354,9 +359,9 @@ mod tests {
         open(data.path(), 1).unwrap();
         let identity = data.path().join("identity");
         let text = std::fs::read_to_string(&identity).unwrap();
-        std::fs::write(&identity, text.replace("format 1", "format 2")).unwrap();
+        std::fs::write(&identity, text.replace("format 2", "format 3")).unwrap();
         let message = open(data.path(), 1).unwrap_err().to_string();
-        assert!(message.contains("format 2") && message.contains("reads format 1"), "{message}");
+        assert!(message.contains("format 3") && message.contains("reads formats 1 to 2"), "{message}");
     }
 
     #[test]

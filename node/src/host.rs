@@ -15,7 +15,7 @@ use sealog_protocol::machine::{
 use sealog_protocol::message::Message;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Time};
-use sealog_runtime::{Action, ExecutorContext, Host, HostError, Owner};
+use sealog_runtime::{Action, ExecutorContext, ExecutorId, Host, HostError, Owner};
 
 use crate::machines::{Machines, Placement, RoleMachine};
 use crate::readiness::Readiness;
@@ -27,7 +27,7 @@ pub enum Event {
     /// What a register holds now; `swapped`: after a compare-and-swap of this machine.
     Chain { chain: Arc<Chain>, swapped: Option<Address> },
     /// Another executor collects the node's status.
-    StatusWanted { by: sealog_runtime::ExecutorId, round: u64 },
+    StatusWanted { by: ExecutorId, round: u64 },
     /// What an executor said to that.
     StatusTold { round: u64, part: StatusPart },
 }
@@ -127,9 +127,8 @@ impl NodeHost {
 
     fn send(&mut self, from: Address, to: Address, message: Message) {
         if to.node != self.node {
-            // A node of another machine: there are no connections between nodes yet, and a lost
-            // message is what machines expect of those.
-            tracing::debug!(?to, "dropped a message to another node");
+            // Lost when there is no connection, which the machine knows.
+            self.actions.push(Action::SendToNode { from, to, message });
             return;
         }
         let executor = self.config.placement.executor(to.logspace, to.role);
@@ -196,7 +195,7 @@ impl NodeHost {
     fn status_wanted(&mut self, connection: ConnectionId, request: u64) {
         let part = StatusPart::of(&self.machines);
         let round = self.status.begin(connection, request, self.context.executors);
-        for executor in (0..self.context.executors).map(sealog_runtime::ExecutorId) {
+        for executor in (0..self.context.executors).map(ExecutorId) {
             if executor != self.context.executor {
                 self.context.poster.post(executor, Event::StatusWanted { by: self.context.executor, round });
             }
@@ -263,6 +262,23 @@ impl Host for NodeHost {
             self.handle(now, at, Input::Connected { node, incarnation });
         }
         Ok(())
+    }
+
+    fn place(&self, to: Address) -> Option<ExecutorId> {
+        let is_here = to.node == self.node && to.logspace.0 < self.config.placement.logspaces;
+        is_here.then(|| self.config.placement.executor(to.logspace, to.role))
+    }
+
+    fn node_connected(&mut self, now: Time, node: NodeId, incarnation: Incarnation) {
+        for at in 0..self.machines.slots().len() {
+            self.handle(now, at, Input::Connected { node, incarnation });
+        }
+    }
+
+    fn node_disconnected(&mut self, now: Time, node: NodeId) {
+        for at in 0..self.machines.slots().len() {
+            self.handle(now, at, Input::Disconnected { node });
+        }
     }
 
     fn message(&mut self, now: Time, from: Address, to: Address, message: Message) {
@@ -347,6 +363,10 @@ impl Host for NodeHost {
         for at in 0..self.machines.slots().len() {
             self.handle(now, at, Input::Space { full });
         }
+    }
+
+    fn vacate(&mut self, now: Time, owner: Owner, segment: u32) {
+        self.handle_owner(now, owner, Input::Vacate { segment });
     }
 
     fn tick(&mut self, now: Time) {

@@ -1,10 +1,12 @@
 //! Composition root: from configuration to running machines.
 //!
-//! [`settings`] is what a user can say, [`configuration`] where it is said, [`directory`] what a node keeps, [`register`] where views are
+//! [`settings`] is what a user can say, [`configuration`] where it is said, [`directory`] what a node
+//! keeps, [`backup`] copies of it, [`register`] where views are
 //! agreed upon on one machine; [`Node`] starts it all, in this process, and [`Embedded`] is one with
 //! its clients. The machines of an executor and what they say to each other are in `host` and
 //! `machines`.
 
+pub mod backup;
 pub mod configuration;
 pub mod directory;
 mod durable_file;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
@@ -193,6 +193,7 @@ fn executor_configs(settings: &Settings, directory: &DataDirectory, listen: Vec<
 struct Limits {
     index_bytes_max: usize,
     cache_bytes_max: usize,
+    aux_bytes_max: usize,
     hash_seed: u64,
 }
 
@@ -201,9 +202,16 @@ impl Limits {
         Limits {
             index_bytes_max: (settings.index_bytes_max / engines) as usize,
             cache_bytes_max: (settings.cache_bytes_max / engines) as usize,
+            aux_bytes_max: (settings.aux_bytes_max / engines) as usize,
             hash_seed,
         }
     }
+}
+
+/// Milliseconds since 1970; a clock before that counts as then.
+fn time_of_day_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines {
@@ -214,7 +222,9 @@ fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines
             Role::Engine => {
                 let mut config = EngineConfig::new(node, incarnation, logspace, limits.hash_seed);
                 config.index_bytes_max = limits.index_bytes_max;
+                config.time_of_day_ms = time_of_day_ms();
                 config.cache_bytes_max = limits.cache_bytes_max;
+                config.aux_bytes_max = limits.aux_bytes_max;
                 RoleMachine::Engine(Box::new(Engine::new(config)))
             }
             Role::Storage => RoleMachine::Storage(Box::new(Storage::new(StorageConfig::new(node, logspace)))),

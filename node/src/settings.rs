@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use sealog_protocol::limits::{CACHE_BYTES_MAX, LOGSPACES_MAX};
+use sealog_protocol::limits::{AUX_MEMORY_BYTES_MAX, CACHE_BYTES_MAX, LOGSPACES_MAX};
 use sealog_runtime::ClientLimits;
 use thiserror::Error;
 
@@ -52,6 +52,8 @@ pub struct Settings {
     pub index_bytes_max: u64,
     /// Memory for records near the tail, of all engines together, in bytes.
     pub cache_bytes_max: u64,
+    /// Memory for aux data of records, of all engines together, in bytes; 0 keeps none.
+    pub aux_bytes_max: u64,
     /// Size of a segment of the journal, in bytes.
     pub segment_bytes: u64,
     /// Client connections at once; those beyond are told so and closed.
@@ -93,6 +95,7 @@ impl Default for Settings {
             logspaces: None,
             index_bytes_max: 4 << 30,
             cache_bytes_max: CACHE_BYTES_MAX as u64,
+            aux_bytes_max: AUX_MEMORY_BYTES_MAX as u64,
             segment_bytes: 64 << 20,
             connections_max: clients.connections_max,
             connections_per_address_max: clients.connections_per_address_max,
@@ -253,6 +256,17 @@ pub(crate) const KEYS: &[Key] = &[
         expected: "a size of at least 4MiB",
         set: |settings, text| {
             settings.cache_bytes_max = parse_bytes(text).filter(|bytes| *bytes >= CACHE_BYTES_MIN)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "aux_memory",
+        about: "Memory for aux data, which clients attach to records. What was not read lately gives way; 0 keeps none.",
+        unit: SIZE,
+        default: "\"64MiB\"",
+        expected: "a size",
+        set: |settings, text| {
+            settings.aux_bytes_max = parse_bytes(text)?;
             Some(())
         },
     },

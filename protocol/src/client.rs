@@ -59,6 +59,8 @@ pub enum Request {
     },
     /// The node's state: [`Reply::Status`].
     Status,
+    /// Attaches data to a record, for those who read it later: [`Reply::AuxSet`].
+    SetAux(SetAuxRequest),
 }
 
 impl Request {
@@ -72,6 +74,7 @@ impl Request {
             Request::Trim(trim) => LogBookId(trim.logbook),
             Request::SetRetention(retention) => LogBookId(retention.logbook),
             Request::Describe { logbook, .. } => LogBookId(*logbook),
+            Request::SetAux(aux) => LogBookId(aux.logbook),
             Request::Status => return None,
         };
         Some(logbook.logspace(logspaces))
@@ -95,6 +98,15 @@ pub struct RetentionRequest {
     pub age_ms: u64,
     /// Bytes of payload.
     pub bytes: u64,
+}
+
+/// Attaches aux data to a record, in place of what it had.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct SetAuxRequest {
+    pub logbook: u64,
+    pub seqnum: u64,
+    /// At most [`crate::limits::AUX_BYTES_MAX`].
+    pub data: Vec<u8>,
 }
 
 /// What is known of a LogBook.
@@ -130,6 +142,8 @@ pub struct ReadRequest {
     /// Wait until the engine has applied this place: what the session has seen.
     pub place: PlaceWire,
     pub linearizable: bool,
+    /// The answer is to have the records' aux data, as far as the engine still has it.
+    pub aux: bool,
 }
 
 /// Asks for the tail of a LogBook's tag: [`Reply::Tail`].
@@ -248,6 +262,12 @@ pub enum Reply {
     Status {
         json: String,
     },
+    /// `kept`: the aux data may come back with the record. Not kept: there is no such visible record
+    /// at `place`, or no room for its data.
+    AuxSet {
+        kept: bool,
+        place: Place,
+    },
     Error {
         code: ErrorCode,
         message: String,
@@ -261,6 +281,16 @@ pub struct RecordsReply {
     /// There is no further record in the asked range at `place`.
     pub complete: bool,
     pub parts: Vec<RecordsPart>,
+    /// Of records that have some, when it was asked for; in their order.
+    pub aux: Vec<RecordAux>,
+}
+
+/// Aux data of a record of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordAux {
+    /// Which record of the answer it belongs to, counted from 0.
+    pub record: u16,
+    pub data: Bytes,
 }
 
 /// Consecutive records of one batch.
@@ -288,6 +318,7 @@ enum ReplyBody {
     Described { description: Description, place: PlaceWire },
     Status { json: String },
     Error { code: ErrorCode, message: String },
+    AuxSet { kept: bool, place: PlaceWire },
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -295,6 +326,16 @@ struct RecordsMetadata {
     place: PlaceWire,
     complete: bool,
     parts: Vec<PartMetadata>,
+    /// Its bytes follow those of the parts.
+    aux: Vec<AuxMetadata>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct AuxMetadata {
+    record: u16,
+    bytes: u32,
+    /// CRC-32 of the data: the frame's own checksum does not cover it.
+    checksum: u32,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -366,6 +407,7 @@ pub fn encode_reply(out: &mut Vec<u8>, request: u64, reply: &Reply) {
         }
         Reply::Status { json } => ReplyBody::Status { json: json.clone() },
         Reply::Error { code, message } => ReplyBody::Error { code: *code, message: message.clone() },
+        Reply::AuxSet { kept, place } => ReplyBody::AuxSet { kept: *kept, place: (*place).into() },
     };
     let mut scratch = [0u8; 96];
     match rkyv::api::high::to_bytes_in::<_, rancor::Failure>(&body, rkyv::ser::writer::Buffer::from(&mut scratch[..])) {
@@ -397,7 +439,12 @@ fn encode_records(out: &mut Vec<u8>, request: u64, reply: &RecordsReply) {
         payload.push(head);
         payload.push(body);
     }
-    let metadata = RecordsMetadata { place: reply.place.into(), complete: reply.complete, parts };
+    let mut aux = Vec::with_capacity(reply.aux.len());
+    for RecordAux { record, data } in &reply.aux {
+        aux.push(AuxMetadata { record: *record, bytes: data.len() as u32, checksum: crc32fast::hash(data) });
+        payload.push(data);
+    }
+    let metadata = RecordsMetadata { place: reply.place.into(), complete: reply.complete, parts, aux };
     let bytes = rkyv::to_bytes::<rancor::Error>(&metadata).expect("serialising into memory cannot fail");
     write_frame(out, FrameKind::Records, request, 0, &bytes, &payload);
 }
@@ -422,6 +469,8 @@ pub struct ReadRecord {
     /// The writer's clock, milliseconds since 1970, advisory.
     pub time_ms: u64,
     pub payload: Bytes,
+    /// What a reader attached to it earlier, if it was asked for and is still there.
+    pub aux: Option<Bytes>,
 }
 
 /// An answer as a client gets it.
@@ -475,6 +524,7 @@ fn decode_reply_metadata(metadata: &[u8]) -> Result<Reply, FrameError> {
         }
         ReplyBody::Status { json } => Reply::Status { json },
         ReplyBody::Error { code, message } => Reply::Error { code, message },
+        ReplyBody::AuxSet { kept, place } => Reply::AuxSet { kept, place: place.into() },
     })
 }
 
@@ -487,6 +537,15 @@ fn decode_records(bytes: &Bytes, frame: &Frame<'_>) -> Result<Answer, FrameError
         let part_bytes = rest.get(..part.bytes.to_native() as usize).ok_or(FrameError::Truncated)?;
         rest = &rest[part_bytes.len()..];
         decode_part(bytes, part, part_bytes, &mut records)?;
+    }
+    for aux in metadata.aux.iter() {
+        let data = rest.get(..aux.bytes.to_native() as usize).ok_or(FrameError::Truncated)?;
+        rest = &rest[data.len()..];
+        if crc32fast::hash(data) != aux.checksum.to_native() {
+            return Err(FrameError::Checksum);
+        }
+        let record = records.get_mut(usize::from(aux.record.to_native())).ok_or(FrameError::Metadata)?;
+        record.aux = Some(bytes.slice_ref(data));
     }
     let place = PlaceWire { view: metadata.place.view.to_native(), index: metadata.place.index.to_native() };
     Ok(Answer::Records { place: place.into(), complete: metadata.complete, records })
@@ -522,6 +581,7 @@ fn decode_part(
             tags: record.tags().collect(),
             time_ms: metadata.time_ms.to_native(),
             payload: whole.slice_ref(payload),
+            aux: None,
         });
     }
     Ok(())
@@ -561,6 +621,7 @@ mod tests {
             Reply::SessionOpened { session: SessionId(1), logspace: LogspaceId(0), place },
             Reply::Appended { seqnum: SeqNum(1 << 44), durability: Durability::Disk, place },
             Reply::Tail { tail: None, place },
+            Reply::AuxSet { kept: true, place },
             Reply::Error { code: ErrorCode::DiskFull, message: "x".repeat(500) },
         ];
         for reply in replies {
@@ -574,7 +635,7 @@ mod tests {
     fn a_part_of_a_batch_is_verified_by_the_writers_checksums() {
         let batch = batch(&[b"zero", b"one", b"two"]);
         let part = RecordsPart { seqnum: SeqNum(101), index: 1, records: 2, batch };
-        let reply = Reply::Records(RecordsReply { place: Place::default(), complete: true, parts: vec![part] });
+        let reply = Reply::Records(RecordsReply { complete: true, parts: vec![part], ..RecordsReply::default() });
         let mut out = Vec::new();
         encode_reply(&mut out, 1, &reply);
         let (_, answer) = decode_answer(&Bytes::from(out.clone())).expect("what was encoded");
@@ -589,9 +650,58 @@ mod tests {
     #[test]
     fn a_part_that_ends_beyond_the_last_seqnum_is_refused() {
         let part = RecordsPart { seqnum: SeqNum(u64::MAX), index: 0, records: 2, batch: batch(&[b"zero", b"one"]) };
-        let reply = Reply::Records(RecordsReply { place: Place::default(), complete: true, parts: vec![part] });
+        let reply = Reply::Records(RecordsReply { complete: true, parts: vec![part], ..RecordsReply::default() });
         let mut out = Vec::new();
         encode_reply(&mut out, 1, &reply);
         assert_eq!(decode_answer(&out.into()).err(), Some(FrameError::Metadata));
+    }
+
+    #[test]
+    fn aux_data_comes_with_its_record_and_has_a_checksum_of_its_own() {
+        let part = RecordsPart { seqnum: SeqNum(101), index: 0, records: 3, batch: batch(&[b"zero", b"one", b"two"]) };
+        let aux = |record, data: &'static [u8]| RecordAux { record, data: Bytes::from_static(data) };
+        let mut reply = RecordsReply { complete: true, parts: vec![part], ..RecordsReply::default() };
+        reply.aux = vec![aux(1, b"of one"), aux(2, b"")];
+        let mut out = Vec::new();
+        encode_reply(&mut out, 1, &Reply::Records(reply.clone()));
+        let (_, answer) = decode_answer(&Bytes::from(out.clone())).expect("what was encoded");
+        let Answer::Records { records, .. } = answer else { panic!("records") };
+        let read: Vec<Option<&[u8]>> = records.iter().map(|record| record.aux.as_deref()).collect();
+        assert_eq!(read, [None, Some(&b"of one"[..]), Some(b"")]);
+        let damaged = out.iter().rposition(|byte| *byte == b'f').expect("of \"of one\"");
+        out[damaged] ^= 1;
+        assert_eq!(decode_answer(&out.into()).err(), Some(FrameError::Checksum));
+        reply.aux = vec![aux(3, b"of none")];
+        let mut out = Vec::new();
+        encode_reply(&mut out, 1, &Reply::Records(reply));
+        assert_eq!(decode_answer(&out.into()).err(), Some(FrameError::Metadata));
+    }
+
+    #[test]
+    fn aux_data_is_set_by_a_request() {
+        let mut request = Vec::new();
+        let aux = SetAuxRequest { logbook: 3, seqnum: 7, data: b"view".to_vec() };
+        encode_request(&mut request, 5, &Request::SetAux(aux.clone()));
+        let frame = Frame::parse(&request).expect("whole").expect("whole");
+        assert_eq!(decode_request(&frame), Ok(Request::SetAux(aux)));
+    }
+
+    #[test]
+    fn golden_bytes_of_records_with_aux_data() {
+        let part = RecordsPart { seqnum: SeqNum(101), index: 0, records: 1, batch: batch(&[b"one"]) };
+        let aux = vec![RecordAux { record: 0, data: Bytes::from_static(b"view") }];
+        let place = Place { view: ViewNumber(1), index: 2 };
+        let mut reply = Vec::new();
+        encode_reply(&mut reply, 5, &Reply::Records(RecordsReply { place, complete: true, parts: vec![part], aux }));
+        let frame = Frame::parse(&reply).expect("whole").expect("whole");
+        let hex: String = frame.metadata.iter().map(|byte| format!("{byte:02x}")).collect();
+        let golden = concat!(
+            "65000000000000000000010070000000",   // part: SeqNum, index, records, bytes
+            "0000040000008eabfdfe",               // aux: record 0, 4 bytes, CRC-32
+            "010000000200000000000000",           // place: view, index
+            "01d9ffffff01000000e1ffffff01000000", // complete; where parts and aux are
+        );
+        assert_eq!(hex, golden, "what clients of this version read");
+        assert!(frame.payload.ends_with(b"oneview"));
     }
 }

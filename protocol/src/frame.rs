@@ -51,6 +51,8 @@ pub enum FrameKind {
     PeerWelcome = 11,
     /// The answer to a node that is not, with the reason.
     PeerRefusal = 12,
+    /// A node's sign of life to another, when it has nothing else to say.
+    PeerPing = 13,
 }
 
 impl FrameKind {
@@ -69,6 +71,7 @@ impl FrameKind {
             Chain,
             PeerWelcome,
             PeerRefusal,
+            PeerPing,
         ];
         kinds.into_iter().find(|kind| *kind as u8 == byte)
     }

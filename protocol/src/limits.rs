@@ -3,8 +3,13 @@
 
 use std::time::Duration;
 
-/// The version of the wire and the disk format. Another one is refused.
+/// The version of the wire format. Another one is refused.
 pub const FORMAT_VERSION: u8 = 1;
+/// The version of what is written to disk. Another one is refused, but for those before it from the
+/// oldest that is read: 2 says what was given back, which 1 would take for lost.
+pub const DISK_VERSION: u8 = 2;
+/// The oldest that is read.
+pub const DISK_VERSION_OLDEST: u8 = 1;
 
 /// Payload of one record.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
@@ -43,11 +48,16 @@ pub const REQUEST_RETRY: Duration = Duration::from_millis(200);
 pub const STREAM_MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of one part of an index checkpoint: it shares journal blocks with appends, which wait for it.
-pub const CHECKPOINT_PART_BYTES: usize = 64 << 10;
-/// Bytes of Tags after which a checkpoint may be worth writing.
-pub const CHECKPOINT_LOG_BYTES_MIN: u64 = 256 << 20;
-/// A checkpoint is begun when this many times the last one's bytes were appended since.
-pub const CHECKPOINT_LOG_FACTOR: u64 = 8;
+pub const CHECKPOINT_PART_BYTES: usize = 16 << 10;
+/// Bytes of batches after which a checkpoint may be worth writing: nothing younger is given back.
+pub const CHECKPOINT_LOG_BYTES_MIN: u64 = 64 << 20;
+/// A checkpoint is begun when this many times the last one's bytes were appended since: it adds a
+/// thirty-second to what is written.
+pub const CHECKPOINT_LOG_FACTOR: u64 = 32;
+/// Parts of a checkpoint on their way to the storages at once.
+pub const CHECKPOINT_PARTS_IN_FLIGHT_MAX: u32 = 2;
+/// Parts of a checkpoint that an engine asks for at once.
+pub const CHECKPOINT_PARTS_LOADING_MAX: u32 = 8;
 
 /// Checkpoints of which a storage keeps parts at once; the oldest unfinished one gives way.
 pub const CHECKPOINTS_KEPT_MAX: usize = 4;
@@ -78,8 +88,14 @@ pub const SESSION_WINDOW: u32 = 8_192;
 pub const READ_RECORDS_MAX: usize = 1024;
 /// Bytes in the answer to one range read, unless its first record is larger.
 pub const READ_BYTES_MAX: usize = 1 << 20;
+/// Aux data of one record.
+pub const AUX_BYTES_MAX: usize = 64 << 10;
+/// Aux data that an engine keeps in memory, in bytes.
+pub const AUX_MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Reads that wait on one engine.
 pub const WAITING_READS_MAX: usize = 1 << 20;
+/// Trims that wait on an engine for their metalog entries; more are refused.
+pub const WAITING_TRIMS_MAX: usize = 10_000;
 /// Reads that fetch from a storage at once; further ones wait their turn.
 pub const FETCHES_IN_FLIGHT_MAX: usize = 1024;
 
@@ -90,3 +106,7 @@ const _: () = assert!(
 );
 const _: () = assert!(PENDING_BYTES_MAX > FRAME_BYTES_MAX);
 const _: () = assert!(READ_BYTES_MAX + 64 * READ_RECORDS_MAX + 4096 <= FRAME_BYTES_MAX);
+const _: () = assert!(
+    BATCH_BYTES_MAX + BATCH_RECORDS_MAX * 16 + BATCH_TAGS_MAX * 8 + AUX_BYTES_MAX + 4096 <= FRAME_BYTES_MAX,
+    "the largest record with its aux data fits a page of its own"
+);

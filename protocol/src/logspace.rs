@@ -46,6 +46,8 @@ pub struct Logspace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     pub place: Place,
+    /// The SeqNum that was given next there.
+    pub next: SeqNum,
     /// Storages that hold it.
     pub replicas: NodeSet,
 }
@@ -56,6 +58,16 @@ impl Logspace {
         let mut logspace = Logspace { place: Place::default(), position: 0, shards: BTreeMap::new(), checkpoint: None };
         logspace.enter(view);
         logspace
+    }
+
+    /// As a checkpoint of the index describes it.
+    pub fn restored(
+        next: SeqNum,
+        place: Place,
+        shards: BTreeMap<ShardId, Shard>,
+        checkpoint: Option<Checkpoint>,
+    ) -> Logspace {
+        Logspace { place, position: next.position(), shards, checkpoint }
     }
 
     pub fn place(&self) -> Place {
@@ -129,10 +141,10 @@ impl Logspace {
             }
             // The index keeps the trim points; see [`Logspace::clamp_trim`].
             Entry::Trim { .. } => {}
-            Entry::Checkpoint { place, replicas } => {
+            Entry::Checkpoint { place, next, replicas } => {
                 let is_newer = self.checkpoint.is_none_or(|last| last.place < place);
                 if is_newer && place <= self.place {
-                    self.checkpoint = Some(Checkpoint { place, replicas });
+                    self.checkpoint = Some(Checkpoint { place, next, replicas });
                 }
             }
         }

@@ -139,6 +139,8 @@ pub enum Message {
     /// Engine → primary: the whole checkpoint is durable on these storages.
     CheckpointDone {
         place: Place,
+        /// The SeqNum that is given next there.
+        next: SeqNum,
         replicas: Box<NodeSet>,
     },
     /// Engine → storage: send this part.
@@ -198,6 +200,15 @@ pub enum Message {
         first: u64,
         more: bool,
         entries: Bytes,
+    },
+
+    /// There is nothing before position `first` any more: dropped, or lost. Records that a storage drops
+    /// are covered by a checkpoint that counts; this is the last one that it was told of, the first
+    /// place if there is none. An engine that is behind it goes on from there.
+    TagsGone {
+        shard: ShardId,
+        first: u64,
+        checkpoint: Place,
     },
 
     // Fetch: engine → storage.

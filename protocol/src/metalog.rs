@@ -32,8 +32,8 @@ pub enum Entry<'a> {
     /// Records of the LogBook with the tag below `first` may go; tag 0: all of them.
     Trim { logbook: LogBookId, tag: Tag, first: SeqNum },
     /// An index checkpoint at this place is durable on these storages: nobody needs what the metalog
-    /// has before it. One at an earlier place than the last has no effect.
-    Checkpoint { place: Place, replicas: NodeSet },
+    /// has before it, and the index needs the Tags of records from `next` on alone. One at an earlier place than the last has no effect.
+    Checkpoint { place: Place, next: SeqNum, replicas: NodeSet },
 }
 
 /// The moves of a cut, in its order, read in place: shards of the entry's own view.
@@ -109,7 +109,8 @@ impl<'a> Entry<'a> {
             },
             CHECKPOINT => {
                 let ShardId { view, index } = read_shard(&mut rest)?;
-                Entry::Checkpoint { place: Place { view, index }, replicas: read_nodes(&mut rest)? }
+                let next = SeqNum(read_varint(&mut rest)?);
+                Entry::Checkpoint { place: Place { view, index }, next, replicas: read_nodes(&mut rest)? }
             }
             _ => return Err(EntryError),
         };
@@ -147,10 +148,11 @@ impl<'a> Entry<'a> {
                 write_varint(out, tag.0);
                 write_varint(out, first.0);
             }
-            Entry::Checkpoint { place, replicas } => {
+            Entry::Checkpoint { place, next, replicas } => {
                 out.put_u8(CHECKPOINT);
                 write_varint(out, u64::from(place.view.0));
                 write_varint(out, place.index);
+                write_varint(out, next.0);
                 write_nodes(out, replicas);
             }
         }
@@ -188,13 +190,21 @@ pub fn entries(bytes: &[u8]) -> impl Iterator<Item = Result<(Entry<'_>, &[u8]), 
     })
 }
 
-fn read_byte(rest: &mut &[u8]) -> Result<u8, EntryError> {
+/// The next byte.
+///
+/// # Errors
+/// When there is none.
+pub fn read_byte(rest: &mut &[u8]) -> Result<u8, EntryError> {
     let (first, after) = rest.split_first().ok_or(EntryError)?;
     *rest = after;
     Ok(*first)
 }
 
-fn read_varint(rest: &mut &[u8]) -> Result<u64, EntryError> {
+/// The next number: seven bits a byte, the lowest first, all but the last with the high bit set.
+///
+/// # Errors
+/// When it is cut off, or has more than 64 bits.
+pub fn read_varint(rest: &mut &[u8]) -> Result<u64, EntryError> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let byte = read_byte(rest)?;
@@ -210,7 +220,8 @@ fn read_varint(rest: &mut &[u8]) -> Result<u64, EntryError> {
     Err(EntryError)
 }
 
-fn write_varint(out: &mut impl BufMut, mut value: u64) {
+/// Appends a number as [`read_varint`] reads it.
+pub fn write_varint(out: &mut impl BufMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8(value as u8 | 0x80);
         value >>= 7;
@@ -223,7 +234,11 @@ fn read_shard(rest: &mut &[u8]) -> Result<ShardId, EntryError> {
     Ok(ShardId { view: ViewNumber(view), index: read_varint(rest)? })
 }
 
-fn read_nodes(rest: &mut &[u8]) -> Result<NodeSet, EntryError> {
+/// The next set of nodes.
+///
+/// # Errors
+/// When it is cut off, or no set.
+pub fn read_nodes(rest: &mut &[u8]) -> Result<NodeSet, EntryError> {
     let count = usize::from(read_byte(rest)?);
     if count > NodeSet::MAX {
         return Err(EntryError);
@@ -235,7 +250,8 @@ fn read_nodes(rest: &mut &[u8]) -> Result<NodeSet, EntryError> {
     NodeSet::new(&nodes[..count]).ok_or(EntryError)
 }
 
-fn write_nodes(out: &mut impl BufMut, nodes: &NodeSet) {
+/// Appends a set of nodes as [`read_nodes`] reads it.
+pub fn write_nodes(out: &mut impl BufMut, nodes: &NodeSet) {
     out.put_u8(nodes.len() as u8);
     for node in nodes.iter() {
         write_varint(out, node.0);
@@ -255,7 +271,7 @@ mod tests {
             Entry::CloseShard { shard_index: 7 },
             Entry::MoveShard { shard, replicas },
             Entry::Trim { logbook: LogBookId(1), tag: Tag(0), first: SeqNum(u64::MAX) },
-            Entry::Checkpoint { place: Place { view: ViewNumber(3), index: 300 }, replicas },
+            Entry::Checkpoint { place: Place { view: ViewNumber(3), index: 300 }, next: SeqNum(200), replicas },
         ]
         .iter()
         .map(|entry| {

@@ -89,6 +89,14 @@ named! {
         SealNotAppendedAgain,
         /// A storage drops a checkpoint before a newer one is committed.
         CheckpointDroppedEarly,
+        /// A tail is the last visible record, however far the tag was trimmed.
+        TailForgetsTrim,
+        /// A trim reaches records that are still to come.
+        TrimNotClamped,
+        /// A later trim with a lower SeqNum brings the trim point back.
+        TrimLowersPoint,
+        /// A record with several tags dies with the first of them.
+        DeadByOneTag,
     }
 }
 
@@ -142,6 +150,16 @@ named! {
         CheckpointStored,
         VacateAnswered,
         BackupTookBase,
+        TrimApplied,
+        TrimClamped,
+        ReadTrimmed,
+        DiedByTags,
+        LogBookCompacted,
+        CheckpointBegun,
+        CheckpointCommitted,
+        CheckpointLoaded,
+        TagsGoneTold,
+        RetentionTrimmed,
     }
 }
 

@@ -3,8 +3,11 @@
 //! ```text
 //! caller → answerer   PeerHello     cluster, node, incarnation, executor
 //! answerer → caller   PeerWelcome   the same of the answerer      or   PeerRefusal, and the end
-//! then both           Message, BatchMessage
+//! then both           Message, BatchMessage, and PeerPing where there is nothing to say
 //! ```
+//!
+//! Of two nodes the one with the smaller id calls: there is one connection between them, and both
+//! see its beginning and its end, so what is lost with it is lost to both.
 //!
 //! The version is the frame's own: a frame of another one is refused before it is read. [`Peers`]
 //! is the one rule of who is let in; both sides ask it, so both hold the same of each other.
@@ -15,7 +18,7 @@ use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::frame::{Frame, FrameError, FrameKind, write_frame};
+use crate::frame::{Frame, FrameError, FrameKind, PlaceScope, write_frame};
 use crate::ids::{ClusterId, Incarnation, NodeId};
 
 /// Who a node is, in this life of it, on the executor that speaks.
@@ -24,7 +27,7 @@ pub struct PeerIdentity {
     pub cluster: ClusterId,
     pub node: NodeId,
     pub incarnation: Incarnation,
-    /// The executor whose machines speak on this connection.
+    /// The executor that holds the connection, for all machines of the node.
     pub executor: u8,
 }
 
@@ -66,6 +69,10 @@ pub enum PeerRefusal {
          list the addresses in [[peers]] in the order of the executors"
     )]
     OtherExecutor { node: u64, wanted: u8, found: u8 },
+    #[error("the caller speaks format version {theirs}, but this node {ours}: use the same release on both sides")]
+    Version { theirs: u8, ours: u8 },
+    #[error("node {node} calls node {own}, but of two nodes the one with the smaller id calls: use one release")]
+    Direction { node: u64, own: u64 },
 }
 
 /// The peers that a node knows, and the newest life of each that it has met.
@@ -102,6 +109,20 @@ impl Peers {
         }
         *newest = peer.incarnation;
         Ok(())
+    }
+
+    /// Whether this node calls that one, or is called by it.
+    pub fn calls(&self, node: NodeId) -> bool {
+        self.own.node < node
+    }
+
+    /// As [`Peers::admit`], for a peer that calls.
+    pub fn admit_caller(&mut self, peer: PeerIdentity) -> Result<(), PeerRefusal> {
+        let is_known = peer.cluster == self.own.cluster && self.newest.contains_key(&peer.node);
+        if is_known && self.calls(peer.node) {
+            return Err(PeerRefusal::Direction { node: peer.node.0, own: self.own.node.0 });
+        }
+        self.admit(peer)
     }
 
     /// As [`Peers::admit`], for a peer that was called: it must be the one that was wanted.
@@ -145,12 +166,18 @@ pub fn encode_greeting(out: &mut Vec<u8>, greeting: &Greeting) {
     write_frame(out, kind, 0, 0, &bytes, &[]);
 }
 
+/// Appends a sign of life to `out`.
+pub fn encode_ping(out: &mut Vec<u8>) {
+    write_frame(out, FrameKind::PeerPing, 0, 0, &[], &[]);
+}
+
 /// The greeting that a whole frame holds. The side that reads it says which ones it expects.
 ///
 /// # Errors
 /// When it is no frame, or one of another kind: the peer does not know how to greet.
 pub fn decode_greeting(bytes: &[u8]) -> Result<Greeting, FrameError> {
     let frame = Frame::parse(bytes)?.ok_or(FrameError::Truncated)?;
+    frame.verify_place(PlaceScope::Connection)?;
     let identity = || {
         let stored = rkyv::from_bytes::<StoredIdentity, rancor::Error>(frame.metadata);
         let stored = stored.map_err(|_| FrameError::Metadata)?;
@@ -204,6 +231,22 @@ mod tests {
         let refused = frame(&Greeting::Refused(PeerRefusal::Unknown { node: 2 }));
         assert_eq!((refused[3], refused[32]), (12, 1));
         assert_eq!(refused[33..41], 2u64.to_le_bytes());
+        let version = frame(&Greeting::Refused(PeerRefusal::Version { theirs: 9, ours: 1 }));
+        assert_eq!(version[32..35], [6, 9, 1]);
+        let mut ping = Vec::new();
+        encode_ping(&mut ping);
+        assert_eq!(ping[..16], [0xA1, 0x5E, FORMAT_VERSION, 13, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(ping.len(), 32);
+    }
+
+    #[test]
+    fn of_two_nodes_the_smaller_calls() {
+        let mut peers = Peers::new(identity(2, 5), [1, 2, 3].map(NodeId));
+        assert!(peers.calls(NodeId(3)) && !peers.calls(NodeId(1)));
+        assert_eq!(peers.admit_caller(identity(3, 7)), Err(PeerRefusal::Direction { node: 3, own: 2 }));
+        assert_eq!(peers.admit_caller(identity(1, 7)), Ok(()));
+        assert_eq!(peers.admit_caller(identity(4, 7)), Err(PeerRefusal::Unknown { node: 4 }), "the better reason");
+        assert_eq!(peers.admit_called(NodeId(3), 0, identity(3, 1)), Ok(()), "a refused call left no trace");
     }
 
     #[test]
@@ -214,6 +257,11 @@ mod tests {
             let bytes = frame(&greeting);
             assert_eq!(decode_greeting(&bytes), Ok(greeting));
             assert_eq!(decode_greeting(&bytes[..bytes.len() - 1]), Err(FrameError::Truncated));
+            for bit in 0..(bytes.len() - 7) * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert!(decode_greeting(&flipped).is_err(), "bit {bit}");
+            }
         }
         let mut other = Vec::new();
         write_frame(&mut other, FrameKind::Request, 0, 0, b"", &[]);

@@ -22,15 +22,17 @@ struct Listening {
 
 /// The listeners of an executor.
 pub(crate) struct Accepting {
+    /// Of clients, or of nodes.
+    kind: Kind,
     listening: Vec<Listening>,
     is_stopped: bool,
 }
 
 impl Accepting {
-    pub fn new(listeners: Vec<Listener>) -> Accepting {
+    pub fn new(kind: Kind, listeners: Vec<Listener>) -> Accepting {
         let listening =
             listeners.into_iter().map(|listener| Listening { listener, is_armed: false, arm_at: None }).collect();
-        Accepting { listening, is_stopped: false }
+        Accepting { kind, listening, is_stopped: false }
     }
 
     /// Asks for connections where that is not asked for yet.
@@ -43,7 +45,7 @@ impl Accepting {
             let entry = opcode::AcceptMulti::new(types::Fd(listening.listener.descriptor()));
             let entry = entry.flags(libc::SOCK_CLOEXEC).build();
             // SAFETY: it points at no memory.
-            unsafe { ring.push(Token::new(Kind::Accept, slot as u32, 0), entry) };
+            unsafe { ring.push(Token::new(self.kind, slot as u32, 0), entry) };
         }
     }
 
@@ -82,7 +84,7 @@ impl Accepting {
         for (slot, listening) in self.listening.iter_mut().enumerate() {
             listening.arm_at = None;
             if listening.is_armed {
-                ring.cancel(Token::new(Kind::Accept, slot as u32, 0));
+                ring.cancel(Token::new(self.kind, slot as u32, 0));
             }
         }
     }
@@ -96,7 +98,7 @@ mod tests {
     #[test]
     fn without_descriptors_it_is_tried_again_after_a_pause_and_not_before() {
         let listener = Listener::bind(&Listen::Tcp("127.0.0.1:0".parse().expect("an address"))).expect("a free port");
-        let (mut accepting, counters) = (Accepting::new(vec![listener]), Counters::default());
+        let (mut accepting, counters) = (Accepting::new(Kind::Accept, vec![listener]), Counters::default());
         let mut ring = Ring::new().expect("a ring");
         accepting.arm(Time(1), &mut ring);
         assert_eq!(ring.in_flight(), 1);

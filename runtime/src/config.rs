@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use sealog_journal::JournalConfig;
 
 use crate::client_limits::ClientLimits;
+use crate::peer_config::PeersConfig;
 
 /// A node: its data directory and its executors.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct NodeConfig {
     /// One to [`NodeConfig::EXECUTORS_MAX`].
     pub executors: Vec<ExecutorConfig>,
     pub clients: ClientLimits,
+    /// The other nodes of the cluster; `None`: it has none, and listens for none.
+    pub peers: Option<PeersConfig>,
     pub pinning: Pinning,
     pub spinning: Spinning,
 }
@@ -26,7 +29,7 @@ impl NodeConfig {
     /// A node with the default limits and way of using cores.
     pub fn new(data: PathBuf, executors: Vec<ExecutorConfig>) -> NodeConfig {
         let clients = ClientLimits::default();
-        NodeConfig { data, executors, clients, pinning: Pinning::Auto, spinning: Spinning::Auto }
+        NodeConfig { data, executors, clients, peers: None, pinning: Pinning::Auto, spinning: Spinning::Auto }
     }
 }
 

@@ -137,6 +137,11 @@ impl Connection {
         !self.partial.is_empty()
     }
 
+    /// Bytes of it.
+    pub fn partial_bytes(&self) -> usize {
+        self.partial.len()
+    }
+
     /// Keeps what came while the connection is paused.
     pub fn hold(&mut self, bytes: &[u8]) {
         self.held.extend_from_slice(bytes);

@@ -62,6 +62,30 @@ counters! {
     parks,
     /// Messages to other executors.
     messages_sent,
+    /// Other nodes that are connected.
+    peers_now,
+    /// Connections to other nodes that began, for the first time or again.
+    peer_connects,
+    /// Calls to other nodes that failed, or were refused.
+    peer_calls_failed,
+    /// Callers that were refused: of another cluster, version or life, unknown, or too many.
+    peers_refused,
+    /// Connections of nodes closed for what came on them, or because no greeting came in time.
+    peers_malformed,
+    /// Connections of nodes that ended because nothing came on them any more.
+    peers_silent,
+    /// Connections of nodes cut off because they did not take what was sent to them.
+    peers_slow,
+    /// Messages to other nodes.
+    peer_messages_sent,
+    /// Messages from other nodes.
+    peer_messages_received,
+    /// Messages to other nodes dropped for want of a connection, or from them for machines not here.
+    peer_messages_dropped,
+    /// Bytes to other nodes.
+    peer_sent_bytes,
+    /// Bytes from other nodes.
+    peer_received_bytes,
 }
 
 /// A number that one thread raises and any thread reads.

@@ -42,6 +42,9 @@ impl Directory {
             }
         }
         let handle = File::open(&path)?;
+        // A process may have died between naming a file and flushing that name: what is written to
+        // the file from now on must be found under it.
+        handle.sync_all()?;
         Ok(Directory { path, handle, open: BTreeMap::new(), uses: 0 })
     }
 

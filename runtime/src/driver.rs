@@ -13,6 +13,8 @@ use crate::inbox::{Forwarded, Inbox, Outbox, Parcel, Shared};
 use crate::journal_io::JournalIo;
 use crate::limits::{FAREWELL, SLEEP_MAX, SLEEP_MIN, SLEEP_WAITING_MAX, SPIN, SPIN_WAITING};
 use crate::park::Parker;
+use crate::peering::Peering;
+use crate::peers::PeerSockets;
 use crate::ring::{Completion, Kind, Ring};
 use crate::sockets::Sockets;
 use crate::watch::JournalWatch;
@@ -36,6 +38,7 @@ pub(crate) struct Driver<H: Host> {
     pub ring: Ring,
     pub journal: JournalIo,
     pub sockets: Sockets,
+    pub peering: Peering,
     pub parker: Parker,
     /// Whether to spin at all.
     pub spins: bool,
@@ -68,6 +71,7 @@ impl<H: Host> Driver<H> {
     /// One turn; whether there was anything to do.
     fn turn(&mut self, now: Time) -> bool {
         let mut worked = self.take_completions(now);
+        worked |= self.take_from_nodes(now);
         worked |= self.take_messages(now);
         worked |= self.take_from_clients(now);
         worked |= self.journal.tell(now, &mut self.host);
@@ -88,6 +92,10 @@ impl<H: Host> Driver<H> {
         self.journal.submit(now, &mut self.ring);
         self.sockets.expire(now, counters);
         self.sockets.submit(now, &mut self.ring, counters);
+        if let Some(peers) = &mut self.peering.sockets {
+            peers.expire(now, counters);
+            peers.submit(now, &mut self.ring, counters);
+        }
         if self.ring.is_pending() {
             self.ring.enter().expect("the kernel takes what it took before");
             self.journal.submitted();
@@ -101,8 +109,9 @@ impl<H: Host> Driver<H> {
         if self.completions.is_empty() {
             return false;
         }
-        let counters = &self.counters[usize::from(self.executor.0)];
-        for completion in self.completions.drain(..) {
+        let mut completions = std::mem::take(&mut self.completions);
+        for completion in completions.drain(..) {
+            let counters = &self.counters[usize::from(self.executor.0)];
             match completion.token.kind {
                 Kind::Accept => self.sockets.on_accept(now, completion, counters),
                 Kind::Receive => self.sockets.on_receive(now, completion, &mut self.host, counters),
@@ -112,18 +121,41 @@ impl<H: Host> Driver<H> {
                 Kind::Prepare => self.journal.on_prepare(now, completion, counters),
                 // How the cancelled operation ended is told by its own completion.
                 Kind::Cancel => {}
+                Kind::PeerAccept | Kind::PeerConnect | Kind::PeerReceive | Kind::PeerSend => {
+                    self.take_peer_completion(now, completion);
+                }
             }
         }
+        self.completions = completions;
         true
     }
 
-    fn take_messages(&mut self, now: Time) -> bool {
-        let (host, sockets) = (&mut self.host, &mut self.sockets);
+    fn take_peer_completion(&mut self, now: Time, completion: Completion) {
+        let is_crowded = self.outbox.is_crowded();
         let counters = &self.counters[usize::from(self.executor.0)];
-        let mut found = self.inbox.parcels(|parcel| match parcel {
-            Parcel::Message { from, to, message } => host.message(now, from, to, message),
-            Parcel::Reply { connection, request, reply } => sockets.reply(now, connection, request, &reply, counters),
+        let peers = self.peering.sockets.as_mut().expect("what completes was submitted");
+        match completion.token.kind {
+            Kind::PeerAccept => peers.on_accept(now, completion, counters),
+            Kind::PeerConnect => peers.on_connect(now, completion, counters),
+            Kind::PeerSend => peers.on_send(now, completion, counters),
+            _ => peers.on_receive(now, completion, is_crowded, counters),
+        }
+        self.hand_over(now);
+    }
+
+    fn take_messages(&mut self, now: Time) -> bool {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let mut found = inbox.parcels(|parcel| match parcel {
+            Parcel::Message { from, to, message } => self.host.message(now, from, to, message),
+            Parcel::Reply { connection, request, reply } => {
+                let counters = &self.counters[usize::from(self.executor.0)];
+                self.sockets.reply(now, connection, request, &reply, counters);
+            }
+            Parcel::ToNode { link, from, to, message } => self.send_on_link(now, link, from, to, message),
+            Parcel::Connected { node, incarnation, link } => self.connected(now, node, incarnation, link),
+            Parcel::Disconnected { node } => self.disconnected(now, node),
         });
+        self.inbox = inbox;
         if self.shared.has_posts() {
             for event in self.shared.take_posts() {
                 self.host.event(now, event);
@@ -167,9 +199,10 @@ impl<H: Host> Driver<H> {
         self.host.accepts() && !self.outbox.is_crowded()
     }
 
-    fn perform(&mut self, now: Time) {
-        let counters = &self.counters[usize::from(self.executor.0)];
-        for action in self.actions.drain(..) {
+    pub(crate) fn perform(&mut self, now: Time) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            let counters = &self.counters[usize::from(self.executor.0)];
             match action {
                 Action::Append { owner, entry } => self.journal.append(now, owner, entry),
                 Action::Reply { connection, request, reply } => {
@@ -184,6 +217,7 @@ impl<H: Host> Driver<H> {
                     counters.messages_sent.add(1);
                     self.outbox.send(executor, Parcel::Message { from, to, message });
                 }
+                Action::SendToNode { from, to, message } => self.send_to_node(now, from, to, message),
                 Action::Forward { executor, connection, frame } => {
                     self.sockets.forwarded(connection, executor);
                     self.outbox.forward(executor, Forwarded::Frame { connection, frame });
@@ -197,6 +231,7 @@ impl<H: Host> Driver<H> {
                 Action::Release { owner, segment } => self.journal.release(owner, segment),
             }
         }
+        self.actions = actions;
     }
 
     fn count_turn(&mut self) {
@@ -217,11 +252,13 @@ impl<H: Host> Driver<H> {
             || self.shared.has_posts()
             || !self.inbox.is_empty(self.accepts())
             || (self.sockets.has_stalled() && self.accepts())
+            || self.peering.has_news(self.outbox.is_crowded())
             || (self.shared.is_stopped() && self.stop_at.is_none())
     }
 
     fn deadline(&self) -> Option<Time> {
-        let deadlines = [self.host.deadline(), self.journal.deadline(), self.sockets.deadline(), self.stop_at];
+        let peers = self.peering.sockets.as_ref().and_then(PeerSockets::deadline);
+        let deadlines = [self.host.deadline(), self.journal.deadline(), self.sockets.deadline(), peers, self.stop_at];
         deadlines.into_iter().flatten().min()
     }
 
@@ -278,6 +315,9 @@ impl<H: Host> Driver<H> {
     fn begin_stop(&mut self, now: Time) {
         self.stop_at = Some(now + FAREWELL);
         self.sockets.stop_accepting(&mut self.ring);
+        if let Some(peers) = &mut self.peering.sockets {
+            peers.stop_accepting(&mut self.ring);
+        }
         self.journal.stop(now);
     }
 
@@ -293,6 +333,9 @@ impl<H: Host> Driver<H> {
         let counters = Arc::clone(&self.counters);
         let counters = &counters[usize::from(self.executor.0)];
         self.sockets.end_all(counters);
+        if let Some(peers) = &mut self.peering.sockets {
+            peers.end_all(self.clock.now(), counters);
+        }
         self.ring.cancel_all();
         while self.ring.in_flight() > 0 {
             self.ring.enter_and_wait().expect("the kernel gives back what it was given");
@@ -300,6 +343,6 @@ impl<H: Host> Driver<H> {
             self.take_completions(now);
         }
         drop(self.ring);
-        drop((self.sockets, self.journal));
+        drop((self.sockets, self.peering, self.journal));
     }
 }

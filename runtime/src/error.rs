@@ -33,6 +33,10 @@ pub enum StartError {
     DirectIo { path: PathBuf, source: io::Error },
     #[error("cannot listen on {address}: {source}{hint}")]
     Listen { address: Listen, source: io::Error, hint: &'static str },
+    #[error("cannot listen for other nodes on {address}: {source}; choose another peer_listen")]
+    PeerListen { address: Listen, source: io::Error },
+    #[error("a node has at most {max} peers, not {peers}", max = crate::PeersConfig::PEERS_MAX)]
+    Peers { peers: usize },
     #[error("cannot use {path}: {source}")]
     Directory { path: PathBuf, source: io::Error },
     #[error("a node has 1 to {max} executors, not {executors}", max = crate::NodeConfig::EXECUTORS_MAX)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder};
 
-use crate::buffers::ReceiveBuffers;
+use crate::buffers::{BufferGroup, ReceiveBuffers};
 use crate::checks::check;
 use crate::client_limits::ClientLimits;
 use crate::clock::Clock;
@@ -21,9 +21,12 @@ use crate::error::{HostError, RunError, StartError};
 use crate::host::{ExecutorContext, ExecutorId, Host};
 use crate::inbox::{Inbox, Outbox, Shared, connect};
 use crate::journal_io::recover;
-use crate::limits::RESERVED_FILES;
+use crate::limits::{PEER_FILES, RESERVED_FILES};
 use crate::listener::Listener;
 use crate::park::Parker;
+use crate::peer_config::PeersConfig;
+use crate::peering::{HOLDER, Peering};
+use crate::peers::PeerSockets;
 use crate::ring::Ring;
 use crate::sockets::Sockets;
 use crate::watch::JournalWatch;
@@ -48,7 +51,8 @@ where
         return Err(StartError::Executors { executors });
     }
     let open_files = check(&config.data)?;
-    let clients = config.clients.within(open_files, RESERVED_FILES * executors as u64);
+    let peer_files = if config.peers.is_some() { PEER_FILES } else { 0 };
+    let clients = config.clients.within(open_files, RESERVED_FILES * executors as u64 + peer_files);
     if clients.connections_max < config.clients.connections_max {
         let connections_max = clients.connections_max;
         tracing::warn!(connections_max, open_files, "fewer connections: the limit of open files (ulimit -n) is low");
@@ -57,6 +61,8 @@ where
     for executor in &config.executors {
         listeners.push(executor.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?);
     }
+    let mut peers = config.peers.map(PeersPlan::new).transpose()?;
+    let peer_address = peers.as_ref().map(|peers| peers.listener.address().clone());
     let addresses = listeners.iter().flatten().map(|listener| listener.address().clone()).collect();
     let unusable = |source| StartError::Directory { path: config.data.clone(), source };
     let shared = (0..executors).map(|_| Ok(Arc::new(Shared::new()?))).collect::<Result<Vec<_>, _>>();
@@ -68,6 +74,7 @@ where
         clock: Clock::start(),
         counters: (0..executors).map(|_| Counters::default()).collect(),
         journals: (0..executors).map(|_| JournalWatch::default()).collect(),
+        peers: Arc::default(),
         poster: poster.clone(),
     };
     let counters = Arc::clone(&context.counters);
@@ -86,6 +93,7 @@ where
             directory: config.data.join(format!("journal-{index}")),
             context: ExecutorContext { executor, ..context.clone() },
             listeners,
+            peers: if executor == HOLDER { peers.take() } else { None },
             shared,
             inbox,
             outbox,
@@ -120,7 +128,7 @@ where
     for thread in &threads {
         thread.go.send(Go).expect("a thread that reported success waits for this");
     }
-    Ok(Handle { addresses, counters, journals, poster, threads })
+    Ok(Handle { addresses, peer_address, counters, journals, poster, threads })
 }
 
 /// The word that all executors wait for: every one of them can serve.
@@ -133,6 +141,26 @@ struct Thread {
     reported: Receiver<Result<(), StartError>>,
 }
 
+/// What the executor that holds the connections to other nodes is made with.
+struct PeersPlan {
+    config: PeersConfig,
+    listener: Listener,
+}
+
+impl PeersPlan {
+    fn new(config: PeersConfig) -> Result<PeersPlan, StartError> {
+        let peers = config.peers.len();
+        if peers > PeersConfig::PEERS_MAX {
+            return Err(StartError::Peers { peers });
+        }
+        let listener = Listener::bind(&config.listen).map_err(|error| match error {
+            StartError::Listen { address, source, .. } => StartError::PeerListen { address, source },
+            other => other,
+        })?;
+        Ok(PeersPlan { config, listener })
+    }
+}
+
 /// What an executor's thread is made with.
 struct Plan<E: Send + 'static> {
     config: ExecutorConfig,
@@ -140,6 +168,7 @@ struct Plan<E: Send + 'static> {
     directory: PathBuf,
     context: ExecutorContext<E>,
     listeners: Vec<Listener>,
+    peers: Option<PeersPlan>,
     shared: Arc<Shared<E>>,
     inbox: Inbox,
     outbox: Outbox<E>,
@@ -178,6 +207,7 @@ impl<E: Send + 'static> Plan<E> {
         let executor = self.context.executor;
         let (clock, counters, watch) =
             (self.context.clock, Arc::clone(&self.context.counters), Arc::clone(&self.context.journals));
+        let peer_watch = Arc::clone(&self.context.peers);
         let mut host = build(self.context)?;
         let directory = Directory::open(path.clone()).map_err(unusable)?;
         let mut journal = recover(&self.config.journal, directory, &mut host)
@@ -188,7 +218,14 @@ impl<E: Send + 'static> Plan<E> {
         let ring = Ring::new().map_err(unusable)?;
         ring.register_eventfd(self.shared.eventfd().as_fd()).map_err(unusable)?;
         journal.register_buffers(&ring);
-        let buffers = ReceiveBuffers::new(&ring).map_err(unusable)?;
+        let buffers = ReceiveBuffers::new(&ring, BufferGroup::Clients).map_err(unusable)?;
+        let peers = match self.peers {
+            Some(PeersPlan { config, listener }) => {
+                let buffers = ReceiveBuffers::new(&ring, BufferGroup::Peers).map_err(unusable)?;
+                Some(PeerSockets::new(&config, listener, buffers, peer_watch))
+            }
+            None => None,
+        };
         let parker = Parker::new(self.shared.eventfd()).map_err(unusable)?;
         let driver = Driver {
             executor,
@@ -202,6 +239,7 @@ impl<E: Send + 'static> Plan<E> {
             journal,
             ring,
             sockets: Sockets::new(executor, self.listeners, self.clients, buffers),
+            peering: Peering::new(peers),
             parker,
             spins: self.spins,
             completions: Vec::new(),
@@ -227,6 +265,7 @@ impl Drop for AbortOnPanic {
 /// A running node. It stops by [`Handle::stop`].
 pub struct Handle<E> {
     addresses: Vec<Listen>,
+    peer_address: Option<Listen>,
     counters: Arc<[Counters]>,
     journals: Arc<[JournalWatch]>,
     poster: Poster<E>,
@@ -237,6 +276,11 @@ impl<E: Send + 'static> Handle<E> {
     /// Where clients can connect: as configured, with the real port in the place of 0.
     pub fn addresses(&self) -> &[Listen] {
         &self.addresses
+    }
+
+    /// Where other nodes can connect, if there are any, likewise.
+    pub fn peer_address(&self) -> Option<&Listen> {
+        self.peer_address.as_ref()
     }
 
     /// What the executors have done, by their ids.

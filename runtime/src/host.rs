@@ -7,7 +7,7 @@ use sealog_journal::Owner;
 use sealog_protocol::Time;
 use sealog_protocol::client::{ClientHello, Reply, Welcome};
 use sealog_protocol::frame::FrameError;
-use sealog_protocol::ids::ShardId;
+use sealog_protocol::ids::{Incarnation, NodeId, ShardId};
 use sealog_protocol::machine::{Address, ConnectionId, DurableEntry, JournalPlace, ReadFailure, Recovered};
 use sealog_protocol::message::Message;
 
@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::error::HostError;
 use crate::executor::Poster;
+use crate::peer_watch::PeerWatch;
 use crate::watch::JournalWatch;
 
 /// One executor of a node. They count from 0, in the order of [`crate::NodeConfig::executors`].
@@ -32,6 +33,8 @@ pub struct ExecutorContext<E> {
     pub counters: Arc<[Counters]>,
     /// The journals of all executors, likewise.
     pub journals: Arc<[JournalWatch]>,
+    /// The other nodes of the cluster.
+    pub peers: Arc<PeerWatch>,
     /// Hands events to any executor, from any thread.
     pub poster: Poster<E>,
 }
@@ -44,6 +47,7 @@ impl<E> Clone for ExecutorContext<E> {
             clock: self.clock,
             counters: Arc::clone(&self.counters),
             journals: Arc::clone(&self.journals),
+            peers: Arc::clone(&self.peers),
             poster: self.poster.clone(),
         }
     }
@@ -66,6 +70,16 @@ pub trait Host: 'static {
 
     /// Recovery is over. An error ends the node before it serves, with its message.
     fn start(&mut self, now: Time) -> Result<(), HostError>;
+
+    /// The executor of this node that a machine is on; `None` if it has no such machine.
+    fn place(&self, to: Address) -> Option<ExecutorId>;
+
+    /// A connection to all machines of another node begins, in this life of it. Comes before the
+    /// first message from there, on every executor.
+    fn node_connected(&mut self, now: Time, node: NodeId, incarnation: Incarnation);
+
+    /// It has ended. Comes after the last message from there.
+    fn node_disconnected(&mut self, now: Time, node: NodeId);
 
     /// A message from a machine of another executor or node.
     fn message(&mut self, now: Time, from: Address, to: Address, message: Message);
@@ -100,6 +114,10 @@ pub trait Host: 'static {
     /// Whether the journal has room has changed; said once at the start too.
     fn space(&mut self, now: Time, full: bool);
 
+    /// The journal wants a segment back of which the owner needs little: it appends that again, and
+    /// says [`Action::Release`].
+    fn vacate(&mut self, now: Time, owner: Owner, segment: u32);
+
     /// The host's deadline has passed.
     fn tick(&mut self, now: Time);
 
@@ -116,6 +134,9 @@ pub trait Host: 'static {
 pub enum Action {
     /// Pass a message to a machine on another executor of this node, in order with earlier ones.
     Send { executor: ExecutorId, from: Address, to: Address, message: Message },
+    /// Pass a message to a machine of another node, in order with earlier ones on its connection.
+    /// Dropped when there is none.
+    SendToNode { from: Address, to: Address, message: Message },
     /// Pass a client's frame to the executor that serves its LogBook: [`Host::client_frame`] there.
     Forward { executor: ExecutorId, connection: ConnectionId, frame: Bytes },
     /// Answer a client; its connection may live on any executor. Dropped when it is gone.

@@ -16,16 +16,43 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use rtrb::{Consumer, Producer, RingBuffer};
 use sealog_protocol::client::Reply;
+use sealog_protocol::ids::{Incarnation, NodeId};
 use sealog_protocol::machine::{Address, ConnectionId};
 use sealog_protocol::message::Message;
 
 use crate::host::ExecutorId;
 use crate::limits::{FORWARDED_MAX, PARCELS_MAX};
+use crate::peers::LinkNumber;
 
 /// From one executor to another.
 pub(crate) enum Parcel {
-    Message { from: Address, to: Address, message: Message },
-    Reply { connection: ConnectionId, request: u64, reply: Reply },
+    Message {
+        from: Address,
+        to: Address,
+        message: Message,
+    },
+    Reply {
+        connection: ConnectionId,
+        request: u64,
+        reply: Reply,
+    },
+    /// To a machine of another node: for the executor that holds the link.
+    ToNode {
+        link: LinkNumber,
+        from: Address,
+        to: Address,
+        message: Message,
+    },
+    /// From that executor: a link to a node begins.
+    Connected {
+        node: NodeId,
+        incarnation: Incarnation,
+        link: LinkNumber,
+    },
+    /// From that executor: the link to a node has ended.
+    Disconnected {
+        node: NodeId,
+    },
 }
 
 /// Of a client that is connected to another executor.

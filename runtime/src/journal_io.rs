@@ -10,7 +10,9 @@ use std::os::fd::RawFd;
 
 use bytes::Bytes;
 use io_uring::{opcode, types};
-use sealog_journal::{ALIGNMENT, BlockBuffer, FooterChunk, Journal, JournalStatus, Owner, RecoveryReport, TagsSource};
+use sealog_journal::{
+    ALIGNMENT, BlockBuffer, FooterChunk, Journal, JournalStatus, Owner, RecoveryReport, TagsSource, WantedSegment,
+};
 use sealog_protocol::Time;
 use sealog_protocol::ids::ShardId;
 use sealog_protocol::machine::{DurableEntry, JournalPlace, ReadFailure};
@@ -40,6 +42,8 @@ pub(crate) struct JournalIo {
     free_reads: Vec<u32>,
     /// Tags that were in memory: told to the host in the next turn.
     tags_at_hand: Vec<(Owner, u64, u64, Bytes)>,
+    /// Files to be used again that are still being read: what is read stays what it is until then.
+    still_read: Vec<WantedSegment>,
     was_full: Option<bool>,
     /// The ring knows the journal's usual buffers: the kernel need not pin their pages each time.
     are_buffers_registered: bool,
@@ -86,6 +90,7 @@ impl JournalIo {
             reads: Vec::new(),
             free_reads: Vec::new(),
             tags_at_hand: Vec::new(),
+            still_read: Vec::new(),
             was_full: None,
             are_buffers_registered: false,
         }
@@ -246,6 +251,10 @@ impl JournalIo {
             host.tags_read(now, owner, ticket, first, Ok(entries));
             told = true;
         }
+        while let Some((owner, segment)) = self.journal.next_vacate() {
+            host.vacate(now, owner, segment);
+            told = true;
+        }
         let full = self.journal.is_full();
         if self.was_full != Some(full) {
             self.was_full = Some(full);
@@ -272,12 +281,27 @@ impl JournalIo {
             };
             self.push_write(ring, descriptor, address, bytes, flight);
         }
-        while let Some(segment) = self.journal.wanted_segment() {
-            self.preparer.want(segment);
-        }
+        self.manage_files();
         if self.preparer.has_step_due() {
             let hurry = self.journal.status().segments_prepared == 0;
             self.preparer.submit(now, hurry, &self.directory, ring);
+        }
+    }
+
+    /// Hands on which files are wanted, and which are not.
+    fn manage_files(&mut self) {
+        while let Some(segment) = self.journal.next_removal() {
+            self.preparer.remove(segment);
+        }
+        let mut wanted = std::mem::take(&mut self.still_read);
+        wanted.extend(std::iter::from_fn(|| self.journal.wanted_segment()));
+        for wanted in wanted {
+            let is_read = |segment| self.reads.iter().flatten().any(|read| read.segment == segment);
+            if wanted.recycled.is_some_and(is_read) {
+                self.still_read.push(wanted);
+            } else {
+                self.preparer.want(wanted);
+            }
         }
     }
 

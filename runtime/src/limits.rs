@@ -6,10 +6,13 @@ use std::time::Duration;
 use sealog_protocol::limits::FRAME_BYTES_MAX;
 
 use crate::client_limits::ClientLimits;
+use crate::peer_config::PeersConfig;
 
 /// Buffers that sockets of an executor are received into; a power of two. When all are in use,
 /// what clients send stays in their sockets.
 pub(crate) const RECEIVE_BUFFERS: u16 = 128;
+/// The same for other nodes, which have buffers of their own.
+pub(crate) const PEER_RECEIVE_BUFFERS: u16 = 64;
 /// Bytes of each.
 pub(crate) const RECEIVE_BUFFER_BYTES: usize = 64 << 10;
 
@@ -38,6 +41,14 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) const WARNINGS_MAX: u32 = 10;
 pub(crate) const WARNINGS_WINDOW: Duration = Duration::from_secs(10);
 
+/// Bytes of a caller's first frame, when it is not known yet.
+pub(crate) const GREETING_BYTES_MAX: usize = 256;
+/// Connections to the address for nodes that are not greeted yet, or are being told why not; more
+/// are closed without a word.
+pub(crate) const STRANGERS_MAX: usize = 64;
+/// Descriptors that connections between nodes may need.
+pub(crate) const PEER_FILES: u64 = 2 * PeersConfig::PEERS_MAX as u64 + STRANGERS_MAX as u64;
+
 /// Messages from one executor to another that it has not taken yet. What finds them full waits at
 /// the sender, who takes nothing from clients meanwhile.
 pub(crate) const PARCELS_MAX: usize = 4096;
@@ -61,7 +72,7 @@ pub(crate) const SLEEP_MIN: Duration = Duration::from_millis(1);
 /// How long clients have to take their last replies when the node stops.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
-const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two());
+const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two() && PEER_RECEIVE_BUFFERS.is_power_of_two());
 const _: () =
     assert!(ClientLimits::CONNECTIONS_MAX + REFUSED_MAX < 1 << 24, "a connection's slot has 24 bits of its id");
 const _: () = assert!(UNSENT_BYTES_MAX > UNSENT_BYTES_PAUSE + FRAME_BYTES_MAX, "one answer alone cuts nobody off");

@@ -121,7 +121,7 @@ fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
 
 /// Answers go out at once, and peers that vanished without a word are found out: a waiting reader
 /// is silent for as long as it likes, and no deadline of ours could tell it from a dead machine.
-fn set_options(socket: RawFd) -> io::Result<()> {
+pub(crate) fn set_options(socket: RawFd) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_S)?;

@@ -6,8 +6,11 @@
 //!
 //! ```text
 //!   wanted ─► Opening ─► Allocating ─► Zeroing… ─► Flushing ─► Naming ─► FlushingName ─► ready
-//!                └───────────┴─── failed: removed, tried again after a second ──┘
+//!      │         └───────────┴─── failed: removed, tried again after a second ──┘
+//!      └─ a file that nobody needs any more ───────────────────────┘
 //! ```
+//!
+//! Files that nobody needs, and that are too many to be kept for that, are removed here as well.
 
 #![allow(unsafe_code)]
 
@@ -22,7 +25,7 @@ use std::time::Duration;
 
 use io_uring::types::FsyncFlags;
 use io_uring::{opcode, squeue, types};
-use sealog_journal::{BlockBuffer, blocks_bytes};
+use sealog_journal::{BlockBuffer, WantedSegment, blocks_bytes};
 use sealog_protocol::Time;
 
 use crate::counters::Counters;
@@ -49,11 +52,25 @@ enum Step {
     Flushing,
     Naming,
     FlushingName,
+    Removing,
+}
+
+/// What is done to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// It is made, for this segment.
+    Make(u32),
+    /// It was another segment's, and gets this number.
+    Rename {
+        from: u32,
+        to: u32,
+    },
+    Remove(u32),
 }
 
 /// A segment on its way.
 struct Preparation {
-    segment: u32,
+    work: Work,
     step: Step,
     file: Option<File>,
     path: PathBuf,
@@ -74,7 +91,8 @@ pub(crate) enum Outcome {
 /// Prepares segments, one at a time.
 pub(crate) struct Preparer {
     segment_bytes: u64,
-    wanted: VecDeque<u32>,
+    wanted: VecDeque<WantedSegment>,
+    unneeded: VecDeque<u32>,
     current: Option<Preparation>,
     zeros: BlockBuffer,
     /// The zeros' number among the ring's registered buffers.
@@ -90,6 +108,7 @@ impl Preparer {
         Preparer {
             segment_bytes,
             wanted: VecDeque::new(),
+            unneeded: VecDeque::new(),
             current: None,
             zeros: BlockBuffer::zeroed(ZERO_BYTES),
             zeros_index: None,
@@ -110,8 +129,13 @@ impl Preparer {
     }
 
     /// The journal wants this segment.
-    pub fn want(&mut self, segment: u32) {
-        self.wanted.push_back(segment);
+    pub fn want(&mut self, wanted: WantedSegment) {
+        self.wanted.push_back(wanted);
+    }
+
+    /// The journal does not need this segment's file.
+    pub fn remove(&mut self, segment: u32) {
+        self.unneeded.push_back(segment);
     }
 
     /// The journal has written so much.
@@ -123,7 +147,7 @@ impl Preparer {
     pub fn has_step_due(&self) -> bool {
         match &self.current {
             Some(current) => !current.in_flight,
-            None => !self.wanted.is_empty(),
+            None => !self.wanted.is_empty() || !self.unneeded.is_empty(),
         }
     }
 
@@ -132,9 +156,8 @@ impl Preparer {
         if self.is_stopping {
             return;
         }
-        if self.current.is_none() && self.retry_at.is_none_or(|at| now >= at) {
-            self.retry_at = None;
-            self.current = self.wanted.pop_front().map(|segment| Preparation::new(segment, directory));
+        if self.current.is_none() {
+            self.current = self.next_work(now).map(|work| Preparation::new(work, directory));
         }
         let Some(current) = self.current.as_mut().filter(|current| !current.in_flight) else { return };
         if let Step::Zeroing { .. } = current.step {
@@ -153,6 +176,19 @@ impl Preparer {
         unsafe { ring.push(Token::new(Kind::Prepare, 0, self.generation), entry) };
     }
 
+    /// Removing goes first: there may be no room for another file until then.
+    fn next_work(&mut self, now: Time) -> Option<Work> {
+        if let Some(segment) = self.unneeded.pop_front() {
+            return Some(Work::Remove(segment));
+        }
+        if self.retry_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        self.retry_at = None;
+        let WantedSegment { segment, recycled } = self.wanted.pop_front()?;
+        Some(recycled.map_or(Work::Make(segment), |from| Work::Rename { from, to: segment }))
+    }
+
     /// A step has ended.
     pub fn on_completion(
         &mut self,
@@ -166,24 +202,53 @@ impl Preparer {
         match current.advance(completion, self.segment_bytes, directory, counters) {
             Ok(false) => None,
             Ok(true) => {
-                let segment = current.segment;
+                let work = current.work;
                 self.current = None;
-                counters.segments_prepared.add(1);
-                Some(Outcome::Ready(segment))
+                match work {
+                    Work::Make(segment) | Work::Rename { to: segment, .. } => {
+                        counters.segments_prepared.add(1);
+                        Some(Outcome::Ready(segment))
+                    }
+                    Work::Remove(_) => {
+                        // There is room now.
+                        self.retry_at = None;
+                        None
+                    }
+                }
             }
             Err(error) => {
-                let segment = current.segment;
-                let path = std::mem::take(&mut current.path);
-                self.current = None;
-                // What it took is needed more than ever; if it is not there, so much the better.
-                let _ = std::fs::remove_file(&path);
-                counters.segments_failed.add(1);
-                tracing::warn!(path = %path.display(), %error, "cannot prepare a journal segment; trying again");
-                self.wanted.push_front(segment);
-                self.retry_at = Some(now + RETRY);
-                Some(Outcome::Failed(segment))
+                let current = self.current.take().expect("looked at above");
+                self.failed(now, &current, &error, counters)
             }
         }
+    }
+
+    fn failed(&mut self, now: Time, current: &Preparation, error: &io::Error, counters: &Counters) -> Option<Outcome> {
+        let path = current.path.display();
+        let segment = match current.work {
+            Work::Remove(_) => {
+                tracing::warn!(%path, %error, "cannot remove a journal segment; the next start tries again");
+                return None;
+            }
+            Work::Make(segment) => {
+                current.clean_up();
+                segment
+            }
+            // It stays under its own name, and the next start finds it as what it is.
+            Work::Rename { to, .. } => to,
+        };
+        counters.segments_failed.add(1);
+        match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => {
+                tracing::warn!(%path, %error, "no room for another journal segment; trying again");
+            }
+            _ => {
+                tracing::error!(%path, %error, "cannot prepare a journal segment, and not for want of room; trying again")
+            }
+        }
+        self.wanted.push_front(WantedSegment { segment, recycled: None });
+        self.retry_at = Some(now + RETRY);
+        Some(Outcome::Failed(segment))
     }
 
     /// When [`Preparer::submit`] is due again without a completion.
@@ -191,6 +256,7 @@ impl Preparer {
         match &self.current {
             _ if self.is_stopping => None,
             Some(current) => (!current.in_flight).then_some(current.not_before),
+            None if !self.unneeded.is_empty() => Some(Time::ZERO),
             None if self.wanted.is_empty() => None,
             None => Some(self.retry_at.unwrap_or(Time::ZERO)),
         }
@@ -205,27 +271,38 @@ impl Preparer {
 impl Drop for Preparer {
     fn drop(&mut self) {
         if let Some(current) = &self.current {
-            // If it stays, the next start removes it.
-            let _ = std::fs::remove_file(&current.path);
+            current.clean_up();
         }
     }
 }
 
 impl Preparation {
-    fn new(segment: u32, directory: &Directory) -> Preparation {
-        let path = directory.preparing_path(segment);
+    fn new(work: Work, directory: &Directory) -> Preparation {
+        let (path, final_path, step) = match work {
+            Work::Make(segment) => (directory.preparing_path(segment), directory.segment_path(segment), Step::Opening),
+            Work::Rename { from, to } => (directory.segment_path(from), directory.segment_path(to), Step::Naming),
+            Work::Remove(segment) => (directory.segment_path(segment), directory.segment_path(segment), Step::Removing),
+        };
         let bytes = |path: PathBuf| {
             CString::new(path.into_os_string().into_vec()).expect("a path that was opened before holds no zero byte")
         };
         Preparation {
-            segment,
-            step: Step::Opening,
+            work,
+            step,
             file: None,
             path_bytes: bytes(path.clone()),
-            final_path_bytes: bytes(directory.segment_path(segment)),
+            final_path_bytes: bytes(final_path),
             path,
             in_flight: false,
             not_before: Time::ZERO,
+        }
+    }
+
+    /// Removes what was made and has no name yet: what it took is needed more than ever. If it stays,
+    /// the next start removes it.
+    fn clean_up(&self) {
+        if let Work::Make(_) = self.work {
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 
@@ -255,6 +332,7 @@ impl Preparation {
             Step::Naming => {
                 opcode::RenameAt::new(here, self.path_bytes.as_ptr(), here, self.final_path_bytes.as_ptr()).build()
             }
+            Step::Removing => opcode::UnlinkAt::new(here, self.path_bytes.as_ptr()).build(),
             Step::FlushingName => {
                 opcode::Fsync::new(types::Fd(directory.descriptor())).flags(FsyncFlags::empty()).build()
             }
@@ -287,11 +365,26 @@ impl Preparation {
             }
             Step::Flushing => {
                 // A file of this number that is of no use may be there, and open.
-                directory.close(self.segment);
+                if let Work::Make(segment) = self.work {
+                    directory.close(segment);
+                }
                 Step::Naming
             }
-            Step::Naming => Step::FlushingName,
+            Step::Naming => {
+                if let Work::Rename { from, .. } = self.work {
+                    directory.close(from);
+                }
+                Step::FlushingName
+            }
             Step::FlushingName => return Ok(true),
+            // Its name need not be flushed: if it comes back, so much of it is known as to remove it
+            // again.
+            Step::Removing => {
+                if let Work::Remove(segment) = self.work {
+                    directory.close(segment);
+                }
+                return Ok(true);
+            }
         };
         Ok(false)
     }

@@ -29,6 +29,10 @@ pub(crate) enum Kind {
     JournalRead = 5,
     Prepare = 6,
     Cancel = 7,
+    PeerAccept = 8,
+    PeerConnect = 9,
+    PeerReceive = 10,
+    PeerSend = 11,
 }
 
 /// Whom a completion concerns: a slot of a table, and which use of that slot.
@@ -52,8 +56,10 @@ impl Token {
 
     fn unpack(bits: u64) -> Option<Token> {
         use Kind::*;
+        let of_peers = [PeerAccept, PeerConnect, PeerReceive, PeerSend];
         let kind = [Accept, Receive, Send, JournalWrite, JournalRead, Prepare, Cancel]
             .into_iter()
+            .chain(of_peers)
             .find(|kind| *kind as u64 == bits >> 56)?;
         Some(Token { kind, slot: (bits >> 32) as u32 & 0xFF_FFFF, generation: bits as u32 })
     }
@@ -209,7 +215,7 @@ mod tests {
 
     #[test]
     fn tokens_survive_the_kernel() {
-        for kind in [Kind::Accept, Kind::Receive, Kind::Cancel] {
+        for kind in [Kind::Accept, Kind::Receive, Kind::Cancel, Kind::PeerAccept, Kind::PeerSend] {
             let token = Token::new(kind, 0xFF_FFFE, u32::MAX);
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }

@@ -21,7 +21,7 @@ use sealog_protocol::machine::ConnectionId;
 
 use crate::accepting::Accepting;
 use crate::addresses::{Addresses, Peer};
-use crate::buffers::{self, ReceiveBuffers};
+use crate::buffers::{BufferGroup, ReceiveBuffers};
 use crate::client_limits::{ClientLimits, Overdue};
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
@@ -89,7 +89,7 @@ impl Sockets {
         Sockets {
             executor,
             limits,
-            accepting: Accepting::new(listeners),
+            accepting: Accepting::new(Kind::Accept, listeners),
             slots: Vec::new(),
             free: Vec::new(),
             buffers,
@@ -160,7 +160,7 @@ impl Sockets {
                 continue;
             }
             connection.receiving = true;
-            let entry = opcode::RecvMulti::new(types::Fd(connection.descriptor()), buffers::GROUP).build();
+            let entry = opcode::RecvMulti::new(types::Fd(connection.descriptor()), BufferGroup::Clients.id()).build();
             // SAFETY: it points at no memory but the registered buffers, which outlive the ring.
             unsafe { ring.push(Token::new(Kind::Receive, slot, connection.generation), entry) };
         }

@@ -13,10 +13,12 @@ pub(crate) enum Warning {
     Late,
     Slow,
     NotAccepted,
+    /// Another node is not connected.
+    NoNode,
 }
 
 impl Warning {
-    const ALL: [Warning; 4] = [Warning::Malformed, Warning::Late, Warning::Slow, Warning::NotAccepted];
+    const ALL: [Warning; 5] = [Warning::Malformed, Warning::Late, Warning::Slow, Warning::NotAccepted, Warning::NoNode];
 
     fn name(self) -> &'static str {
         match self {
@@ -24,6 +26,7 @@ impl Warning {
             Warning::Late => "late",
             Warning::Slow => "slow",
             Warning::NotAccepted => "not accepted",
+            Warning::NoNode => "no connection to a node",
         }
     }
 }

@@ -71,8 +71,8 @@ impl EntryLog {
         }
         self.chunks.back_mut().expect("there is one now").bytes.extend_from_slice(encoded);
         self.note(self.end, entry, encoded);
-        if let Entry::Checkpoint { place, replicas } = *entry {
-            self.checkpoints.push_back((self.end, Checkpoint { place, replicas }));
+        if let Entry::Checkpoint { place, next, replicas } = *entry {
+            self.checkpoints.push_back((self.end, Checkpoint { place, next, replicas }));
         }
         self.end += 1;
     }
@@ -219,7 +219,7 @@ fn decoded(encoded: &[u8]) -> Entry<'_> {
 #[cfg(test)]
 mod tests {
     use sealog_protocol::metalog::EngineIncarnation;
-    use sealog_protocol::{Incarnation, NodeId, NodeSet, Place, ViewNumber};
+    use sealog_protocol::{Incarnation, NodeId, NodeSet, Place, SeqNum, ViewNumber};
 
     use super::*;
 
@@ -314,10 +314,10 @@ mod tests {
     #[test]
     fn a_checkpoint_is_told_once_when_its_entry_is_before_the_end() {
         let replicas = NodeSet::new(&[NodeId(1)]).expect("one node");
-        let checkpoint = Checkpoint { place: Place { view: ViewNumber(1), index: 1 }, replicas };
+        let checkpoint = Checkpoint { place: Place { view: ViewNumber(1), index: 1 }, next: SeqNum(1), replicas };
         let mut log = EntryLog::default();
         push(&mut log, &close(0));
-        push(&mut log, &Entry::Checkpoint { place: checkpoint.place, replicas });
+        push(&mut log, &Entry::Checkpoint { place: checkpoint.place, next: checkpoint.next, replicas });
         assert_eq!(log.take_checkpoint(1), None);
         assert!(log.has_checkpoints());
         assert_eq!(log.take_checkpoint(2), Some((1, checkpoint)));

@@ -11,7 +11,7 @@ use sealog_protocol::message::{Message, ViewReason};
 use sealog_protocol::metalog::{EngineIncarnation, Entry, EntryError};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::Chain;
-use sealog_protocol::{Incarnation, LogspaceId, NodeId, NodeSet, Place, Time, ViewNumber};
+use sealog_protocol::{Incarnation, LogspaceId, NodeId, NodeSet, Place, SeqNum, Time, ViewNumber};
 
 use crate::entry_log::{Cursor, EntryLog};
 use crate::held::{Held, HeldRun};
@@ -272,7 +272,9 @@ impl Sequencer {
                 }
             }
             Message::Trim { logbook, tag, first } => self.trim(from, TrimRequest { logbook, tag, first }, outputs),
-            Message::CheckpointDone { place, replicas } => self.checkpoint_done(from, place, *replicas, outputs),
+            Message::CheckpointDone { place, next, replicas } => {
+                self.checkpoint_done(from, place, next, *replicas, outputs);
+            }
             Message::CommitQuery { request } => self.commit_query(from, request),
             // A view before the base has ended long ago, and so the register says.
             Message::Seal { view } | Message::RepairMetalog { view, .. } if view < self.base.view => {}
@@ -412,11 +414,8 @@ impl Sequencer {
             }
             primary.connected(node);
         }
-        if let Some(checkpoint) = self.checkpoint
-            && self.active_primary().is_some_and(|primary| primary.view.storages.contains(node))
-        {
-            let place = checkpoint.place;
-            outputs.send(self.address(node, Role::Storage), Message::CheckpointCommitted { place });
+        if self.active_primary().is_some_and(|primary| primary.view.storages.contains(node)) {
+            self.tell_storage(node, outputs);
         }
         if self.chain.as_ref().is_some_and(|chain| chain.current().primary == node) {
             self.resume_as_backup(outputs);

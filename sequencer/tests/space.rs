@@ -186,7 +186,7 @@ impl World {
 
     fn done(&mut self, place: Place) {
         let replicas = Box::new(NodeSet::new(&[ONE]).expect("one"));
-        self.say(ENGINE, Message::CheckpointDone { place, replicas });
+        self.say(ENGINE, Message::CheckpointDone { place, next: SeqNum(1), replicas });
     }
 
     /// What comes of opening the metalog here.
@@ -224,10 +224,10 @@ fn a_checkpoint_is_checked_before_it_becomes_an_entry() {
     world.trims(0, 9);
     world.done(place(1, 11));
     world.done(place(2, 0));
-    let nobody = Message::CheckpointDone { place: place(1, 5), replicas: Box::default() };
+    let nobody = Message::CheckpointDone { place: place(1, 5), next: SeqNum(1), replicas: Box::default() };
     world.say(ENGINE, nobody);
     let stranger = Box::new(NodeSet::new(&[TWO]).expect("one"));
-    world.say(ENGINE, Message::CheckpointDone { place: place(1, 5), replicas: stranger });
+    world.say(ENGINE, Message::CheckpointDone { place: place(1, 5), next: SeqNum(1), replicas: stranger });
     assert_eq!((world.end(1), world.sequencer.checkpoint()), (10, None));
     world.done(place(1, 5));
     assert_eq!((world.end(1), world.sequencer.base()), (11, place(1, 5)));

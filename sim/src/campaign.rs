@@ -29,6 +29,8 @@ pub struct Totals {
     pub appends_acknowledged: u64,
     pub appends_unknown: u64,
     pub conditions_failed: u64,
+    pub trims_answered: u64,
+    pub reads_trimmed: u64,
     pub records_logged: u64,
     pub marks: BTreeMap<Mark, u64>,
     pub failures: Vec<(u64, Failure)>,
@@ -54,6 +56,8 @@ impl Totals {
         self.appends_acknowledged += report.history.appends_acknowledged;
         self.appends_unknown += report.history.appends_unknown;
         self.conditions_failed += report.history.conditions_failed;
+        self.trims_answered += report.history.trims_answered;
+        self.reads_trimmed += report.history.reads_trimmed;
         self.records_logged += report.history.records_logged;
     }
 
@@ -81,8 +85,9 @@ impl fmt::Display for Totals {
         }
         write!(f, "{} seeds: {} counted, {} failed; ", self.seeds, self.counted, self.failures.len())?;
         write!(f, "{} operations ({} appends acknowledged, ", self.operations, self.appends_acknowledged)?;
-        write!(f, "{} of unknown outcome, {} conditions failed), ", self.appends_unknown, self.conditions_failed)?;
-        write!(f, "{} records scanned, {} entries committed, ", self.records_logged, self.commits)?;
+        write!(f, "{} of unknown outcome, {} conditions failed, ", self.appends_unknown, self.conditions_failed)?;
+        write!(f, "{} trims answered, {} reads told of one), ", self.trims_answered, self.reads_trimmed)?;
+        write!(f, "{} records ever visible, {} entries committed, ", self.records_logged, self.commits)?;
         write!(f, "{} view changes, {} faults, ", self.view_changes, self.faults.values().sum::<u64>())?;
         write!(f, "{} torn sectors, {} events, ", self.torn_sectors, self.events)?;
         write!(f, "{} s simulated", self.simulated / SECOND)

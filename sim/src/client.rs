@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use sealog::session::{Direction, Outcome, Read, Session, SessionConfig, SubmitError};
-use sealog::{AppendError, CheckTailError, OperationId, ReadError};
+use sealog::session::{Direction, Managed, Outcome, Read, Session, SessionConfig, SubmitError};
+use sealog::{AppendError, CheckTailError, ManageError, OperationId, ReadError};
 use sealog_history::{Fingerprint, Found, History, Line, Range, Timestamp};
 use sealog_protocol::machine::ConnectionId;
 use sealog_protocol::{LogBookId, SeqNum, Tag, Time};
@@ -94,6 +94,8 @@ pub struct Client {
     pub wake: Instant,
     /// What a scan has read, when it is a scanner.
     pub scanned: Vec<sealog::Record>,
+    /// Where it was told that it is trimmed.
+    pub scanned_trimmed: Option<SeqNum>,
 }
 
 impl Client {
@@ -120,6 +122,7 @@ impl Client {
             next_submit: 0,
             wake: Instant::MAX,
             scanned: Vec::new(),
+            scanned_trimmed: None,
         }
     }
 
@@ -159,13 +162,23 @@ impl Client {
                 let recorded = history.check_tail(at, line, *logbook, *tag, *linearizable);
                 Pending { recorded, logbook: *logbook, tag: *tag }
             }
+            Intent::Trim { logbook, tag, first } => {
+                let recorded = history.trim(at, line, *logbook, *tag, *first);
+                Pending { recorded, logbook: *logbook, tag: *tag }
+            }
         };
         self.pending.insert(operation, pending);
     }
 
     /// Begins one read of a scan; its records come to [`Client::scanned`].
     pub fn begin_scan(&mut self, now: Instant, read: Read, recorder: &mut Recorder) {
+        self.scanned_trimmed = None;
         self.begin(now, &Intent::Read(read), now + PATIENCE, recorder);
+    }
+
+    /// Asks for the tail of a scanned tag.
+    pub fn begin_scan_tail(&mut self, now: Instant, logbook: LogBookId, tag: Tag, recorder: &mut Recorder) {
+        self.begin(now, &Intent::CheckTail { logbook, tag, linearizable: true }, now + PATIENCE, recorder);
     }
 
     /// Takes the session's completions into the history. Returns records that were read.
@@ -193,6 +206,12 @@ impl Client {
                         self.scanned = read.records;
                     }
                 }
+                Outcome::Read(Err(ReadError::Trimmed { first })) => {
+                    self.workload.knowledge.saw_trim(pending.logbook, pending.tag, first);
+                    let at = recorder.next();
+                    recorder.history.found_trimmed(at, pending.recorded, first);
+                    self.scanned_trimmed = Some(first);
+                }
                 Outcome::Read(Err(ReadError::Deadline { .. } | ReadError::Unreachable { .. })) => {}
                 Outcome::Read(Err(ReadError::Corrupt { .. })) if recorder.damage_allowed => {}
                 Outcome::Read(Err(error)) => return Err(Failure::ClientError { error: error.to_string() }),
@@ -205,7 +224,14 @@ impl Client {
                 }
                 Outcome::CheckTail(Err(CheckTailError::Deadline { .. } | CheckTailError::Unreachable { .. })) => {}
                 Outcome::CheckTail(Err(error)) => return Err(Failure::ClientError { error: error.to_string() }),
-                Outcome::Status(_) | Outcome::Manage(_) => {}
+                Outcome::Manage(Ok(Managed::Trimmed { first })) => {
+                    self.workload.knowledge.saw_trim(pending.logbook, pending.tag, first);
+                    let at = recorder.next();
+                    recorder.history.trimmed(at, pending.recorded, first);
+                }
+                Outcome::Manage(Err(ManageError::Deadline { .. } | ManageError::Unreachable { .. })) => {}
+                Outcome::Manage(Err(error)) => return Err(Failure::ClientError { error: error.to_string() }),
+                Outcome::Status(_) | Outcome::Manage(Ok(_)) | Outcome::SetAux(_) => {}
             }
         }
         Ok(seen)

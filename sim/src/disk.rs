@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use sealog_journal::{BlockWrite, SegmentSource, SourceError};
+use sealog_journal::{BlockWrite, SegmentSource, SourceError, WantedSegment};
 
 /// What a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -48,13 +48,25 @@ impl Disk {
         write
     }
 
-    /// Makes a zeroed segment, if there is room.
-    pub fn prepare(&mut self, segment: u32, bytes: u64) -> bool {
+    /// Makes a zeroed segment, if there is room; or gives a file that is not needed its number.
+    pub fn prepare(&mut self, wanted: WantedSegment, bytes: u64) -> bool {
+        let WantedSegment { segment, recycled } = wanted;
+        if let Some(recycled) = recycled {
+            let file = self.segments.remove(&recycled).expect("a journal uses files again that are there");
+            self.segments.insert(segment, file);
+            return true;
+        }
         if self.segments.len() >= self.segments_max {
             return false;
         }
         self.segments.insert(segment, vec![0; bytes as usize]);
         true
+    }
+
+    /// A file is not needed. Whoever removes it does not flush its name; a crash may bring it back,
+    /// which the journal's own tests try.
+    pub fn remove(&mut self, segment: u32) {
+        self.segments.remove(&segment).expect("a journal removes files that are there");
     }
 
     pub fn segments_count(&self) -> usize {

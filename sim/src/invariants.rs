@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use sealog_history::FinalLog;
 use sealog_protocol::frame::Frame;
 use sealog_protocol::machine::{Address, DurableEntry, Role};
 use sealog_protocol::metalog::{Entry, entries};
@@ -14,6 +16,7 @@ use sealog_protocol::tags::batch_headers;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{LogspaceId, NodeId, NodeSet, Place, SeqNum, ShardId, ViewNumber};
 
+use crate::model::{Batches, Model};
 use crate::node::{Node, Owner, RoleMachine};
 use crate::swarm::Plan;
 use crate::violation::Failure;
@@ -41,8 +44,12 @@ struct Truth {
     disks: BTreeMap<(ShardId, NodeId), u64>,
     /// By shard and first position of a batch: checksum, and how many records.
     batches: BTreeMap<(ShardId, u64), (u32, u64)>,
+    /// The same batches.
+    frames: Batches,
     /// Seals that a node has answered.
     seals: BTreeMap<(Role, NodeId), ViewNumber>,
+    /// The greatest place of a checkpoint whose entry is committed: nobody needs the metalog before it.
+    checkpoint: Place,
 }
 
 /// All invariants of a world.
@@ -61,7 +68,9 @@ impl Invariants {
             journals: BTreeMap::new(),
             disks: BTreeMap::new(),
             batches: BTreeMap::new(),
+            frames: Batches::new(),
             seals: BTreeMap::new(),
+            checkpoint: Place::default(),
         });
         Invariants { logspaces: logspaces.collect(), commits: 0 }
     }
@@ -118,13 +127,17 @@ impl Invariants {
                 RoleMachine::Sequencer(sequencer) => {
                     let before = self.committed(address.logspace);
                     let truth = self.truth(address.logspace);
-                    for (view, durable, _) in sequencer.views() {
+                    // What lies before the base is covered by a checkpoint, and may be forgotten.
+                    for (view, durable, _) in sequencer.views().filter(|(view, ..)| *view >= sequencer.base().view) {
                         truth.journal(*address, view, durable)?;
                     }
+                    let base = sequencer.base();
                     for (view, durable, commit) in sequencer.views() {
                         let here = |from, end| sequencer.entries(view, from, end).to_vec();
-                        truth.heard_commit(*address, view, durable, commit, here)?;
+                        let from = if view == base.view { base.index } else { 0 };
+                        truth.heard_commit(*address, (view, from), durable, commit, here)?;
                     }
+                    truth.based(*address, base)?;
                     self.commits += self.committed(address.logspace) - before;
                 }
                 RoleMachine::Engine(_) | RoleMachine::Controller(_) => {}
@@ -157,7 +170,7 @@ impl Invariants {
                     let known = truth.disks.iter().filter(|((_, id), _)| *id == node.id);
                     for ((shard, _), before) in known {
                         let after = found.get(shard).copied().unwrap_or(0);
-                        if after < *before {
+                        if after < *before && !truth.are_dead(*shard, after, *before)? {
                             return Err(lost(format!("shard {shard}"), *before, after));
                         }
                     }
@@ -167,13 +180,15 @@ impl Invariants {
                     let found: BTreeMap<ViewNumber, u64> =
                         sequencer.views().map(|(view, durable, _)| (view, durable)).collect();
                     let known = truth.journals.iter().filter(|((_, id), _)| *id == node.id);
-                    for ((view, _), (before, _)) in known {
+                    let base = sequencer.base();
+                    for ((view, _), (before, _)) in known.filter(|((view, _), _)| *view >= base.view) {
                         let after = found.get(view).copied().unwrap_or(0);
                         if after < *before {
                             return Err(lost(format!("metalog of view {view}"), *before, after));
                         }
                     }
                     truth.seal_kept(*address, sequencer.status().sealed)?;
+                    truth.based(*address, base)?;
                 }
                 RoleMachine::Engine(_) | RoleMachine::Controller(_) => {}
             }
@@ -191,6 +206,15 @@ impl Invariants {
         Ok(())
     }
 
+    /// All records that ever became visible, and the trims between them, as committed entries have them.
+    pub fn final_log(&self) -> Result<FinalLog, Failure> {
+        let mut log = FinalLog::new();
+        for truth in &self.logspaces {
+            truth.model(&mut log)?;
+        }
+        Ok(log)
+    }
+
     /// The last committed place, for the trace.
     pub fn place(&self, logspace: LogspaceId) -> Place {
         let truth = &self.logspaces[usize::from(logspace.0)];
@@ -203,9 +227,13 @@ impl Truth {
     fn took_records(&mut self, node: NodeId, shard: ShardId, first: u64, batches: &[u8]) -> Result<(), Failure> {
         let mut position = first;
         for batch in batch_headers(batches) {
-            let Ok((_, header)) = batch else { break };
+            let Ok((at, header)) = batch else { break };
             let taken = (header.checksum, u64::from(header.count));
-            let known = self.batches.entry((shard, position)).or_insert(taken);
+            let known = self.batches.entry((shard, position)).or_insert_with(|| {
+                let frame = Bytes::copy_from_slice(&batches[at..at + header.frame_bytes()]);
+                self.frames.insert((shard, position), frame);
+                taken
+            });
             if *known != taken {
                 return Err(Failure::RecordDiffers { shard, position, node });
             }
@@ -234,6 +262,35 @@ impl Truth {
             }
         }
         Ok(())
+    }
+
+    /// All that is committed, applied in order.
+    fn model<'a>(&'a self, log: &'a mut FinalLog) -> Result<Model<'a>, Failure> {
+        let mut model = Model::new(self.chain.settings, &self.frames, log);
+        for view in &self.chain.views {
+            model.enter(view.number);
+            let committed = self.views.get(&view.number).map_or(&[][..], |view| view.committed.as_slice());
+            for encoded in committed {
+                let (entry, _) = Entry::decode(encoded).expect("decoded when it was given");
+                model.apply(&entry)?;
+            }
+        }
+        Ok(model)
+    }
+
+    /// Whether nobody needs these records any more: their view has ended, and they are void, trimmed, or
+    /// not in the log.
+    fn are_dead(&self, shard: ShardId, from: u64, to: u64) -> Result<bool, Failure> {
+        if shard.view >= self.chain.current().number {
+            return Ok(false);
+        }
+        let mut log = FinalLog::new();
+        let places = self.model(&mut log)?.places;
+        let living = places.range((shard, from)..(shard, to)).any(|((_, position), (logbook, first))| {
+            let records = self.batches[&(shard, *position)].1;
+            (first.0..first.0 + records).any(|seqnum| log.is_living(*logbook, SeqNum(seqnum)))
+        });
+        Ok(!living)
     }
 
     fn disk(&mut self, address: Address, shard: ShardId, durable: u64) -> Result<(), Failure> {
@@ -265,11 +322,21 @@ impl Truth {
         Ok(())
     }
 
-    /// A replica believes that `commit` entries of a view are committed.
+    /// A replica has dropped the metalog before a place: a committed checkpoint must cover it.
+    fn based(&self, address: Address, base: Place) -> Result<(), Failure> {
+        if base > self.checkpoint {
+            let (node, logspace, checkpoint) = (address.node, address.logspace, self.checkpoint);
+            return Err(Failure::MetalogDropped { node, logspace, base, checkpoint });
+        }
+        Ok(())
+    }
+
+    /// A replica believes that `commit` entries of a view are committed. What it has of them begins at
+    /// `from`.
     fn heard_commit(
         &mut self,
         address: Address,
-        view: ViewNumber,
+        (view, from): (ViewNumber, u64),
         durable: u64,
         commit: u64,
         here: impl Fn(u64, u64) -> Vec<u8>,
@@ -283,7 +350,7 @@ impl Truth {
             self.extend_committed(logspace, view, commit)?;
         }
         // What this replica has of it is the same.
-        let compared = self.journals.get(&(view, node)).map_or(0, |(_, compared)| *compared);
+        let compared = self.journals.get(&(view, node)).map_or(0, |(_, compared)| *compared).max(from);
         let end = commit.min(durable);
         if compared < end {
             let encoded = here(compared, end);
@@ -357,6 +424,9 @@ impl Truth {
                             });
                         }
                     }
+                }
+                Ok(Entry::Checkpoint { place, .. }) if place <= (Place { view, index }) => {
+                    self.checkpoint = place.max(self.checkpoint);
                 }
                 _ => {}
             }

@@ -7,7 +7,7 @@
 //!                             |- network, disk, clock, register       (simulated)
 //!                             |- client: sessions of the client crate (the code that ships)
 //!                             |- faults: what breaks, and when it heals
-//!                             '- invariants, after every turn; history, at the end
+//!                             '- invariants, after every turn; model and history, at the end
 //! ```
 //!
 //! [`seed::run`] runs one seed, [`campaign`] many. A failure is a seed and a command.
@@ -19,6 +19,7 @@ pub mod connections;
 pub mod disk;
 pub mod faults;
 pub mod invariants;
+pub mod model;
 pub mod network;
 pub mod node;
 pub mod queue;

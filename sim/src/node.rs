@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
-use sealog_journal::{BlockWrite, FooterChunk, Journal};
+use sealog_journal::{BlockWrite, FooterChunk, Journal, WantedSegment};
 use sealog_protocol::frame::FrameError;
 use sealog_protocol::machine::{
     Address, ConnectionId, DurableEntry, Input, JournalPlace, Machine, Outputs, ReadFailure, Recovered, Role,
@@ -144,6 +144,9 @@ pub enum Effect {
         chunk: FooterChunk,
     },
     Prepare {
+        wanted: WantedSegment,
+    },
+    Remove {
         segment: u32,
     },
     Swap {
@@ -295,12 +298,17 @@ impl Node {
                 config.pending_records_max = plan.limits.pending_records_max;
                 config.cache_bytes_max = plan.limits.cache_bytes_max;
                 config.waiting_reads_max = plan.limits.waiting_reads_max;
+                config.checkpoint_log_bytes_min = plan.limits.checkpoint_log_bytes_min;
+                config.checkpoint_log_factor = plan.limits.checkpoint_log_factor;
+                config.checkpoint_part_bytes = plan.limits.checkpoint_part_bytes;
                 // Where sessions are few, clients take each other's all the time, on purpose.
                 config.session_openings_max = u32::MAX;
                 add(Role::Engine, RoleMachine::Engine(Box::new(Engine::new(config))));
             }
             if roles.storage {
-                add(Role::Storage, RoleMachine::Storage(Box::new(Storage::new(StorageConfig::new(node, logspace)))));
+                let mut config = StorageConfig::new(node, logspace);
+                config.rewrite_bytes_per_s = plan.limits.rewrite_bytes_per_s;
+                add(Role::Storage, RoleMachine::Storage(Box::new(Storage::new(config))));
             }
             if roles.sequencer {
                 let mut config = SequencerConfig::new(node, incarnation, logspace, controller);

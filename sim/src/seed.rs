@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sealog::session::Direction;
 use sealog_history::{FinalLog, Fingerprint, Found, Report, check};
-use sealog_protocol::{LogBookId, Tag};
+use sealog_protocol::{LogBookId, SeqNum, Tag};
 
 use crate::client::Client;
 use crate::disk::Stop;
@@ -15,6 +15,7 @@ use crate::queue::{Instant, SECOND};
 use crate::swarm::{FaultKind, NodeIndex, Plan};
 use crate::trace::Trace;
 use crate::violation::Failure;
+use crate::workload::{self, TAG_WITHOUT_RECORDS};
 use crate::world::World;
 
 /// A seed counts if it completed so many operations under so many faults.
@@ -161,38 +162,41 @@ fn describe(world: &World) -> String {
     text
 }
 
-/// Scans every living engine: each LogBook whole, and by each tag, forward and backward. All are equal.
+/// Scans every living engine: each LogBook whole, and by each tag, forward and backward, its trim points
+/// and tails. All are as the committed entries have them.
 fn scan(world: &mut World) -> Result<FinalLog, Failure> {
     let logbooks: Vec<LogBookId> = world.recorder.history.logbooks().to_vec();
-    let tags: Vec<Tag> = (0..world.plan.load.tags).map(|nth| Tag(100 + nth)).collect();
+    let drawn = (0..world.plan.load.tags).map(|nth| Tag(100 + nth));
+    let tags: Vec<Tag> = [Tag::ALL, TAG_WITHOUT_RECORDS].into_iter().chain(drawn).collect();
     let engines: Vec<NodeIndex> =
         world.plan.with_role(|roles| roles.engine).into_iter().filter(|node| !world.is_buried(*node)).collect();
-    let mut log = FinalLog::new();
-    for (nth, node) in engines.into_iter().enumerate() {
+    let mut scans: Vec<(LogBookId, Tag, Vec<Found>)> = Vec::new();
+    for node in engines {
         let line = world.faults.new_line();
         let mut scanner = Client::new(&world.plan, line, &mut world.rng);
         scanner.pinned = Some(node);
         world.clients.push(scanner);
         for logbook in &logbooks {
-            let records = read_all(world, *logbook, Tag::ALL, Direction::Forward)?;
-            for record in records.iter().filter(|_| nth == 0) {
-                log.push(*logbook, found(record), &record.tags).map_err(history)?;
-            }
-            log.compare_scan(*logbook, Tag::ALL, records.iter().map(found)).map_err(history)?;
             for tag in &tags {
                 let direction = if world.rng.bool() { Direction::Forward } else { Direction::Backward };
                 let mut records = read_all(world, *logbook, *tag, direction)?;
                 if direction == Direction::Backward {
                     records.reverse();
                 }
-                log.compare_scan(*logbook, *tag, records.iter().map(found)).map_err(history)?;
+                scans.push((*logbook, *tag, records.iter().map(found).collect()));
+                check_tail(world, *logbook, *tag)?;
             }
         }
         world.clients.pop();
     }
+    let log = world.invariants.final_log()?;
+    for (logbook, tag, scan) in scans {
+        log.compare_scan(logbook, tag, scan).map_err(Failure::history)?;
+    }
     Ok(log)
 }
 
+/// Reads everything with a tag. Where it is trimmed, the first read is told where it begins.
 fn read_all(
     world: &mut World,
     logbook: LogBookId,
@@ -200,19 +204,27 @@ fn read_all(
     direction: Direction,
 ) -> Result<Vec<sealog::Record>, Failure> {
     let at = world.clients.len() - 1;
-    let now = world.now;
-    let scanner = &mut world.clients[at];
-    scanner.begin_scan(now, crate::workload::scan(logbook, tag, direction), &mut world.recorder);
+    let mut first = SeqNum::MIN;
+    loop {
+        let now = world.now;
+        world.clients[at].begin_scan(now, workload::scan(logbook, tag, first, direction), &mut world.recorder);
+        world.wake_client(at, now);
+        finish(world)?;
+        match world.clients[at].scanned_trimmed.take() {
+            Some(trimmed) if trimmed > first => first = trimmed,
+            _ => return Ok(std::mem::take(&mut world.clients[at].scanned)),
+        }
+    }
+}
+
+fn check_tail(world: &mut World, logbook: LogBookId, tag: Tag) -> Result<(), Failure> {
+    let (at, now) = (world.clients.len() - 1, world.now);
+    world.clients[at].begin_scan_tail(now, logbook, tag, &mut world.recorder);
     world.wake_client(at, now);
-    finish(world)?;
-    Ok(std::mem::take(&mut world.clients[at].scanned))
+    finish(world)
 }
 
 fn found(record: &sealog::Record) -> Found {
     let fingerprint = Fingerprint::new(record.logbook, &record.tags, &record.payload);
     Found { seqnum: record.seqnum, fingerprint }
-}
-
-fn history(violation: sealog_history::Violation) -> Failure {
-    Failure::History { violation, operation: String::new() }
 }

@@ -92,6 +92,12 @@ pub struct Limits {
     pub pending_records_max: usize,
     pub cache_bytes_max: usize,
     pub waiting_reads_max: usize,
+    /// Of engines' checkpoints: bytes of batches between them, times of their own size, bytes of a part.
+    pub checkpoint_log_bytes_min: u64,
+    pub checkpoint_log_factor: u64,
+    pub checkpoint_part_bytes: usize,
+    /// How fast storages look for space.
+    pub rewrite_bytes_per_s: u64,
 }
 
 /// What clients do.
@@ -107,6 +113,8 @@ pub struct Load {
     /// In 100: how many operations are reads or tails; of the appends, have a condition.
     pub reads: u8,
     pub conditions: u8,
+    /// In 100: operations that are trims.
+    pub trims: u8,
     /// In 100: operations whose deadline is soon.
     pub impatient: u8,
 }
@@ -166,6 +174,7 @@ impl Plan {
             settings,
             journal: JournalConfig {
                 segment_bytes,
+                segments_max: 0,
                 block_bytes_max: *pick(rng, &[4096, 16 << 10, 1 << 20]),
                 writes_in_flight_max: rng.usize(1..=4),
                 idle_mark: Duration::from_millis(*pick(rng, &[2, 20, 200])),
@@ -179,6 +188,10 @@ impl Plan {
                 pending_records_max: *pick(rng, &[4, 64, 1 << 16]),
                 cache_bytes_max: *pick(rng, &[0, 1 << 10, 16 << 10, 1 << 20]),
                 waiting_reads_max: *pick(rng, &[2, 1 << 20]),
+                checkpoint_log_bytes_min: *pick(rng, &[1 << 10, 8 << 10, 32 << 10, 64 << 20]),
+                checkpoint_log_factor: *pick(rng, &[1, 4]),
+                checkpoint_part_bytes: *pick(rng, &[300, 2 << 10, 16 << 10]),
+                rewrite_bytes_per_s: *pick(rng, &[64 << 10, 1 << 20, 64 << 20]),
             },
             load,
             network: Span { least: 20 * MICROSECOND, spread: *pick(rng, &[20, 200, 3_000]) * MICROSECOND },
@@ -305,6 +318,7 @@ fn draw_load(rng: &mut Rng, fault_interval: Instant) -> Load {
         think: Span { least: 0, spread: (*pick(rng, &[1, 5, 20]) * MILLISECOND).max(slow_enough) },
         reads: *pick(rng, &[20, 40, 60]),
         conditions: *pick(rng, &[0, 10, 40]),
+        trims: *pick(rng, &[0, 1, 4, 15]),
         impatient: *pick(rng, &[0, 3, 15]),
     }
 }

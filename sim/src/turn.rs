@@ -2,7 +2,7 @@
 //! writes. The order of steps is the runtime's.
 
 use sealog_engine::Engine;
-use sealog_journal::{BlockBuffer, TagsSource};
+use sealog_journal::{BlockBuffer, TagsSource, WantedSegment};
 use sealog_protocol::batch::Batch;
 use sealog_protocol::client::{Welcome, decode_hello, decode_request, encode_reply, encode_welcome};
 use sealog_protocol::frame::{Frame, FrameError, FrameKind};
@@ -77,7 +77,7 @@ impl Turn<'_> {
             NodeInput::SegmentPrepared { segment, ready: true } => self.life.journal.segment_ready(segment),
             NodeInput::SegmentPrepared { segment, ready: false } => {
                 self.life.journal.segment_failed(segment);
-                self.effects.push(Effect::Prepare { segment });
+                self.effects.push(Effect::Prepare { wanted: WantedSegment { segment, recycled: None } });
             }
             NodeInput::Chain { chain, swapped } => self.chain(&chain, swapped),
             NodeInput::ClientBytes { connection, bytes } => {
@@ -324,14 +324,26 @@ impl Turn<'_> {
             while let Some(write) = self.life.journal.next_write(self.now) {
                 self.effects.push(Effect::Write(write));
             }
-            while let Some(segment) = self.life.journal.wanted_segment() {
-                self.effects.push(Effect::Prepare { segment });
+            while let Some(segment) = self.life.journal.next_removal() {
+                self.effects.push(Effect::Remove { segment });
+            }
+            while let Some(wanted) = self.life.journal.wanted_segment() {
+                self.effects.push(Effect::Prepare { wanted });
+            }
+            let mut moved = false;
+            while let Some((owner, segment)) = self.life.journal.next_vacate() {
+                let at = self.find(owner).expect("entries belong to machines of this node");
+                self.handle(at, Input::Vacate { segment });
+                moved = true;
             }
             let full = self.life.journal.is_full();
-            if std::mem::replace(&mut self.life.full, full) == full {
+            if std::mem::replace(&mut self.life.full, full) != full {
+                self.handle_all(|| Input::Space { full });
+                moved = true;
+            }
+            if !moved {
                 return;
             }
-            self.handle_all(|| Input::Space { full });
             self.settle();
         }
     }

@@ -1,7 +1,7 @@
 //! Why a seed failed.
 
 use sealog_protocol::machine::Role;
-use sealog_protocol::{LogspaceId, NodeId, SeqNum, ShardId, ViewNumber};
+use sealog_protocol::{LogspaceId, NodeId, Place, SeqNum, ShardId, ViewNumber};
 use thiserror::Error;
 
 /// What a seed found wrong: which promise, with the facts.
@@ -51,6 +51,13 @@ pub enum Failure {
     SpokeAfterSeal { node: NodeId, role: Role, view: ViewNumber },
     #[error("an engine applied what is not committed: node {node}, logspace {logspace}, view {view}, index {index}")]
     AppliedUncommitted { node: NodeId, logspace: LogspaceId, view: ViewNumber, index: u64 },
+    #[error("committed records that no storage took, or not as they were appended: shard {shard}, position {position}")]
+    RecordUnknown { shard: ShardId, position: u64 },
+    #[error(
+        "node {node} dropped the metalog of logspace {logspace} before {base}, which no committed checkpoint covers: \
+         the last one is at {checkpoint}"
+    )]
+    MetalogDropped { node: NodeId, logspace: LogspaceId, base: Place, checkpoint: Place },
     #[error("two reads saw different records (invariant 1): logspace {logspace}, {seqnum:?}")]
     ReadsDiffer { logspace: LogspaceId, seqnum: SeqNum },
     #[error("recovery of node {node} failed: {reason}")]
@@ -63,4 +70,11 @@ pub enum Failure {
     ClientError { error: String },
     #[error("panic: {message}")]
     Panic { message: String },
+}
+
+impl Failure {
+    /// A violation that no single operation shows.
+    pub fn history(violation: sealog_history::Violation) -> Failure {
+        Failure::History { violation, operation: String::new() }
+    }
 }

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
-use sealog::session::{Append, Condition, Direction, Operation, Read, Target};
+use sealog::session::{Append, Condition, Direction, Manage, Operation, Read, Target};
 use sealog_history::Fingerprint;
 use sealog_protocol::batch::NewRecord;
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
 use crate::swarm::Load;
+
+/// No record has it; it is trimmed all the same.
+pub const TAG_WITHOUT_RECORDS: Tag = Tag(99);
 
 /// A LogBook of the workload: with a name, which is then listed, or with an id alone.
 #[derive(Clone, Debug)]
@@ -54,6 +57,7 @@ pub enum Intent {
     Append { book: Book, records: Vec<Payload>, condition: Option<Condition> },
     Read(Read),
     CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
+    Trim { logbook: LogBookId, tag: Tag, first: SeqNum },
 }
 
 impl Intent {
@@ -69,6 +73,9 @@ impl Intent {
             Intent::Read(read) => submit(Operation::Read(*read)),
             Intent::CheckTail { logbook, tag, linearizable } => {
                 submit(Operation::CheckTail { logbook: *logbook, tag: *tag, linearizable: *linearizable })
+            }
+            Intent::Trim { logbook, tag, first } => {
+                submit(Operation::Manage(Manage::Trim { logbook: *logbook, tag: *tag, first: *first }))
             }
         }
     }
@@ -87,11 +94,21 @@ impl Intent {
 #[derive(Clone, Debug, Default)]
 pub struct Knowledge {
     tails: BTreeMap<(LogBookId, Tag), SeqNum>,
+    /// Trim points.
+    firsts: BTreeMap<(LogBookId, Tag), SeqNum>,
 }
 
 impl Knowledge {
     pub fn saw(&mut self, logbook: LogBookId, tag: Tag, seqnum: SeqNum) {
         self.tails.insert((logbook, tag), seqnum);
+    }
+
+    pub fn saw_trim(&mut self, logbook: LogBookId, tag: Tag, first: SeqNum) {
+        self.firsts.insert((logbook, tag), first);
+    }
+
+    fn first(&self, logbook: LogBookId, tag: Tag) -> SeqNum {
+        self.firsts.get(&(logbook, tag)).copied().unwrap_or_default()
     }
 
     fn tail(&self, logbook: LogBookId, tag: Tag) -> Option<SeqNum> {
@@ -121,6 +138,9 @@ impl Workload {
     pub fn draw(&mut self, books: &[Book], rng: &mut Rng) -> Intent {
         let book = &books[rng.usize(0..books.len())];
         let tag = self.tag_or_all(rng);
+        if rng.u8(0..100) < self.load.trims {
+            return self.trim(book.id, tag, rng);
+        }
         if rng.u8(0..100) >= self.load.reads {
             let records = (0..rng.usize(1..=self.load.batch_records_max)).map(|_| self.record(rng)).collect();
             let condition = (rng.u8(0..100) < self.load.conditions).then(|| self.condition(book.id, tag, rng));
@@ -151,6 +171,23 @@ impl Workload {
         Payload { tags, bytes }
     }
 
+    /// Most trims leave some records: an empty log shows little.
+    fn trim(&self, logbook: LogBookId, tag: Tag, rng: &mut Rng) -> Intent {
+        let tag = if rng.u8(0..12) == 0 { TAG_WITHOUT_RECORDS } else { tag };
+        let known = self.knowledge.tail(logbook, tag).or_else(|| self.knowledge.tail(logbook, Tag::ALL));
+        let known = known.unwrap_or(SeqNum::MIN).0;
+        let first = match rng.u8(0..10) {
+            0 => SeqNum::MAX,
+            1 => SeqNum(known + 1),
+            // Beyond the tail, unless others have appended meanwhile.
+            2 => SeqNum(known + rng.u64(2..30)),
+            // Backward, as likely as not.
+            3 => SeqNum(self.knowledge.first(logbook, tag).0.saturating_sub(rng.u64(0..10))),
+            _ => SeqNum(known.saturating_sub(rng.u64(0..25))),
+        };
+        Intent::Trim { logbook, tag, first }
+    }
+
     fn condition(&self, logbook: LogBookId, tag: Tag, rng: &mut Rng) -> Condition {
         let expected = match rng.u8(0..8) {
             0 => None,
@@ -167,7 +204,9 @@ impl Workload {
         let backward = rng.bool();
         let far = rng.u8(0..3) == 0;
         let (first, last) = match (backward, far) {
-            (false, true) => (SeqNum::MIN, SeqNum::MAX),
+            // From the beginning; where that was trimmed, now and then from before it.
+            (false, true) if rng.u8(0..4) == 0 => (SeqNum::MIN, SeqNum::MAX),
+            (false, true) => (self.knowledge.first(logbook, tag), SeqNum::MAX),
             (false, false) => (around, if rng.u8(0..4) == 0 { SeqNum(around.0 + 6) } else { SeqNum::MAX }),
             (true, true) => (SeqNum::MIN, SeqNum::MAX),
             (true, false) => (if rng.u8(0..4) == 0 { SeqNum(around.0.saturating_sub(6)) } else { SeqNum::MIN }, around),
@@ -177,14 +216,24 @@ impl Workload {
             0 if !backward => Duration::from_millis(rng.u64(1..40)),
             _ => Duration::ZERO,
         };
-        Read { logbook, tag, first, last, direction, records_max, wait, linearizable }
+        Read { logbook, tag, first, last, direction, records_max, wait, linearizable, aux: false }
     }
 }
 
-/// The read of everything with a tag, for a scan.
-pub fn scan(logbook: LogBookId, tag: Tag, direction: Direction) -> Read {
-    let (first, last) = (SeqNum::MIN, SeqNum::MAX);
-    Read { logbook, tag, first, last, direction, records_max: usize::MAX, wait: Duration::ZERO, linearizable: true }
+/// The read of everything with a tag from a trim point on, for a scan.
+pub fn scan(logbook: LogBookId, tag: Tag, first: SeqNum, direction: Direction) -> Read {
+    let last = SeqNum::MAX;
+    Read {
+        logbook,
+        tag,
+        first,
+        last,
+        direction,
+        records_max: usize::MAX,
+        wait: Duration::ZERO,
+        linearizable: true,
+        aux: false,
+    }
 }
 
 #[cfg(test)]

@@ -93,6 +93,8 @@ pub struct Storage {
     /// Engines that said something on a living connection: they can be asked who is dead.
     engines: Vec<Address>,
     checkpoints: Checkpoints,
+    /// The last checkpoint that counts, as a primary told it in this life; the first place: none does.
+    told_checkpoint: Option<Place>,
     segments: Segments,
     rewriting: Rewriting,
     /// Recovery has handed over things since the last input.
@@ -147,6 +149,7 @@ impl Storage {
             lives: BTreeMap::new(),
             engines: Vec::new(),
             checkpoints: Checkpoints::default(),
+            told_checkpoint: None,
             segments: Segments::default(),
             rewriting: Rewriting::default(),
             recovering: false,

@@ -8,6 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sealog::{LogBookId, SeqNum, Tag};
 use sealog_node::settings::LISTEN_DEFAULT;
 
+use crate::aux::AuxVerb;
+use crate::backup::{BackupArguments, RestoreArguments};
+
 /// A shared, durable, ordered log.
 ///
 /// Exit codes: 0 done, 1 other, 2 usage, 3 unreachable or a deadline passed while reading, 4 outcome
@@ -35,8 +38,15 @@ pub enum Verb {
     CheckTail(CheckTailArguments),
     /// Let old records go, for ever.
     Trim(TrimArguments),
+    /// Data attached to records, in the node's memory as long as there is room.
+    #[command(subcommand)]
+    Aux(AuxVerb),
     /// Print a node's state.
     Status(StatusArguments),
+    /// Copy a data directory, as it is at one moment, while its node runs or not.
+    Backup(BackupArguments),
+    /// Make a data directory of a backup. The node that was backed up must not run any more.
+    Restore(RestoreArguments),
     /// Find out whether a node can run on this machine, and what to do if not.
     Doctor(DoctorArguments),
     /// What is known of LogBooks.
@@ -208,6 +218,9 @@ pub struct ReadArguments {
     /// Newest first.
     #[arg(long)]
     pub reverse: bool,
+    /// With what is attached to the records.
+    #[arg(long)]
+    pub aux: bool,
     #[command(flatten)]
     pub client: ClientArguments,
 }
@@ -340,6 +353,9 @@ pub struct NodeArguments {
     /// Memory for the newest records [default: 64MiB].
     #[arg(long, value_name = "SIZE")]
     pub cache_memory: Option<String>,
+    /// Memory for aux data of records; 0 keeps none [default: 64MiB].
+    #[arg(long, value_name = "SIZE")]
+    pub aux_memory: Option<String>,
     /// Size of a file of the journal [default: 64MiB].
     #[arg(long, value_name = "SIZE")]
     pub segment_size: Option<String>,
@@ -359,6 +375,7 @@ impl NodeArguments {
             ("logspaces", &self.logspaces),
             ("index_memory", &self.index_memory),
             ("cache_memory", &self.cache_memory),
+            ("aux_memory", &self.aux_memory),
             ("segment_size", &self.segment_size),
             ("log", &self.log),
         ];
@@ -482,7 +499,7 @@ fn tag_id(text: &str) -> Result<Tag, String> {
     }
 }
 
-fn seqnum(text: &str) -> Result<SeqNum, String> {
+pub fn seqnum(text: &str) -> Result<SeqNum, String> {
     number(text).map(SeqNum)
 }
 

@@ -15,7 +15,9 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use sealog::{AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, StatusError};
+use sealog::{
+    AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, SetAuxError, StatusError,
+};
 use sealog_protocol::client::ErrorCode;
 
 /// Why a command failed, as its exit code says it.
@@ -168,6 +170,17 @@ impl From<ManageError> for Failure {
             ManageError::Refused { .. } => Kind::Other,
             ManageError::DiskFull { .. } => Kind::DiskFull,
             ManageError::Deadline { .. } | ManageError::Unreachable { .. } => Kind::Unreachable,
+        };
+        Failure::new(kind, error.to_string())
+    }
+}
+
+impl From<SetAuxError> for Failure {
+    fn from(error: SetAuxError) -> Failure {
+        let kind = match error {
+            SetAuxError::TooLarge { .. } => Kind::Usage,
+            SetAuxError::Refused { .. } => Kind::Other,
+            SetAuxError::Deadline { .. } | SetAuxError::Unreachable { .. } => Kind::Unreachable,
         };
         Failure::new(kind, error.to_string())
     }

@@ -1,12 +1,14 @@
 //! The `sealog` binary.
 //!
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
-//! `read` (with `tail`, `check-tail`, `logbook list`), `keep` (`trim`, `logbook set` and `show`), `status`,
-//! `serve` (with `dev`), `config`, `inspect`, `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to
-//! stdout, talk to stderr: [`log`]; [`supervisor`] is who started a node.
+//! `read` (with `tail`, `check-tail`, `logbook list`), `aux`, `keep` (`trim`, `logbook set` and `show`), `status`,
+//! `serve` (with `dev`), `config`, `backup` (with `restore`), `inspect`, `bench`, `doctor`, `manual`
+//! (`completions`, `man`). Data goes to stdout, talk to stderr: [`log`]; [`supervisor`] is who started a node.
 
 mod append;
 mod arguments;
+mod aux;
+mod backup;
 mod bench;
 mod config;
 mod connection;
@@ -52,6 +54,9 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Tail(arguments) => read::tail(arguments),
         Verb::CheckTail(arguments) => read::check_tail(arguments),
         Verb::Trim(arguments) => keep::trim(arguments),
+        Verb::Aux(verb) => aux::run(verb),
+        Verb::Backup(arguments) => backup::create(arguments),
+        Verb::Restore(arguments) => backup::restore(arguments),
         Verb::Status(arguments) => status::run(arguments),
         Verb::Doctor(arguments) => doctor::run(arguments),
         Verb::Logbook(LogbookVerb::List(arguments)) => read::list_logbooks(arguments),

@@ -16,7 +16,8 @@ use crate::record::{HEADING, RecordLine};
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 pub fn read(arguments: &ReadArguments) -> Result<(), Failure> {
-    let logbook = connect_logbook(&arguments.client, &arguments.logbook, Purpose::Read)?;
+    let plain = connect_logbook(&arguments.client, &arguments.logbook, Purpose::Read)?;
+    let logbook = if arguments.aux { plain.with_aux() } else { plain.clone() };
     let mut output = Output::new(arguments.client.format.output);
     let tag = arguments.tag.tag();
     let limit = arguments.limit.unwrap_or(u64::MAX);
@@ -26,15 +27,15 @@ pub fn read(arguments: &ReadArguments) -> Result<(), Failure> {
         let record = match (arguments.reverse, arguments.from) {
             (true, from) => logbook.read_prev(tag, from.unwrap_or(SeqNum::MAX))?,
             (false, Some(from)) => logbook.read_next(tag, from)?,
-            (false, None) => logbook.read_next(tag, first_kept(&logbook, tag)?)?,
+            (false, None) => logbook.read_next(tag, first_kept(&plain, tag)?)?,
         };
         record.iter().try_for_each(|record| print(&mut output, record))?;
     } else if limit > 0 {
         let records = match arguments.reverse {
             true => logbook.scan_backward(tag, SeqNum::MIN..=arguments.from.unwrap_or(SeqNum::MAX)),
             false => {
-                let from = arguments.from.map_or_else(|| first_kept(&logbook, tag), Ok)?;
-                logbook.scan(tag, from..=present_tail(&logbook, tag)?)
+                let from = arguments.from.map_or_else(|| first_kept(&plain, tag), Ok)?;
+                logbook.scan(tag, from..=present_tail(&plain, tag)?)
             }
         };
         for record in records.take(usize::try_from(limit).unwrap_or(usize::MAX)) {

@@ -22,6 +22,45 @@ pub struct RecordLine {
     /// In the place of `data`, where that is not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     data_base64: Option<String>,
+    #[serde(flatten)]
+    aux: AuxData,
+}
+
+/// What is attached to a record, in the same two ways.
+#[derive(Debug, Serialize)]
+pub struct AuxData {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aux: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aux_base64: Option<String>,
+}
+
+impl AuxData {
+    pub fn new(data: Option<&[u8]>) -> AuxData {
+        let (aux, aux_base64) = data.map_or((None, None), text_or_base64);
+        AuxData { aux, aux_base64 }
+    }
+
+    /// On one line; `None`: nothing is attached.
+    pub fn text(&self) -> Option<String> {
+        one_line(&self.aux, &self.aux_base64)
+    }
+}
+
+/// Bytes as text, or else in base64.
+fn text_or_base64(bytes: &[u8]) -> (Option<String>, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(text.to_owned()), None),
+        Err(_) => (None, Some(STANDARD.encode(bytes))),
+    }
+}
+
+fn one_line(text: &Option<String>, base64: &Option<String>) -> Option<String> {
+    match (text, base64) {
+        (Some(text), _) => Some(text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")),
+        (None, Some(base64)) => Some(format!("base64:{base64}")),
+        (None, None) => None,
+    }
 }
 
 pub const HEADING: &str = "SEQNUM                TIME                      TAGS  DATA";
@@ -29,28 +68,23 @@ pub const HEADING: &str = "SEQNUM                TIME                      TAGS 
 impl RecordLine {
     pub fn new(record: &Record) -> RecordLine {
         let time = UNIX_EPOCH + Duration::from_millis(record.time_ms.min(TIME_MS_MAX));
-        let (data, data_base64) = match std::str::from_utf8(&record.payload) {
-            Ok(text) => (Some(text.to_owned()), None),
-            Err(_) => (None, Some(STANDARD.encode(&record.payload))),
-        };
+        let (data, data_base64) = text_or_base64(&record.payload);
         RecordLine {
             seqnum: record.seqnum.to_string(),
             time: humantime::format_rfc3339_millis(time).to_string(),
             tags: record.tags.iter().map(|tag| tag.0.to_string()).collect(),
             data,
             data_base64,
+            aux: AuxData::new(record.aux.as_deref()),
         }
     }
 
     /// The record's row of a table: one line, whatever the data holds.
     pub fn row(&self) -> String {
         let tags = if self.tags.is_empty() { "-".to_owned() } else { self.tags.join(",") };
-        let data = match (&self.data, &self.data_base64) {
-            (Some(text), _) => text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'"),
-            (None, Some(base64)) => format!("base64:{base64}"),
-            (None, None) => String::new(),
-        };
-        format!("{:<20}  {}  {tags}  {data}", self.seqnum, self.time)
+        let data = one_line(&self.data, &self.data_base64).unwrap_or_default();
+        let aux = self.aux.text().map_or_else(String::new, |aux| format!("  aux: {aux}"));
+        format!("{:<20}  {}  {tags}  {data}{aux}", self.seqnum, self.time)
     }
 }
 
@@ -66,6 +100,7 @@ mod tests {
             tags: vec![Tag(u64::MAX), Tag(7)],
             time_ms,
             payload: payload.into(),
+            aux: None,
         }
     }
 
@@ -90,5 +125,8 @@ mod tests {
     #[test]
     fn a_row_is_one_line() {
         assert!(RecordLine::new(&record(b"a\nb \"c\"", 0)).row().ends_with("a\\nb \"c\""));
+        let with_aux = Record { aux: Some(b"d\n".as_slice().into()), ..record(b"", 0) };
+        assert!(RecordLine::new(&with_aux).row().ends_with("  aux: d\\n"));
+        assert!(serde_json::to_string(&RecordLine::new(&with_aux)).unwrap().ends_with(r#","aux":"d\n"}"#));
     }
 }

@@ -101,6 +101,8 @@ fn usage_errors_are_exit_code_2_and_say_what_is_wrong() {
     fails(&["read", "orders", "--tag", "a", "--tag-id", "1"], 2, &[]);
     fails(&["read", "orders", "--connect", "nowhere"], 2, &["HOST:PORT"]);
     fails(&["check-tail", "orders", "--id"], 2, &["not the id"]);
+    fails(&["aux", "set", "orders", "7"], 2, &["DATA"]);
+    fails(&["aux", "get", "orders", "last"], 2, &["whole number"]);
     fails(&["bench", "--mode", "open"], 2, &["--mode closed"]);
     fails(&["bench", "--size", "2MiB"], 2, &["1048576"]);
     fails(&["bench", "--connections", "0"], 2, &[]);
@@ -503,5 +505,38 @@ fn a_short_bench_is_measured_and_verified() {
         assert_eq!(report["verified"]["ok"], true);
         assert!(report["verified"]["records"].as_u64() >= report["ops"].as_u64());
     }
+    node.stop();
+}
+
+#[test]
+fn aux_data_is_attached_read_and_counted_and_gone_with_the_node() {
+    let directory = fresh_directory("cli-aux");
+    let node = Node::start(&directory);
+    let first = append(&node, &["orders", "one"]);
+    append(&node, &["orders", "two"]);
+    assert_eq!(lines(&node, &["aux", "get", "orders", &first]), [json!({})]);
+    assert_eq!(lines(&node, &["aux", "set", "orders", &first, "a view"]), [json!({ "kept": true })]);
+    assert_eq!(lines(&node, &["aux", "set", "others", &first, "a view"]), [json!({ "kept": false })]);
+    assert_eq!(lines(&node, &["aux", "get", "orders", &first]), [json!({ "aux": "a view" })]);
+    let all = lines(&node, &["read", "orders", "--aux"]);
+    assert_eq!((&all[0]["aux"], &all[1]["aux"]), (&json!("a view"), &Value::Null));
+    assert_eq!(lines(&node, &["read", "orders"])[0]["aux"], Value::Null, "nobody asked");
+    let aux = &lines(&node, &["status"])[0]["logspaces"][0]["engine"]["aux"];
+    let counters = ["entries", "sets", "hits", "misses", "evictions"].map(|name| aux[name].as_u64());
+    assert_eq!(counters, [1, 1, 2, 2, 0].map(Some), "{aux}");
+
+    let missing = node.sealog(&["aux", "get", "orders", "1"]);
+    missing.expect_failure(1, &["no record 1"]);
+    let large = "x".repeat((64 << 10) + 1);
+    node.sealog(&["aux", "set", "orders", &first, &large]).expect_failure(2, &["65537", "65536"]);
+    node.stop();
+
+    let mut command = NodeCommand::new(&directory);
+    command.settings.push(("SEALOG_AUX_MEMORY", "0"));
+    let node = command.start().expect("it starts");
+    let all = lines(&node, &["read", "orders", "--aux"]);
+    assert_eq!(data_of(&all), ["one", "two"], "the records are what they were");
+    assert_eq!(all[0]["aux"], Value::Null);
+    assert_eq!(lines(&node, &["aux", "set", "orders", &first, "x"]), [json!({ "kept": false })], "it is off");
     node.stop();
 }

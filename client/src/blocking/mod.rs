@@ -14,15 +14,15 @@ use sealog_protocol::client::{Description, ReadRecord as Record};
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
 use self::wheel::Shared;
-use crate::error::{AppendError, CheckTailError, ConnectError, ManageError, ReadError, StatusError};
+use crate::error::{AppendError, CheckTailError, ConnectError, ManageError, ReadError, SetAuxError, StatusError};
 use crate::face::call::{
-    append_outcome, described, manage_outcome, read_outcome, status_outcome, tail_outcome, trimmed,
+    append_outcome, aux_outcome, described, manage_outcome, read_outcome, status_outcome, tail_outcome, trimmed,
 };
 use crate::face::core::{CallId, Core};
 use crate::face::operation::{Book, append};
 use crate::logbook::{Pages, backward, forward};
 use crate::session::{
-    Appended, Condition, Counters, Manage, Managed, Operation, OperationId, Read, ReadRecords, Retention,
+    Appended, Condition, Counters, Manage, Managed, Operation, OperationId, Read, ReadRecords, Retention, SetAux,
 };
 use crate::token::Token;
 
@@ -100,12 +100,12 @@ impl Client {
 
     /// A LogBook by name. Its name is listed when it is first appended to.
     pub fn logbook(&self, name: &str) -> LogBook {
-        LogBook { shared: self.shared.clone(), book: Book::named(name), deadline: self.deadline }
+        LogBook { shared: self.shared.clone(), book: Book::named(name), deadline: self.deadline, has_aux: false }
     }
 
     /// A LogBook by id.
     pub fn logbook_by_id(&self, id: LogBookId) -> LogBook {
-        LogBook { shared: self.shared.clone(), book: Book { id, name: None }, deadline: self.deadline }
+        LogBook { shared: self.shared.clone(), book: Book { id, name: None }, deadline: self.deadline, has_aux: false }
     }
 
     /// What this client has seen, to be handed on and merged.
@@ -171,6 +171,7 @@ pub struct LogBook {
     shared: Arc<Shared>,
     book: Book,
     deadline: Duration,
+    has_aux: bool,
 }
 
 impl LogBook {
@@ -187,6 +188,11 @@ impl LogBook {
     /// The same LogBook, whose calls have another deadline.
     pub fn with_deadline(&self, deadline: Duration) -> LogBook {
         LogBook { deadline, ..self.clone() }
+    }
+
+    /// See [`crate::LogBook::with_aux`].
+    pub fn with_aux(&self) -> LogBook {
+        LogBook { has_aux: true, ..self.clone() }
     }
 
     /// See [`crate::LogBook::append`].
@@ -298,6 +304,7 @@ impl LogBook {
     }
 
     fn read(&self, read: Read) -> Result<ReadRecords, ReadError> {
+        let read = Read { aux: self.has_aux, ..read };
         match self.shared.query(self.deadline.saturating_add(read.wait), Operation::Read(read)) {
             Some(outcome) => read_outcome(outcome),
             None => Err(ReadError::Deadline { refusal: None }),
@@ -350,6 +357,18 @@ impl LogBook {
     /// As there.
     pub fn describe(&self) -> Result<Description, ManageError> {
         Ok(described(self.manage(Manage::Describe { logbook: self.book.id })?))
+    }
+
+    /// See [`crate::LogBook::set_aux`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_aux(&self, seqnum: SeqNum, data: impl AsRef<[u8]>) -> Result<bool, SetAuxError> {
+        let aux = Operation::SetAux(SetAux { logbook: self.book.id, seqnum, data: data.as_ref() });
+        match self.shared.begin(self.deadline, |core, now, deadline| core.submit(now, aux, deadline)) {
+            Ok(call) => aux_outcome(self.shared.wait(call)),
+            Err(_) => Err(SetAuxError::Deadline { refusal: None }),
+        }
     }
 
     fn manage(&self, manage: Manage) -> Result<Managed, ManageError> {

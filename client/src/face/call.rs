@@ -12,8 +12,8 @@ use sealog_protocol::batch::NewRecord;
 use super::core::CallId;
 use super::driver::Shared;
 use super::operation::{Book, OwnedOperation, append};
-use crate::error::{AppendError, CheckTailError, ManageError, ReadError, StatusError};
-use crate::session::{Condition, Operation, OperationId, Outcome, SubmitError};
+use crate::error::{AppendError, CheckTailError, ManageError, ReadError, SetAuxError, StatusError};
+use crate::session::{Condition, Operation, OperationId, Outcome, SetAux, SubmitError};
 
 /// Resolves to the operation's outcome. Dropped before, it withdraws what was not sent yet.
 pub(crate) struct Call {
@@ -64,6 +64,16 @@ impl Call {
         Call { shared: shared.clone(), state: State::new(submitted, deadline, owned) }
     }
 
+    pub fn set_aux(shared: &Arc<Shared>, aux: SetAux<'_>, within: Duration) -> Call {
+        let (submitted, deadline) = shared.turn(|core, now| {
+            let deadline = now + within;
+            (core.submit(now, Operation::SetAux(aux), deadline), deadline)
+        });
+        let SetAux { logbook, seqnum, data } = aux;
+        let owned = || Pending::Operation(OwnedOperation::SetAux { logbook, seqnum, data: data.to_vec() });
+        Call { shared: shared.clone(), state: State::new(submitted, deadline, owned) }
+    }
+
     pub fn retry(shared: &Arc<Shared>, operation: OperationId, within: Duration) -> Call {
         let (submitted, deadline) = shared.turn(|core, now| {
             let deadline = now + within;
@@ -97,6 +107,9 @@ impl Pending {
             }
             Pending::Operation(OwnedOperation::Query(Operation::Manage(_))) => {
                 Outcome::Manage(Err(ManageError::Deadline { refusal: None }))
+            }
+            Pending::Operation(OwnedOperation::SetAux { .. }) => {
+                Outcome::SetAux(Err(SetAuxError::Deadline { refusal: None }))
             }
             Pending::Operation(_) => Outcome::Append(Err(AppendError::Deadline { refusal: None })),
             Pending::Retry(retry) => Outcome::Append(Err(AppendError::OutcomeUnknown { retry: *retry })),
@@ -202,6 +215,14 @@ pub(crate) fn manage_outcome(outcome: Outcome) -> Result<crate::session::Managed
     match outcome {
         Outcome::Manage(result) => result,
         other => panic!("a question or change of what a LogBook keeps ended as {other:?}"),
+    }
+}
+
+/// The outcome of attaching aux data.
+pub(crate) fn aux_outcome(outcome: Outcome) -> Result<bool, SetAuxError> {
+    match outcome {
+        Outcome::SetAux(result) => result,
+        other => panic!("attaching aux data ended as {other:?}"),
     }
 }
 

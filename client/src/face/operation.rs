@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sealog_protocol::batch::NewRecord;
-use sealog_protocol::{LogBookId, Tag};
+use sealog_protocol::{LogBookId, SeqNum, Tag};
 
-use crate::session::{Append, Condition, Operation, Target};
+use crate::session::{Append, Condition, Operation, SetAux, Target};
 
 /// A LogBook as a face's handle knows it: its id hashed once, its name shared.
 #[derive(Clone, Debug)]
@@ -34,6 +34,11 @@ pub(crate) enum OwnedOperation {
         condition: Option<Condition>,
         records: Vec<(Vec<Tag>, Vec<u8>)>,
     },
+    SetAux {
+        logbook: LogBookId,
+        seqnum: SeqNum,
+        data: Vec<u8>,
+    },
     /// It borrows nothing.
     Query(Operation<'static>),
 }
@@ -48,6 +53,9 @@ impl OwnedOperation {
     pub fn borrow<R>(&self, with: impl FnOnce(Operation<'_>) -> R) -> R {
         match self {
             OwnedOperation::Query(operation) => with(*operation),
+            OwnedOperation::SetAux { logbook, seqnum, data } => {
+                with(Operation::SetAux(SetAux { logbook: *logbook, seqnum: *seqnum, data }))
+            }
             OwnedOperation::Append { book, condition, records } => {
                 let records: Vec<NewRecord<'_>> =
                     records.iter().map(|(tags, payload)| NewRecord { tags, payload }).collect();

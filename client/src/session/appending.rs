@@ -113,7 +113,7 @@ impl Session {
     }
 
     /// Keeps the bytes of appends within their bound: parked ones go first.
-    fn make_room(&mut self, now: Time, bytes: usize) -> Result<(), SubmitError> {
+    pub(super) fn make_room(&mut self, now: Time, bytes: usize) -> Result<(), SubmitError> {
         let max = self.config.buffer_bytes_max;
         while self.kept_bytes() > 0 && self.kept_bytes() + bytes > max {
             let Some(oldest) = self.parked.front().copied() else { return Err(SubmitError::Full) };

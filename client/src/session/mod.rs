@@ -15,6 +15,7 @@
 //! not answered is sent again after a reconnect, and takes effect at most once.
 
 mod appending;
+mod aux;
 mod link;
 mod managing;
 mod numbers;
@@ -36,7 +37,7 @@ use thiserror::Error;
 
 pub use managing::{Manage, Managed, Retention};
 pub use operation::{
-    Append, Appended, Condition, Direction, Operation, OperationId, Outcome, Read, ReadRecords, Target,
+    Append, Appended, Condition, Direction, Operation, OperationId, Outcome, Read, ReadRecords, SetAux, Target,
 };
 
 use self::link::Link;
@@ -55,7 +56,7 @@ pub struct SessionConfig {
     pub seed: u64,
     /// Operations at once; [`Session::submit`] refuses more.
     pub operations_max: usize,
-    /// Bytes of appends kept for a retry; [`Session::submit`] refuses more.
+    /// Bytes of appends and of aux data kept for a retry; [`Session::submit`] refuses more.
     pub buffer_bytes_max: usize,
     /// Appends of unknown outcome kept for [`Session::retry`]; the oldest is forgotten first.
     pub unknown_max: usize,
@@ -145,7 +146,7 @@ pub struct Session {
     unplaced: VecDeque<OperationId>,
     /// Appends of unknown outcome, the oldest first.
     parked: VecDeque<OperationId>,
-    /// Bytes of append frames outside the send buffer.
+    /// Bytes of append frames and of aux data outside the send buffer.
     own_bytes: usize,
     /// The last temporary refusal since anything else was answered.
     refusal: Option<Refusal>,
@@ -203,6 +204,7 @@ impl Session {
             }
             Operation::Status => self.submit_query(now, Work::Status, deadline),
             Operation::Manage(manage) => self.submit_query(now, Work::Manage(manage), deadline),
+            Operation::SetAux(aux) => self.submit_aux(now, &aux, deadline)?,
         })
     }
 

@@ -8,7 +8,7 @@ use sealog_protocol::client::{Durability, ReadRecord};
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
 use super::managing::{Manage, Managed};
-use crate::error::{AppendError, CheckTailError, ManageError, ReadError, StatusError};
+use crate::error::{AppendError, CheckTailError, ManageError, ReadError, SetAuxError, StatusError};
 
 /// Names one operation of one session; never used again by it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,6 +104,16 @@ pub struct Read {
     pub wait: Duration,
     /// Reflect every append acknowledged to anyone before this read began.
     pub linearizable: bool,
+    /// Bring the records' aux data along, as far as the server still has it.
+    pub aux: bool,
+}
+
+/// Aux data to attach to a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetAux<'a> {
+    pub logbook: LogBookId,
+    pub seqnum: SeqNum,
+    pub data: &'a [u8],
 }
 
 /// What to do.
@@ -114,6 +124,7 @@ pub enum Operation<'a> {
     CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
     Status,
     Manage(Manage),
+    SetAux(SetAux<'a>),
 }
 
 /// An acknowledged append.
@@ -142,4 +153,6 @@ pub enum Outcome {
     /// JSON text.
     Status(Result<String, StatusError>),
     Manage(Result<Managed, ManageError>),
+    /// Whether it is kept.
+    SetAux(Result<bool, SetAuxError>),
 }

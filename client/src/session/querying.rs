@@ -9,6 +9,7 @@ use sealog_protocol::{LogBookId, Place, SeqNum, Tag, Time};
 
 use super::Session;
 use super::appending::is_temporary;
+use super::aux::aux_error;
 use super::managing::manage_error;
 use super::operation::{Direction, OperationId, Outcome, Read, ReadRecords};
 use super::table::{Status, Work};
@@ -74,6 +75,7 @@ impl Session {
                     wait_ms: if waits { left.as_nanos().div_ceil(1_000_000) as u32 } else { 0 },
                     place: self.place_seen(read.logbook).into(),
                     linearizable: read.linearizable,
+                    aux: read.aux,
                 })
             }
             Work::CheckTail { logbook, tag, linearizable } => {
@@ -86,6 +88,7 @@ impl Session {
                 let manage = *manage;
                 manage.request(self.place_seen(manage.logbook()))
             }
+            Work::SetAux(work) => work.request(),
             Work::Append(_) | Work::OpenSession { .. } | Work::NameLogBook { .. } => panic!("not a query"),
         }
     }
@@ -159,6 +162,11 @@ impl Session {
                 self.saw(logbook, place);
                 Outcome::Manage(Ok(managed))
             }
+            (Work::SetAux(work), Reply::AuxSet { kept, place }) => {
+                let logbook = work.logbook;
+                self.saw(logbook, place);
+                Outcome::SetAux(Ok(kept))
+            }
             _ => return Err("a request was answered with something else"),
         };
         self.complete_query(index, outcome);
@@ -193,11 +201,12 @@ impl Session {
                 QueryFailure::Unreachable { reason } => StatusError::Unreachable { reason },
             })),
             Some(Work::Manage(_)) => Outcome::Manage(Err(manage_error(failure))),
+            Some(Work::SetAux(_)) => Outcome::SetAux(Err(aux_error(failure))),
             _ => panic!("not a query"),
         }
     }
 
-    fn complete_query(&mut self, index: u32, outcome: Outcome) {
+    pub(super) fn complete_query(&mut self, index: u32, outcome: Outcome) {
         let operation = self.table.id(index);
         self.cancel_query(index);
         self.completions.push_back((operation, outcome));
@@ -206,6 +215,9 @@ impl Session {
     pub(super) fn cancel_query(&mut self, index: u32) {
         self.take_back(index);
         self.set_status(index, Status::Ready);
+        if let Some(Work::SetAux(work)) = &self.table.entry(index).work {
+            self.own_bytes -= work.data.len();
+        }
         self.table.remove(index);
         self.callers -= 1;
     }
@@ -224,6 +236,7 @@ impl ReadWork {
         for record in &page {
             let read = &mut self.read;
             let is_asked_for = record.logbook == read.logbook
+                && (read.aux || record.aux.is_none())
                 && (read.tag == Tag::ALL || record.tags.contains(&read.tag))
                 && (read.first..=read.last).contains(&record.seqnum)
                 && !self.is_exhausted();

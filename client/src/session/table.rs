@@ -8,6 +8,7 @@
 use sealog_protocol::Time;
 
 use super::appending::AppendWork;
+use super::aux::AuxWork;
 use super::managing::Manage;
 use super::operation::OperationId;
 use super::querying::ReadWork;
@@ -37,6 +38,7 @@ pub(super) enum Work {
     CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
     Status,
     Manage(Manage),
+    SetAux(AuxWork),
     OpenSession { logspace: LogspaceId },
     NameLogBook { logbook: LogBookId },
 }

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use sealog_protocol::batch::Batch;
 use sealog_protocol::client::{
-    Description, Durability, ErrorCode, ReadRequest, RecordsPart, RecordsReply, Reply, Request, RetentionRequest,
-    Welcome, decode_request, encode_reply, encode_welcome,
+    Description, Durability, ErrorCode, ReadRequest, RecordAux, RecordsPart, RecordsReply, Reply, Request,
+    RetentionRequest, Welcome, decode_request, encode_reply, encode_welcome,
 };
 use sealog_protocol::frame::{Frame, FrameKind, PlaceScope};
 use sealog_protocol::{ClusterId, LogBookId, LogspaceId, NodeId, Place, SeqNum, SessionId, Tag, ViewNumber};
@@ -44,6 +44,8 @@ pub struct FakeServer {
     pub page_records_max: usize,
     pub trimmed_below: SeqNum,
     pub retention: Option<RetentionRequest>,
+    /// By SeqNum.
+    pub aux: BTreeMap<u64, Vec<u8>>,
     /// Append frames are taken in and not answered.
     pub is_mute: bool,
     place: u64,
@@ -73,6 +75,7 @@ impl FakeServer {
             page_records_max: 1024,
             trimmed_below: SeqNum::MIN,
             retention: None,
+            aux: BTreeMap::new(),
             is_mute: false,
             place: 0,
             seqnum: SeqNum::new(ViewNumber(1), 0),
@@ -205,6 +208,17 @@ impl FakeServer {
                     let reply = Reply::Described { description, place: self.place() };
                     self.answer(connection, request, &reply);
                 }
+                Request::SetAux(aux) => {
+                    let kept = self
+                        .records
+                        .iter()
+                        .any(|stored| stored.seqnum.0 == aux.seqnum && stored.logbook.0 == aux.logbook);
+                    if kept {
+                        self.aux.insert(aux.seqnum, aux.data);
+                    }
+                    let reply = Reply::AuxSet { kept, place: self.place() };
+                    self.answer(connection, request, &reply);
+                }
                 Request::Status => self.answer(connection, request, &Reply::Status { json: "{}".to_owned() }),
             },
             kind => panic!("a client sent a {kind:?}"),
@@ -282,13 +296,19 @@ impl FakeServer {
         }
         let records_max = self.page_records_max.min(read.records_max as usize);
         let complete = found.len() <= records_max;
-        let parts = found.into_iter().take(records_max).map(|stored| RecordsPart {
+        found.truncate(records_max);
+        let aux_of = |(record, stored): (u16, &&Stored)| {
+            let data = self.aux.get(&stored.seqnum.0).filter(|_| read.aux)?;
+            Some(RecordAux { record, data: Bytes::copy_from_slice(data) })
+        };
+        let aux = (0..).zip(&found).filter_map(aux_of).collect();
+        let parts = found.into_iter().map(|stored| RecordsPart {
             seqnum: stored.seqnum,
             index: stored.index,
             records: 1,
             batch: stored.batch.clone(),
         });
-        Reply::Records(RecordsReply { place: self.place(), complete, parts: parts.collect() })
+        Reply::Records(RecordsReply { place: self.place(), complete, parts: parts.collect(), aux })
     }
 }
 

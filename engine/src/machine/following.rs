@@ -2,7 +2,7 @@
 //! who waits for it.
 
 use sealog_protocol::limits::{REQUEST_RETRY, STREAM_MESSAGE_BYTES_MAX};
-use sealog_protocol::logspace::{Logspace, Ordered};
+use sealog_protocol::logspace::{Checkpoint, Logspace, Ordered};
 use sealog_protocol::machine::{Address, Outputs, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::metalog::Entry;
@@ -52,7 +52,7 @@ impl Engine {
     pub(super) fn follow(&mut self, now: Time, outputs: &mut Outputs) {
         let Some(chain) = &self.chain else { return };
         while self.follower.advance_view(chain) {}
-        if self.follower.source.is_some() || now < self.follower.not_before {
+        if self.loading.is_some() || self.follower.source.is_some() || now < self.follower.not_before {
             return;
         }
         let next = self.follower.next();
@@ -109,6 +109,8 @@ impl Engine {
         if self.applied() != before {
             self.pending_since = (self.producer.pending_records() > 0).then_some(now);
         }
+        // Before reads are answered: those by tag 0 skip what died.
+        self.sweep(outputs);
         if let Some((sources, reads)) = self.reading(now) {
             reads.applied(sources, outputs);
         }
@@ -152,7 +154,7 @@ impl Engine {
             Entry::OpenShard { engine, ordinal, replicas } => {
                 let shard = ShardId { view: place.view, index: place.index };
                 if self.logspace.as_ref().is_some_and(|logspace| logspace.shard(shard).is_some()) {
-                    self.follower.follow(shard);
+                    self.follower.follow(shard, 0);
                     self.open_tags(now, shard, &replicas, outputs);
                     self.shard_opened(shard, engine, ordinal, &replicas, outputs);
                 }
@@ -165,7 +167,14 @@ impl Engine {
                     self.leaving = None;
                 }
             }
-            Entry::MoveShard { .. } | Entry::Cut(_) | Entry::Trim { .. } | Entry::Checkpoint { .. } => {}
+            Entry::Trim { logbook, tag, first } => self.trimmed(logbook, tag, first, outputs),
+            Entry::Checkpoint { place, .. } => {
+                let counts = |known: &Checkpoint| known.place == place;
+                if self.logspace.as_ref().and_then(Logspace::checkpoint).is_some_and(counts) {
+                    self.checkpoint_committed(place);
+                }
+            }
+            Entry::MoveShard { .. } | Entry::Cut(_) => {}
         }
     }
 
@@ -180,7 +189,8 @@ impl Engine {
             let Some((next, bytes)) = tags.peek() else { return };
             let seqnum = SeqNum(run.seqnum.0 + (position - run.from));
             let (records, applied) = match next {
-                NextTags::Batch(batch) => {
+                NextTags::Batch(batch, frame_bytes) => {
+                    self.log_bytes += u64::from(frame_bytes);
                     let reads = &mut self.reads;
                     let applied = index.apply(seqnum, batch, |logbook, tag| reads.wake((logbook, tag)));
                     (batch.records.len() as u64, applied)

@@ -17,6 +17,7 @@ pub(super) fn reply_to(origin: Origin, seqnum: SeqNum, applied: Applied, place: 
             Applied::SessionExpired => session_expired(),
         },
         Origin::OpenSession { logspace, .. } => Reply::SessionOpened { session: SessionId(seqnum.0), logspace, place },
+        Origin::SetRetention { .. } => Reply::RetentionSet { place },
         Origin::NameLogBook { logbook, name, .. } => named_reply(index.named(logbook, name), place),
     }
 }

@@ -1,12 +1,12 @@
 //! What clients ask of an engine: appends are admitted and given to the producer, reads begin.
 
 use sealog_protocol::batch::{Batch, BatchHead, NewRecord, write_batch};
-use sealog_protocol::client::{ErrorCode, Reply, Request};
+use sealog_protocol::client::{ErrorCode, Reply, Request, SetAuxRequest};
 use sealog_protocol::frame::{FrameError, PlaceScope};
-use sealog_protocol::limits::{NAME_BYTES_MAX, SESSION_OPENING_INTERVAL};
+use sealog_protocol::limits::{AUX_BYTES_MAX, NAME_BYTES_MAX, SESSION_OPENING_INTERVAL};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, mark};
-use sealog_protocol::{LogBookId, RequestNumber, SessionId, Tag, Time};
+use sealog_protocol::{LogBookId, RequestNumber, SeqNum, SessionId, Tag, Time};
 
 use super::Engine;
 use super::replies::{answer, named_reply, second_hash, unavailable};
@@ -59,17 +59,7 @@ impl Engine {
     pub(super) fn admit(&self, batch: &Batch<'_>) -> Result<(), (ErrorCode, String)> {
         let metadata = batch.metadata;
         let invalid = |message: &str| Err((ErrorCode::Invalid, message.to_owned()));
-        let logbook = metadata.logbook();
-        if logbook == LogBookId::SYSTEM {
-            return invalid("LogBook 0 is reserved: choose another");
-        }
-        if logbook.is_memory() {
-            return invalid("LogBook ids from 2^63 on are of class memory, which this release does not have");
-        }
-        let logspaces = self.chain.as_ref().map_or(1, |chain| chain.settings.logspaces);
-        if logbook.logspace(logspaces) != self.config.logspace {
-            return invalid("the LogBook belongs to another logspace: ask the engine that serves it");
-        }
+        self.admit_logbook(metadata.logbook())?;
         if metadata.session() == SessionId::NONE || metadata.request().0 == 0 {
             return invalid("an append needs a session and a request number from 1: open a session first");
         }
@@ -121,9 +111,15 @@ impl Engine {
                 };
                 reads.check_tail(sources, connection, id, &wanted, outputs);
             }
-            Request::Trim(_) | Request::SetRetention(_) | Request::Describe { .. } => {
-                outputs.reply(connection, id, unavailable());
+            Request::Trim(wanted) => self.trim(now, connection, id, &wanted, outputs),
+            Request::SetRetention(wanted) => self.set_retention(now, connection, id, &wanted, outputs),
+            Request::Describe { logbook, place } => {
+                let Some((sources, reads)) = self.reading(now) else {
+                    return outputs.reply(connection, id, unavailable());
+                };
+                reads.describe(sources, connection, id, (LogBookId(logbook), place.into()), outputs);
             }
+            Request::SetAux(aux) => self.set_aux(now, connection, id, aux, outputs),
             Request::Status => {
                 let message = "status is answered by the node".to_owned();
                 outputs.reply(connection, id, Reply::Error { code: ErrorCode::Invalid, message });
@@ -131,9 +127,32 @@ impl Engine {
         }
     }
 
+    /// Keeps aux data of a record that a reader can see here. Of another one, or with no room, it is
+    /// dropped, and the client told so: it loses time, and no answer.
+    fn set_aux(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        id: u64,
+        SetAuxRequest { logbook, seqnum, data }: SetAuxRequest,
+        outputs: &mut Outputs,
+    ) {
+        if data.len() > AUX_BYTES_MAX {
+            let message = format!("aux data has up to {AUX_BYTES_MAX} bytes, not {}", data.len());
+            return outputs.reply(connection, id, Reply::Error { code: ErrorCode::Invalid, message });
+        }
+        let Some((sources, reads)) = self.reading(now) else {
+            return outputs.reply(connection, id, unavailable());
+        };
+        let (logbook, seqnum) = (LogBookId(logbook), SeqNum(seqnum));
+        let kept = sources.index.lives(logbook, seqnum) && reads.aux.set((logbook, seqnum), data.into());
+        outputs.reply(connection, id, Reply::AuxSet { kept, place: sources.applied });
+    }
+
     /// Forgets what a connection waits for. Its appends go on.
     pub fn connection_closed(&mut self, connection: ConnectionId) {
         self.reads.connection_closed(connection);
+        self.trims.connection_closed(connection);
         self.openings.connection_closed(connection);
     }
 
@@ -192,7 +211,7 @@ impl Engine {
             session: SessionId::NONE,
             request: RequestNumber(0),
             lowest_unanswered: RequestNumber(0),
-            time_ms: 0,
+            time_ms: self.time_of_day(now),
             condition: None,
         };
         let mut frame = std::mem::take(&mut self.scratch);

@@ -2,11 +2,13 @@
 //! at every crash what the journal promised.
 #![allow(dead_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sealog_journal::{BlockWrite, Journal, JournalConfig, Owner, RecoveryError, SegmentSource, SourceError};
+use sealog_journal::{
+    BlockWrite, Journal, JournalConfig, Owner, RecoveryError, SegmentSource, SourceError, WantedSegment,
+};
 use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
 use sealog_protocol::frame::{PlaceScope, set_place};
 use sealog_protocol::ids::{LogBookId, LogspaceId, RequestNumber, SessionId, ShardId, Tag, ViewNumber};
@@ -23,6 +25,7 @@ pub const VIEW: ViewNumber = ViewNumber(1);
 pub fn config() -> JournalConfig {
     JournalConfig {
         segment_bytes: 256 << 10,
+        segments_max: 0,
         block_bytes_max: 16 << 10,
         writes_in_flight_max: 3,
         idle_mark: Duration::from_millis(200),
@@ -70,6 +73,13 @@ impl Disk {
     pub fn write_sector(&mut self, write: &BlockWrite, sector: usize) {
         let range = sector * SECTOR..(sector + 1) * SECTOR;
         self.write(write.segment, write.offset + range.start as u64, &write.buffer[range]);
+    }
+
+    /// A file that was of no use gets another number.
+    pub fn rename(&mut self, wanted: WantedSegment) {
+        let content = self.segments.remove(&wanted.recycled.expect("what is renamed was something"));
+        let before = self.segments.insert(wanted.segment, content.expect("a file that is there is renamed"));
+        assert!(before.is_none(), "numbers are used once");
     }
 
     pub fn flip(&mut self, segment: u32, offset: u64, bit: u8) {
@@ -152,11 +162,24 @@ pub type Opened = (Journal, Vec<Seen>, Vec<(usize, JournalPlace)>);
 
 /// All that a disk gives.
 pub fn recover(config: JournalConfig, disk: &mut Disk) -> Result<Opened, RecoveryError> {
+    recover_segments(config, disk, &mut Vec::new())
+}
+
+/// As before; `segments` are those of the entries.
+fn recover_segments(config: JournalConfig, disk: &mut Disk, segments: &mut Vec<u32>) -> Result<Opened, RecoveryError> {
     let (mut seen, mut places) = (Vec::new(), Vec::new());
     let journal = Journal::recover(config, disk, &mut |owner, recovered| {
         if let Recovered::Batches { at, .. } = recovered {
             places.push((seen.len(), at));
         }
+        segments.push(match &recovered {
+            Recovered::Batches { at, .. } | Recovered::Checkpoint { at, .. } => at.segment,
+            Recovered::Metalog { segment, .. }
+            | Recovered::Commit { segment, .. }
+            | Recovered::SequencerSeal { segment, .. }
+            | Recovered::StorageSeal { segment, .. }
+            | Recovered::MetalogBase { segment, .. } => *segment,
+        });
         seen.push(Seen::recovered(owner, &recovered));
     })?;
     Ok((journal, seen, places))
@@ -205,8 +228,19 @@ pub struct Driver {
     /// Everything appended that is not cut off, in order; the first `durable` were reported so.
     pub appended: Vec<(Seen, Bytes)>,
     pub durable: usize,
-    /// Places of the first `durable` entries.
+    /// Places of entries that became durable in this life.
     pub places: Vec<JournalPlace>,
+    /// Segments of the first `durable` entries.
+    pub segments: Vec<u32>,
+    /// Whose part of which segment was given back since the last start.
+    pub released: BTreeSet<(Owner, u32)>,
+    /// Files that are being renamed: a crash leaves them under the one name or the other.
+    pub renaming: Vec<WantedSegment>,
+    /// Files that were removed, and may come back: their directory was not flushed.
+    pub removed: Vec<(u32, Vec<u8>)>,
+    /// Renaming takes a while now and then.
+    pub is_slow: bool,
+    copies: u64,
     /// What a new segment file holds.
     pub fresh: Fresh,
     /// Segments that found no room on the disk.
@@ -237,6 +271,12 @@ impl Driver {
             appended: Vec::new(),
             durable: 0,
             places: Vec::new(),
+            segments: Vec::new(),
+            released: BTreeSet::new(),
+            renaming: Vec::new(),
+            removed: Vec::new(),
+            is_slow: false,
+            copies: 0,
             fresh: Fresh::Zeros,
             failed: Vec::new(),
             random: Random(1),
@@ -264,7 +304,21 @@ impl Driver {
     }
 
     pub fn prepare(&mut self) {
-        while let Some(segment) = self.journal.wanted_segment() {
+        while let Some(segment) = self.journal.next_removal() {
+            self.assert_unneeded(segment);
+            let content = self.disk.segments.remove(&segment).expect("a file that is there is removed");
+            self.removed.push((segment, content));
+        }
+        if !self.is_slow || self.random.below(3) == 0 {
+            self.rename();
+        }
+        while let Some(wanted) = self.journal.wanted_segment() {
+            let segment = wanted.segment;
+            if let Some(recycled) = wanted.recycled {
+                self.assert_unneeded(recycled);
+                self.renaming.push(wanted);
+                continue;
+            }
             let bytes = self.config.segment_bytes as usize;
             let content = match self.fresh {
                 Fresh::Zeros => vec![0; bytes],
@@ -282,6 +336,51 @@ impl Driver {
             self.disk.segments.insert(segment, content);
             self.journal.segment_ready(segment);
         }
+    }
+
+    /// Files that get another name have it.
+    fn rename(&mut self) {
+        for wanted in std::mem::take(&mut self.renaming) {
+            self.disk.rename(wanted);
+            self.removed.clear();
+            self.journal.segment_ready(wanted.segment);
+        }
+    }
+
+    /// What is used again or removed holds nothing that a machine did not give back.
+    fn assert_unneeded(&self, segment: u32) {
+        for (at, _) in self.segments.iter().enumerate().filter(|(_, of)| **of == segment) {
+            let seen = &self.appended[at].0;
+            assert!(self.released.contains(&(seen.owner, segment)), "{} is needed", seen.entry);
+        }
+    }
+
+    /// Segments in which this machine has something durable, and gets no more.
+    pub fn releasable(&self, owner: Owner) -> Vec<u32> {
+        let own = self.segments.iter().zip(&self.appended).filter(|(_, (seen, _))| seen.owner == owner);
+        let mut segments: Vec<u32> = own.map(|(segment, _)| *segment).collect();
+        let last = segments.last().copied();
+        segments.dedup();
+        segments.retain(|segment| Some(*segment) != last && !self.released.contains(&(owner, *segment)));
+        segments
+    }
+
+    /// A machine needs nothing more of what it has there.
+    pub fn release(&mut self, owner: Owner, segment: u32) {
+        self.released.insert((owner, segment));
+        self.journal.release(owner, segment);
+    }
+
+    /// A machine appends again what it has there, as cuts of its own, then needs the segment no more.
+    pub fn append_again(&mut self, owner: Owner, segment: u32) {
+        assert_eq!(owner, SEQUENCER, "nobody else holds little");
+        let copies = self.segments.iter().filter(|of| **of == segment).count().min(3);
+        for _ in 0..copies {
+            self.copies += 1;
+            self.append(owner, metalog(1 << 32 | self.copies, 10));
+        }
+        self.settle();
+        self.release(owner, segment);
     }
 
     /// The disk has room again.
@@ -306,6 +405,7 @@ impl Driver {
             assert_eq!(owner, seen.owner, "durability comes in order of appending");
             assert_eq!(self.disk.bytes(place, batches.len()), &batches[..], "a run lies where the journal says");
             self.places.push(place);
+            self.segments.push(place.segment);
             self.durable += 1;
         }
     }
@@ -353,6 +453,16 @@ impl Driver {
 
     /// Power loss: each sector of each write in flight is kept, dropped or torn.
     pub fn lose_power(&mut self) {
+        for wanted in std::mem::take(&mut self.renaming) {
+            if self.random.below(2) == 0 {
+                self.disk.rename(wanted);
+            }
+        }
+        for (segment, content) in std::mem::take(&mut self.removed) {
+            if self.random.below(2) == 0 {
+                self.disk.segments.insert(segment, content);
+            }
+        }
         for write in std::mem::take(&mut self.in_flight) {
             // Whole writes survive or vanish often enough to matter.
             let mode = self.random.below(4);
@@ -375,19 +485,38 @@ impl Driver {
     pub fn restart(&mut self) {
         self.in_flight.clear();
         self.failed.clear();
-        let (journal, seen, places) = recover(self.config, &mut self.disk).expect("a crash damages nothing");
+        self.renaming.clear();
+        self.removed.clear();
+        let mut segments = Vec::new();
+        let recovered = recover_segments(self.config, &mut self.disk, &mut segments);
+        let (journal, seen, places) = recovered.expect("a crash damages nothing");
         assert_eq!(journal.report().damages, [], "a crash is no damage");
-        assert!(seen.len() >= self.durable, "{} entries of {} durable ones are back", seen.len(), self.durable);
-        self.appended.truncate(seen.len());
-        for (index, (found, (expected, _))) in seen.iter().zip(&self.appended).enumerate() {
-            assert_eq!(found, expected, "entry {index}");
+        let before = std::mem::take(&mut self.appended);
+        let mut expected = before.into_iter().enumerate();
+        for found in &seen {
+            let entry = expected.by_ref().find_map(|(index, entry)| {
+                (entry.0 == *found).then_some(entry.clone()).or_else(|| {
+                    assert!(self.is_released(index, &entry.0), "entry {index} is gone: {:?}", entry.0);
+                    None
+                })
+            });
+            self.appended.push(entry.unwrap_or_else(|| panic!("{found:?} was not appended, or not there")));
         }
-        assert_eq!(seen.len(), self.appended.len(), "nothing is there that was not appended");
+        for (index, (missing, _)) in expected {
+            assert!(index >= self.durable || self.is_released(index, &missing), "entry {index} is gone: {missing:?}");
+        }
         for (index, place) in places {
             let batches = &self.appended[index].1;
             assert_eq!(self.disk.bytes(place, batches.len()), &batches[..], "payloads of entry {index}");
         }
         self.durable = seen.len();
+        self.segments = segments;
+        // A machine does not remember what it gave back, and needs again what it finds.
+        self.released.clear();
         self.journal = journal;
+    }
+
+    fn is_released(&self, index: usize, seen: &Seen) -> bool {
+        self.segments.get(index).is_some_and(|segment| self.released.contains(&(seen.owner, *segment)))
     }
 }

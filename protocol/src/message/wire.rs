@@ -5,7 +5,7 @@ use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{Message, ViewReason};
-use crate::frame::{Frame, FrameError, FrameKind, write_frame};
+use crate::frame::{Frame, FrameError, FrameKind, PlaceScope, write_frame};
 use crate::ids::{Incarnation, LogBookId, LogspaceId, NodeId, NodeSet, Place, ShardId, Tag, ViewNumber};
 use crate::machine::{Address, Role};
 use crate::metalog::EngineIncarnation;
@@ -42,7 +42,7 @@ enum Body {
     MetalogGone(u32, u64, u32, u64, Vec<u64>),
     CheckpointPart(u32, u64, u32, bool),
     CheckpointStored(u32, u64, u32),
-    CheckpointDone(u32, u64, Vec<u64>),
+    CheckpointDone(u32, u64, u64, Vec<u64>),
     CheckpointOpen(u32, u64, u32),
     CheckpointNotHere(u32, u64, u32),
     CheckpointCommitted(u32, u64),
@@ -52,6 +52,7 @@ enum Body {
     Judged(u64),
     TagsOpen(Shard, u64),
     TagsEntries(Shard, u64, bool),
+    TagsGone(Shard, u64, u32, u64),
     Fetch(u64, Shard, u64),
     Fetched(u64),
     FetchNotHere(u64),
@@ -120,7 +121,8 @@ pub fn decode(bytes: &Bytes) -> Result<(Address, Address, Message), FrameError> 
     let envelope = rkyv::from_bytes::<Envelope, rancor::Error>(frame.metadata).map_err(|_| FrameError::Metadata)?;
     let logspace = LogspaceId(envelope.logspace);
     let from = Address { node: NodeId(envelope.from_node), logspace, role: role(envelope.from_role)? };
-    let to = Address { node: NodeId(frame.header.place), logspace, role: role(envelope.to_role)? };
+    let to =
+        Address { node: NodeId(frame.verify_place(PlaceScope::Connection)?), logspace, role: role(envelope.to_role)? };
     let message = from_body(envelope.body, bytes.slice_ref(frame.payload)).ok_or(FrameError::Metadata)?;
     Ok((from, to, message))
 }
@@ -166,8 +168,8 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
             return (Body::CheckpointPart(place.view.0, place.index, *part, *last), bytes);
         }
         Message::CheckpointStored { place, parts } => Body::CheckpointStored(place.view.0, place.index, *parts),
-        Message::CheckpointDone { place, replicas } => {
-            Body::CheckpointDone(place.view.0, place.index, numbers(replicas))
+        Message::CheckpointDone { place, next, replicas } => {
+            Body::CheckpointDone(place.view.0, place.index, next.0, numbers(replicas))
         }
         Message::CheckpointOpen { place, part } => Body::CheckpointOpen(place.view.0, place.index, *part),
         Message::CheckpointNotHere { place, part } => Body::CheckpointNotHere(place.view.0, place.index, *part),
@@ -179,6 +181,9 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
         }
         Message::Judged { request, dead } => return (Body::Judged(*request), dead),
         Message::TagsOpen { shard, from } => Body::TagsOpen((*shard).into(), *from),
+        Message::TagsGone { shard, first, checkpoint } => {
+            Body::TagsGone((*shard).into(), *first, checkpoint.view.0, checkpoint.index)
+        }
         Message::TagsEntries { shard, first, more, entries } => {
             return (Body::TagsEntries((*shard).into(), *first, *more), entries);
         }
@@ -254,8 +259,9 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
             Message::CheckpointPart { place: place(v, index), part, last, bytes: payload }
         }
         Body::CheckpointStored(v, index, parts) => Message::CheckpointStored { place: place(v, index), parts },
-        Body::CheckpointDone(v, index, nodes) => {
-            Message::CheckpointDone { place: place(v, index), replicas: Box::new(node_set(nodes)?) }
+        Body::CheckpointDone(v, index, next, nodes) => {
+            let replicas = Box::new(node_set(nodes)?);
+            Message::CheckpointDone { place: place(v, index), next: SeqNum(next), replicas }
         }
         Body::CheckpointOpen(v, index, part) => Message::CheckpointOpen { place: place(v, index), part },
         Body::CheckpointNotHere(v, index, part) => Message::CheckpointNotHere { place: place(v, index), part },
@@ -267,6 +273,9 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
         Body::Judge(request, shard, first) => Message::Judge { request, shard: shard.into(), first, entries: payload },
         Body::Judged(request) => Message::Judged { request, dead: payload },
         Body::TagsOpen(shard, from) => Message::TagsOpen { shard: shard.into(), from },
+        Body::TagsGone(shard, first, v, index) => {
+            Message::TagsGone { shard: shard.into(), first, checkpoint: place(v, index) }
+        }
         Body::TagsEntries(shard, first, more) => {
             Message::TagsEntries { shard: shard.into(), first, more, entries: payload }
         }

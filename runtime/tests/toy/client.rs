@@ -135,6 +135,7 @@ pub fn read_request(number: u64) -> Request {
         wait_ms: 0,
         place: PlaceWire::default(),
         linearizable: false,
+        aux: false,
     })
 }
 

@@ -12,7 +12,7 @@ use sealog_protocol::client::{
     ClientHello, Durability, RecordsPart, RecordsReply, Reply, Request, Welcome, decode_request,
 };
 use sealog_protocol::frame::{Frame, FrameError, FrameKind};
-use sealog_protocol::ids::{ClusterId, LogspaceId, NodeId, Place, ShardId, ViewNumber};
+use sealog_protocol::ids::{ClusterId, Incarnation, LogspaceId, NodeId, Place, ShardId, ViewNumber};
 use sealog_protocol::machine::{Address, ConnectionId, DurableEntry, JournalPlace, ReadFailure, Recovered, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::{SeqNum, Time, tags};
@@ -40,6 +40,8 @@ pub enum Event {
     Accept(bool),
     /// Sends back an event's arrival.
     Echo(Sender<()>),
+    /// It needs no more than what is in the newest segment.
+    ReleaseAll,
     Panic,
 }
 
@@ -116,6 +118,15 @@ impl Toy {
         }
     }
 
+    fn release_all(&mut self) {
+        let Some((newest, _)) = self.log.last().copied() else { return };
+        let mut segments: Vec<u32> = self.log.iter().map(|(place, _)| place.segment).collect();
+        self.log.retain(|(place, _)| place.segment == newest.segment);
+        segments.dedup();
+        let old = segments.into_iter().filter(|segment| *segment != newest.segment);
+        self.actions.extend(old.map(|segment| Action::Release { owner: OWNER, segment }));
+    }
+
     fn answer(&mut self, mut waiting: Waiting) {
         for (connection, request) in waiting.drain(..) {
             let reply = Reply::Appended { seqnum: SeqNum(1), durability: Durability::Disk, place: Place::default() };
@@ -148,6 +159,18 @@ impl Host for Toy {
         Ok(())
     }
 
+    fn place(&self, _: Address) -> Option<ExecutorId> {
+        panic!("it has no peers")
+    }
+
+    fn node_connected(&mut self, _: Time, _: NodeId, _: Incarnation) {
+        panic!("it has no peers")
+    }
+
+    fn node_disconnected(&mut self, _: Time, _: NodeId) {
+        panic!("it has no peers")
+    }
+
     fn message(&mut self, _: Time, from: Address, to: Address, message: Message) {
         match message {
             Message::CommitQuery { request } => {
@@ -167,6 +190,7 @@ impl Host for Toy {
         match event {
             Event::Accept(accepting) => self.accepting = accepting,
             Event::Echo(sender) => sender.send(()).expect("a test waits"),
+            Event::ReleaseAll => self.release_all(),
             Event::Panic => panic!("as a test wished"),
         }
     }
@@ -248,7 +272,7 @@ impl Host for Toy {
     fn read_done(&mut self, _: Time, _: Owner, ticket: u64, result: Result<Bytes, ReadFailure>) {
         let (connection, request, at) = self.reads.remove(&ticket).expect("it was asked for");
         let part = RecordsPart { seqnum: SeqNum(at + 1), index: 0, records: 1, batch: result.expect("a good disk") };
-        let reply = RecordsReply { place: Place::default(), complete: true, parts: vec![part] };
+        let reply = RecordsReply { complete: true, parts: vec![part], ..RecordsReply::default() };
         self.actions.push(Action::Reply { connection, request, reply: Reply::Records(reply) });
     }
 
@@ -262,6 +286,10 @@ impl Host for Toy {
 
     fn space(&mut self, _: Time, full: bool) {
         self.full = full;
+    }
+
+    fn vacate(&mut self, _: Time, owner: Owner, segment: u32) {
+        self.actions.push(Action::Release { owner, segment });
     }
 
     fn tick(&mut self, _: Time) {

@@ -64,7 +64,14 @@ impl Sequencer {
     }
 
     /// A checkpoint that an engine says is durable on these storages. The entry makes it count.
-    pub(super) fn checkpoint_done(&mut self, from: Address, place: Place, replicas: NodeSet, outputs: &mut Outputs) {
+    pub(super) fn checkpoint_done(
+        &mut self,
+        from: Address,
+        place: Place,
+        next: SeqNum,
+        replicas: NodeSet,
+        outputs: &mut Outputs,
+    ) {
         let (Some(primary), Some(chain)) = (self.active_primary(), &self.chain) else { return };
         let view = &primary.view;
         let committed = place <= (Place { view: view.number, index: primary.commit() }) && chain.covers(place);
@@ -73,7 +80,7 @@ impl Sequencer {
         let stored = replicas.len() >= usize::from(view.write_quorum)
             && replicas.iter().all(|node| view.storages.contains(node));
         if from.role == Role::Engine && committed && newer && stored {
-            self.append(&Entry::Checkpoint { place, replicas }, outputs);
+            self.append(&Entry::Checkpoint { place, next, replicas }, outputs);
         }
     }
 

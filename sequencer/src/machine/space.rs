@@ -57,11 +57,17 @@ impl Sequencer {
     /// As primary: tells the view's storages which checkpoint counts. One that is not connected hears
     /// it when it is.
     pub(super) fn tell_storages(&self, outputs: &mut Outputs) {
-        let (Some(primary), Some(checkpoint)) = (self.active_primary(), self.checkpoint) else { return };
+        let Some(primary) = self.active_primary() else { return };
         for node in primary.view.storages.iter() {
-            let to = self.address(node, Role::Storage);
-            outputs.send(to, Message::CheckpointCommitted { place: checkpoint.place });
+            self.tell_storage(node, outputs);
         }
+    }
+
+    /// Also that there is none: whoever is asked for what is not there has to know.
+    pub(super) fn tell_storage(&self, node: NodeId, outputs: &mut Outputs) {
+        // A base is the place of a checkpoint that counts.
+        let place = self.checkpoint.map_or(self.base, |checkpoint| checkpoint.place.max(self.base));
+        outputs.send(self.address(node, Role::Storage), Message::CheckpointCommitted { place });
     }
 
     /// Lets go of the metalog before this place. A committed checkpoint covers it.

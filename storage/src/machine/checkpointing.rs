@@ -51,7 +51,8 @@ impl Storage {
 
     /// A newer checkpoint counts, wherever it is: those before it don't.
     pub(super) fn checkpoint_committed(&mut self, place: Place) {
-        if self.checkpoints.committed().is_some_and(|committed| place <= committed) {
+        self.told_checkpoint = self.told_checkpoint.max(Some(place));
+        if place == Place::default() || self.checkpoints.committed().is_some_and(|committed| place <= committed) {
             return;
         }
         let dropped = self.checkpoints.commit(place);

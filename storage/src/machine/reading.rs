@@ -236,10 +236,12 @@ impl Storage {
         if position < stored.durable() {
             mark(Mark::TagsResumed);
             let Some(found) = stored.extents.find(position) else {
-                // Dropped or lost between here and there: nobody can say what it was. The engine is told
-                // by a run that begins later.
-                let next = stored.extents.next_after(position).unwrap_or(stored.durable());
-                outputs.send(from, Message::TagsEntries { shard, first: next, more: true, entries: Bytes::new() });
+                // Dropped, if it is covered by the checkpoint that counts, or else lost. Who has not heard
+                // which one counts can't tell: the engine asks again.
+                let first = stored.extents.next_after(position).unwrap_or(stored.durable());
+                if let Some(checkpoint) = self.told_checkpoint {
+                    outputs.send(from, Message::TagsGone { shard, first, checkpoint });
+                }
                 return;
             };
             let segment = found.at.segment;

@@ -241,6 +241,7 @@ fn a_reader_that_does_not_read_holds_up_nobody_else() {
         wait_ms: 0,
         place: PlaceWire::default(),
         linearizable: false,
+        aux: false,
     };
     let mut slow = connect(&node.address);
     slow.write_all(&hello()).expect("the server takes it");

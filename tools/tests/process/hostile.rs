@@ -91,6 +91,7 @@ fn false_requests() -> Vec<Request> {
             wait_ms: 0,
             place,
             linearizable: false,
+            aux: false,
         };
         change(&mut read);
         Request::Read(read)

@@ -4,6 +4,7 @@
 //! [`node`] runs it, [`load`] appends from many clients, records what they were told, and reads
 //! everything again at the end. Each random choice comes from a seed that is printed.
 
+mod backup;
 mod damage;
 mod disk_faults;
 mod frames;

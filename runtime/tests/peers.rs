@@ -1,0 +1,214 @@
+//! Nodes that speak with each other over real sockets: in order, whole, and on one connection after
+//! another, never mixed.
+
+mod toy;
+#[path = "toy/peer.rs"]
+mod toy_peer;
+
+use std::time::Duration;
+
+use sealog_protocol::Incarnation;
+use sealog_protocol::ids::NodeId;
+use sealog_protocol::machine::Role;
+use sealog_runtime::{Listen, PeerLimits};
+use toy::{Data, Mode};
+use toy_peer::{Heard, Node, Plan, Stranger, Wish, address, identity, loopback, numbered};
+
+/// Node 2, and node 1 which calls it, connected.
+fn pair(name: &str) -> ([Data; 2], [Node; 2]) {
+    let data = [1, 2].map(|node| Data::new(&format!("peers-{name}-{node}")));
+    let second = Plan::new(identity(2, 20), &[(1, loopback(1))]).start(&data[1]);
+    let first = Plan::new(identity(1, 10), &[(2, second.address())]).start(&data[0]);
+    first.expect_connected(2, 20);
+    second.expect_connected(1, 10);
+    (data, [first, second])
+}
+
+#[test]
+fn messages_of_any_size_arrive_whole_and_in_order_both_ways() {
+    let (_data, [first, second]) = pair("order");
+    let sizes = [0, 1, 100, 4000, 70_000, 1 << 20];
+    for (round, bytes) in sizes.into_iter().enumerate() {
+        let numbers = round as u64 * 100..round as u64 * 100 + 50;
+        first.count(2, numbers.clone(), bytes);
+        second.count(1, numbers, bytes);
+    }
+    for node in [&first, &second] {
+        for (round, bytes) in sizes.into_iter().enumerate() {
+            for expected in round as u64 * 100..round as u64 * 100 + 50 {
+                let Heard::Message(0, from, message) = node.next() else { panic!("a message") };
+                assert_eq!(from.role, Role::Engine);
+                assert_eq!(message, numbered(expected, bytes));
+            }
+        }
+    }
+    // Many small ones in one turn, and many turns.
+    for chunk in 0..20 {
+        first.count(2, chunk * 1000..(chunk + 1) * 1000, 40);
+    }
+    second.expect_numbers(0, 0..20_000);
+    assert_eq!(first.counters().peer_messages_dropped.get() + second.counters().peer_messages_dropped.get(), 0);
+    assert_eq!(first.counters().peers_now.get(), 1);
+    first.stop();
+    second.stop();
+}
+
+#[test]
+fn nodes_meet_over_unix_sockets_too() {
+    let data = [1, 2].map(|node| Data::new(&format!("peers-unix-{node}")));
+    let listen = Listen::Unix(data[1].0.join("peers"));
+    let mut plan = Plan::new(identity(2, 20), &[(1, loopback(1))]);
+    plan.listen = listen.clone();
+    let second = plan.start(&data[1]);
+    let first = Plan::new(identity(1, 10), &[(2, listen)]).start(&data[0]);
+    first.expect_connected(2, 20);
+    second.expect_connected(1, 10);
+    second.count(1, 0..100, 3000);
+    first.expect_numbers(0, 0..100);
+    first.stop();
+    second.stop();
+}
+
+#[test]
+fn every_executor_hears_of_a_connection_before_its_messages_and_of_its_end_after_them() {
+    let data = [1, 2].map(|node| Data::new(&format!("peers-executors-{node}")));
+    let plan = |own, peers: &[(u64, Listen)]| Plan { mode: Mode::Witness, ..Plan::new(own, peers) };
+    let second = plan(identity(2, 20), &[(1, loopback(1))]).start(&data[1]);
+    let first = plan(identity(1, 10), &[(2, second.address())]).start(&data[0]);
+    let heard = |node: &Node, other: u64, life: u64| {
+        let mut executors = [node.next(), node.next()];
+        executors.sort_by_key(|heard| matches!(heard, Heard::Connected(1, ..)));
+        assert_eq!(executors, [0, 1].map(|on| Heard::Connected(on, NodeId(other), Incarnation(life))));
+    };
+    heard(&first, 2, 20);
+    heard(&second, 1, 10);
+    // From the second executor to the second, and from the first to the second.
+    for (executor, from) in [(1, Role::Sequencer), (0, Role::Engine)] {
+        let to = address(2, Role::Sequencer);
+        first.wish(executor, Wish::Count { from, to, first: 0, count: 10_000, bytes: 100 });
+        second.expect_numbers(1, 0..10_000);
+    }
+    // All that came before the end is heard before it.
+    let to = address(2, Role::Sequencer);
+    first.wish(1, Wish::Count { from: Role::Sequencer, to, first: 0, count: 1000, bytes: 100 });
+    second.expect_numbers(1, 0..1000);
+    first.stop();
+    let mut ends = [second.next(), second.next()];
+    ends.sort_by_key(|heard| matches!(heard, Heard::Disconnected(1, _)));
+    assert_eq!(ends, [0, 1].map(|on| Heard::Disconnected(on, NodeId(1))));
+    second.stop();
+}
+
+#[test]
+fn a_node_that_comes_back_is_met_again_in_its_new_life() {
+    let ([data_1, data_2], [mut first, mut second]) = pair("back");
+    let listen = second.address();
+    for round in 1..4 {
+        // The one that is called ends, and comes back.
+        second.stop();
+        first.expect_disconnected(2);
+        let dropped = first.counters().peer_messages_dropped.get();
+        first.count(2, 0..10, 100);
+        first.until("what nobody hears is dropped", |node| node.counters().peer_messages_dropped.get() == dropped + 10);
+        let mut plan = Plan::new(identity(2, 20 + round), &[(1, loopback(1))]);
+        plan.listen = listen.clone();
+        second = plan.start(&data_2);
+        first.expect_connected(2, 20 + round);
+        second.expect_connected(1, 9 + round);
+        first.count(2, 100..200, 100);
+        second.expect_numbers(0, 100..200);
+        // The one that calls.
+        first.stop();
+        second.expect_disconnected(1);
+        first = Plan::new(identity(1, 10 + round), &[(2, listen.clone())]).start(&data_1);
+        second.expect_connected(1, 10 + round);
+        first.expect_connected(2, 20 + round);
+        second.count(1, 0..100, 100);
+        first.expect_numbers(0, 0..100);
+    }
+    first.stop();
+    second.stop();
+}
+
+#[test]
+fn what_is_left_of_an_older_connection_is_not_heard_any_more() {
+    let data = Data::new("peers-older");
+    let node = Plan::new(identity(2, 20), &[(1, loopback(1))]).start(&data);
+    let mut older = Stranger::greeted(&node.address(), identity(1, 5));
+    let (from, to) = (address(1, Role::Storage), address(2, Role::Storage));
+    older.say(from, to, &numbered(1, 10));
+    // Half of a message, whose rest comes when a newer life has taken its place.
+    let mut halves = Vec::new();
+    sealog_protocol::message::encode(&mut halves, from, to, &numbered(2, 1000));
+    let (half, rest) = halves.split_at(500);
+    older.send(half);
+    node.expect_connected(1, 5);
+    node.expect_numbers(0, 1..2);
+    let mut newer = Stranger::greeted(&node.address(), identity(1, 6));
+    node.expect_disconnected(1);
+    node.expect_connected(1, 6);
+    // The node may have closed it by now.
+    let _ = std::io::Write::write_all(&mut older.0, rest);
+    assert!(older.frame().is_none(), "it was ended");
+    newer.say(from, to, &numbered(3, 10));
+    node.expect_numbers(0, 3..4);
+    // A newer connection of the same life takes its place, too.
+    let mut newest = Stranger::greeted(&node.address(), identity(1, 6));
+    node.expect_disconnected(1);
+    node.expect_connected(1, 6);
+    newest.say(from, to, &numbered(4, 10));
+    node.expect_numbers(0, 4..5);
+    node.stop();
+}
+
+#[test]
+fn a_host_that_takes_nothing_from_clients_still_hears_its_peers() {
+    let (data, [first, second]) = pair("accepts");
+    second.wish(0, Wish::Accept(false));
+    // More than the receive buffers and the socket hold: clients fill all that is theirs.
+    let socket = data[1].0.join("socket");
+    let writer = std::thread::spawn(move || {
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).expect("it listens");
+        let mut hello = Vec::new();
+        let name = "toy".to_owned();
+        sealog_protocol::client::encode_hello(&mut hello, 0, &sealog_protocol::client::ClientHello { name });
+        let mut request = Vec::new();
+        let status = sealog_protocol::client::Request::Status;
+        sealog_protocol::client::encode_request(&mut request, 1, &status);
+        std::io::Write::write_all(&mut stream, &[hello, request.repeat(400_000)].concat()).is_ok()
+    });
+    for round in 0..50 {
+        first.count(2, round * 100..(round + 1) * 100, 10_000);
+        second.expect_numbers(0, round * 100..(round + 1) * 100);
+    }
+    second.wish(0, Wish::Accept(true));
+    assert!(writer.join().expect("it writes"), "clients are taken again");
+    first.stop();
+    second.stop();
+}
+
+#[test]
+fn idle_nodes_stay_connected_and_a_silent_one_does_not() {
+    let data = [1, 2].map(|node| Data::new(&format!("peers-silent-{node}")));
+    let limits = PeerLimits { silence_max: Duration::from_millis(400), ..PeerLimits::default() };
+    let plan = |own, peers: &[(u64, Listen)]| Plan { limits, ..Plan::new(own, peers) };
+    let second = plan(identity(2, 20), &[(1, loopback(1)), (0, loopback(1))]).start(&data[1]);
+    let first = plan(identity(1, 10), &[(2, second.address())]).start(&data[0]);
+    first.expect_connected(2, 20);
+    second.expect_connected(1, 10);
+    for _ in 0..2 {
+        // Its socket stays open: only that it says nothing tells.
+        let silent = Stranger::greeted(&second.address(), identity(0, 1));
+        second.expect(Heard::Connected(0, NodeId(0), Incarnation(1)));
+        second.expect(Heard::Disconnected(0, NodeId(0)));
+        drop(silent);
+    }
+    assert_eq!(second.counters().peers_silent.get(), 2);
+    assert!(second.status(0).reason.expect("a reason").contains("nothing came"));
+    // The other two said nothing to each other but that they live.
+    assert_eq!(first.counters().peer_connects.get(), 1);
+    first.count(2, 0..10, 10);
+    second.expect_numbers(0, 0..10);
+    first.stop();
+    second.stop();
+}
