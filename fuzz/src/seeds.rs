@@ -61,6 +61,7 @@ fn requests() -> Vec<Vec<u8>> {
         wait_ms: 0,
         place,
         linearizable: false,
+        aux: false,
     };
     let requests = [
         Request::OpenSession { logspace: 0 },
@@ -121,7 +122,7 @@ fn messages() -> Vec<Vec<u8>> {
         Message::BackupAppend { view, from: 1, commit: 1, count: 1, entries: bytes.clone() },
         Message::MetalogBase { base: place, indices: Box::new([1, 9]), entries: bytes.clone() },
         Message::MetalogGone { from: place, checkpoint: place, replicas: replicas.clone() },
-        Message::CheckpointDone { place, replicas: replicas.clone() },
+        Message::CheckpointCommitted { place },
         Message::Judge { request: 18, shard, first: 19, entries: bytes.clone() },
         Message::Fetched { request: 1, batch: batches },
         Message::SequencerSealed { view, tail: 1, commit: 1, entries: bytes, shards: Box::new([(5, *replicas)]) },
