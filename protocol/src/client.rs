@@ -574,7 +574,7 @@ fn decode_part(
         }
         at += payload.len();
         out.push(ReadRecord {
-            seqnum: SeqNum(part.seqnum.to_native() + nth as u64),
+            seqnum: SeqNum(part.seqnum.to_native().checked_add(nth as u64).ok_or(FrameError::Metadata)?),
             logbook: metadata.logbook(),
             tags: record.tags().collect(),
             time_ms: metadata.time_ms.to_native(),
@@ -646,6 +646,15 @@ mod tests {
         let last = out.iter().rposition(|byte| *byte == b'o').expect("of two");
         out[last] ^= 1;
         assert_eq!(decode_answer(&out.into()).err(), Some(FrameError::Checksum));
+    }
+
+    #[test]
+    fn a_part_that_ends_beyond_the_last_seqnum_is_refused() {
+        let part = RecordsPart { seqnum: SeqNum(u64::MAX), index: 0, records: 2, batch: batch(&[b"zero", b"one"]) };
+        let reply = Reply::Records(RecordsReply { complete: true, parts: vec![part], ..RecordsReply::default() });
+        let mut out = Vec::new();
+        encode_reply(&mut out, 1, &reply);
+        assert_eq!(decode_answer(&out.into()).err(), Some(FrameError::Metadata));
     }
 
     #[test]
