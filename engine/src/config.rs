@@ -26,6 +26,9 @@ pub struct EngineConfig {
     /// Memory of the index; beyond it appends are refused.
     pub index_bytes_max: usize,
     pub waiting_reads_max: usize,
+    /// The time of day at [`sealog_protocol::Time::ZERO`], in milliseconds since 1970: retention by age
+    /// goes by it.
+    pub time_of_day_ms: u64,
     /// A checkpoint of the index is written when so many bytes of batches came since the last one, and
     /// so many times that one's bytes.
     pub checkpoint_log_bytes_min: u64,
@@ -48,6 +51,7 @@ impl EngineConfig {
             aux_bytes_max: AUX_MEMORY_BYTES_MAX,
             index_bytes_max: usize::MAX,
             waiting_reads_max: WAITING_READS_MAX,
+            time_of_day_ms: 0,
             checkpoint_log_bytes_min: CHECKPOINT_LOG_BYTES_MIN,
             checkpoint_log_factor: CHECKPOINT_LOG_FACTOR,
             checkpoint_part_bytes: CHECKPOINT_PART_BYTES,

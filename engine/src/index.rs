@@ -1,6 +1,8 @@
 //! The index of a logspace: applies ordered batches and trims, gives each batch its verdict, and knows
 //! under which tags what is visible. The same on every engine, for it is a function of the log.
 
+use std::collections::BTreeMap;
+
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use sealog_protocol::batch::ArchivedBatchMetadata;
@@ -18,7 +20,7 @@ mod tags;
 mod trim;
 
 use books::{Books, Listed};
-pub use retention::Retention;
+pub use retention::{Retained, Retention, Stretch};
 use tags::{Key, Tags};
 pub use trim::Dying;
 use trim::Sweep;
@@ -53,7 +55,9 @@ pub struct Index {
     frozen: Option<checkpoint::Frozen>,
     sessions: Sessions,
     /// What LogBooks keep by themselves.
-    retentions: HashMap<LogBookId, Retention, FixedState>,
+    retained: BTreeMap<LogBookId, Retained>,
+    /// LogBooks of which a stretch has ended since somebody looked.
+    retained_due: Vec<LogBookId>,
     /// Ranges of SeqNums whose Tags no disk has: what was there nobody can say.
     lost: Vec<(SeqNum, SeqNum)>,
     records: u64,
@@ -71,7 +75,8 @@ impl Index {
             sweep: Sweep::default(),
             frozen: None,
             sessions: Sessions::new(settings, hash_seed),
-            retentions: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
+            retained: BTreeMap::new(),
+            retained_due: Vec::new(),
             lost: Vec::new(),
             records: 0,
             voids: 0,
@@ -153,6 +158,11 @@ impl Index {
             }
             None => {
                 self.insert(seqnum, batch, &mut visible);
+                if let Some(retained) = self.retained.get_mut(&logbook)
+                    && retained.push(seqnum, batch.time_ms(), batch.payload_bytes())
+                {
+                    self.retained_due.push(logbook);
+                }
                 Verdict::Visible { seqnum }
             }
         };
@@ -261,8 +271,34 @@ impl Index {
         }
     }
 
+    fn set_retention(&mut self, logbook: LogBookId, retention: Retention, time_ms: u64) {
+        if retention == Retention::default() {
+            self.retained.remove(&logbook);
+            return;
+        }
+        let retained = self.retained.entry(logbook).or_insert_with(|| Retained::begin(retention, time_ms));
+        retained.retention = retention;
+        self.retained_due.push(logbook);
+    }
+
+    /// The newest visible record of a LogBook that is kept.
+    pub fn last_record(&self, logbook: LogBookId) -> Option<SeqNum> {
+        let last = self.listed(logbook, Tag::ALL)?.last()?;
+        Some(last).filter(|last| *last >= self.first(logbook, Tag::ALL))
+    }
+
+    /// LogBooks that let records go by themselves.
+    pub fn retained(&self) -> &BTreeMap<LogBookId, Retained> {
+        &self.retained
+    }
+
+    /// LogBooks to be looked at now, for they have grown.
+    pub fn take_retained_due(&mut self) -> Vec<LogBookId> {
+        std::mem::take(&mut self.retained_due)
+    }
+
     pub fn retention(&self, logbook: LogBookId) -> Retention {
-        self.retentions.get(&logbook).copied().unwrap_or_default()
+        self.retained.get(&logbook).map_or(Retention::default(), |retained| retained.retention)
     }
 
     /// What is known of a request without the log.
@@ -315,7 +351,7 @@ impl Index {
             }
             (Some(Tag::SYSTEM_RETENTION), Some(second), Some(third)) => {
                 if let Some((logbook, retention)) = Retention::of_tags([Some(second), Some(third), tags.next()]) {
-                    self.retentions.insert(logbook, retention);
+                    self.set_retention(logbook, retention, batch.time_ms());
                 }
                 return Applied::Verdict(Verdict::Visible { seqnum });
             }

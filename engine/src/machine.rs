@@ -11,7 +11,7 @@ use sealog_protocol::machine::{Address, Input, Machine, Output, Outputs, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::metalog::EngineIncarnation;
 use sealog_protocol::view::{Chain, View};
-use sealog_protocol::{Incarnation, NodeId, NodeSet, Place, ShardId, Time};
+use sealog_protocol::{Incarnation, LogBookId, NodeId, NodeSet, Place, ShardId, Time};
 
 use crate::checkpoints::{Loading, Writing};
 use crate::config::{EngineConfig, EngineStatus};
@@ -26,6 +26,7 @@ mod checkpointing;
 mod following;
 mod replies;
 mod requests;
+mod retaining;
 mod space;
 
 /// An engine of one logspace.
@@ -49,6 +50,9 @@ pub struct Engine {
     log_bytes_spared: u64,
     checkpoint_bytes: u64,
     damaged_parts: u64,
+    /// When LogBooks are next looked at for what they are to let go, and up to which one they were.
+    retain_at: Option<Time>,
+    retained_until: Option<LogBookId>,
     /// Records that died and are not yet told of.
     dying: Vec<Dying>,
     /// The shard that was asked for and is not yet open: its ordinal, and when it was asked for.
@@ -86,6 +90,8 @@ impl Engine {
             log_bytes_spared: 0,
             checkpoint_bytes: 0,
             damaged_parts: 0,
+            retain_at: None,
+            retained_until: None,
             dying: Vec::new(),
             config,
             chain: None,
@@ -502,6 +508,7 @@ impl Machine for Engine {
         self.send_query(outputs);
         self.send_fetches(now, outputs);
         self.send_trims(outputs);
+        self.retain(now, outputs);
         self.write_checkpoint(now, outputs);
         if self.retry_at.is_none() && (self.is_waiting() || self.pending_since.is_some()) {
             self.retry_at = Some(now + REQUEST_RETRY);
@@ -512,6 +519,6 @@ impl Machine for Engine {
         if self.is_sweeping() {
             return Some(Time::ZERO);
         }
-        self.reads.deadline().into_iter().chain(self.retry_at).min()
+        self.reads.deadline().into_iter().chain(self.retry_at).chain(self.retain_at).min()
     }
 }

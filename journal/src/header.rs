@@ -21,7 +21,7 @@
 //! `data checksum` that of the data. They are two, so that a damaged payload does not take the
 //! metalog entries of its block with it.
 
-use sealog_protocol::limits::FORMAT_VERSION;
+use sealog_protocol::limits::{DISK_VERSION, DISK_VERSION_OLDEST};
 
 use crate::ALIGNMENT;
 
@@ -102,7 +102,7 @@ impl Preamble {
         if u32_at(bytes, 0) != magic || crc32fast::hash(&bytes[..16]) != u32_at(bytes, 16) {
             return Preamble::Nothing;
         }
-        if bytes[4] != FORMAT_VERSION {
+        if !(DISK_VERSION_OLDEST..=DISK_VERSION).contains(&bytes[4]) {
             return Preamble::OtherVersion(bytes[4]);
         }
         Preamble::Ours { journal_id: u64_at(bytes, 8) }
@@ -110,7 +110,7 @@ impl Preamble {
 
     pub fn write(bytes: &mut [u8], magic: u32, kind: u8, journal_id: u64) {
         put_u32(bytes, 0, magic);
-        bytes[4] = FORMAT_VERSION;
+        bytes[4] = DISK_VERSION;
         bytes[5] = kind;
         bytes[6..8].fill(0);
         put_u64(bytes, 8, journal_id);
@@ -265,13 +265,33 @@ mod tests {
     }
 
     const GOLDEN: &str = concat!(
-        "534c4a42010100008877665544332211385146ee8bedbb46",
+        "534c4a42020100008877665544332211c883d8998bedbb46",
         "030000000400000005000000",
         "2c0b14a40800000009000000",
         "0600000000000000",
         "07000000000000000200000000000000",
         "05000000000000000100000000000000",
         "0100000000000000",
+    );
+
+    #[test]
+    fn what_version_1_wrote_is_read() {
+        let mut bytes = vec![0; ALIGNMENT];
+        bytes[96..113].copy_from_slice(b"datadatadirectory");
+        let byte = |at| u8::from_str_radix(&GOLDEN_1[at * 2..][..2], 16).expect("hexadecimal");
+        (0..HEADER_BYTES - 4).for_each(|at| bytes[at] = byte(at));
+        let block = Block::parse(&bytes).expect("it is whole");
+        assert_eq!((block.header.number, block.is_data_intact()), (6, true));
+    }
+
+    const GOLDEN_1: &str = concat!(
+        "534c4a42010100008877665544332211385146ee8bedbb46",
+        "030000000400000005000000",
+        "2c0b14a40800000009000000",
+        "0600000000000000",
+        "07000000000000000200000000000000",
+        "05000000000000000100000000000000",
+        "01000000",
     );
 
     #[test]

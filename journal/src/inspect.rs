@@ -8,7 +8,7 @@ use crate::config::Owner;
 use crate::entry::{Entry, entries};
 use crate::footer::Footer;
 use crate::header::{BLOCK_MAGIC, Block, BlockHeader, Preamble};
-use crate::recovery::{drop_cut_off, known_durable, survey_all};
+use crate::recovery::{drop_cut_off, known_durable, newest_list, survey_all};
 use crate::report::RecoveryError;
 use crate::source::SegmentSource;
 use crate::survey::{Content, Incarnations, Reader};
@@ -36,6 +36,8 @@ pub enum SegmentState {
     Sealed(Trailer),
     /// It holds blocks that are read one by one.
     Unsealed { use_number: u32 },
+    /// It was given back: nobody needs what is in it.
+    Freed,
     /// It holds nothing of this journal that counts.
     Unused,
 }
@@ -54,7 +56,8 @@ pub enum Finding<'a> {
     },
     /// A block whose checksum is right lists what is no entry.
     MalformedEntry,
-    /// Bytes that are neither zeros nor a block: damage, a torn write, or remains of an earlier use.
+    /// Bytes among the segment's blocks that are neither zeros nor a block: damage. Behind them lies
+    /// what a torn write or an earlier use left.
     Unreadable {
         offset: u64,
         bytes: u64,
@@ -99,10 +102,15 @@ impl Inspection {
         };
         let mut surveys = survey_all(&mut reader, journal_id)?;
         let incarnations = drop_cut_off(&mut surveys);
+        let freed = newest_list(&mut reader, &surveys, journal_id, &incarnations)?;
         let segments = surveys.iter().map(|survey| SegmentSummary {
             segment: survey.segment,
             bytes: survey.bytes,
             state: match &survey.content {
+                Content::Sealed(trailer) if freed.contains(trailer.first_number) => SegmentState::Freed,
+                Content::Scanned(blocks) if blocks.iter().any(|block| freed.contains(block.header.number)) => {
+                    SegmentState::Freed
+                }
                 Content::Sealed(trailer) => SegmentState::Sealed(*trailer),
                 Content::Scanned(blocks) if blocks.is_empty() => SegmentState::Unused,
                 Content::Scanned(_) => SegmentState::Unsealed { use_number: survey.use_number() },
@@ -142,7 +150,7 @@ impl Inspection {
         summary: &SegmentSummary,
         visitor: &mut dyn FnMut(Finding<'_>),
     ) -> Result<(), RecoveryError> {
-        if summary.bytes < 2 * ALIGNMENT as u64 {
+        if summary.bytes < 2 * ALIGNMENT as u64 || summary.state == SegmentState::Freed {
             return Ok(());
         }
         let mut reader = Reader::new(source);
@@ -166,11 +174,12 @@ impl Inspection {
     fn visit_blocks(&self, summary: &SegmentSummary, bytes: &[u8], visitor: &mut dyn FnMut(Finding<'_>)) {
         let mut offset = 0;
         let mut unreadable: Option<usize> = None;
+        let blocks_end = self.blocks_end(summary, bytes);
         while offset < bytes.len() {
-            let found = Block::parse(&bytes[offset..]).filter(|block| block.header.offset() == offset as u64);
+            let found = block_at(bytes, offset);
             let Some(block) = found else {
                 let is_empty = bytes[offset..offset + ALIGNMENT].iter().all(|byte| *byte == 0);
-                if is_empty {
+                if is_empty || offset >= blocks_end {
                     end_unreadable(&mut unreadable, offset, visitor);
                 } else {
                     unreadable.get_or_insert(offset);
@@ -187,12 +196,31 @@ impl Inspection {
         end_unreadable(&mut unreadable, bytes.len(), visitor);
     }
 
+    /// Where the segment's own blocks end: behind the last one, unless the last is missing.
+    fn blocks_end(&self, summary: &SegmentSummary, bytes: &[u8]) -> usize {
+        let (mut offset, mut end, mut last) = (0, 0, 0);
+        while offset < bytes.len() {
+            let Some(block) = block_at(bytes, offset) else {
+                offset += ALIGNMENT;
+                continue;
+            };
+            offset += block.header.block_bytes() as usize;
+            if !matches!(self.verdict(summary, &block), BlockVerdict::Stale | BlockVerdict::Foreign) {
+                (end, last) = (offset, block.header.number);
+            }
+        }
+        match summary.state {
+            SegmentState::Sealed(trailer) if last + 1 < trailer.end_number => bytes.len(),
+            _ => end,
+        }
+    }
+
     fn verdict(&self, summary: &SegmentSummary, block: &Block<'_>) -> BlockVerdict {
         let header = &block.header;
         let use_number = match summary.state {
             SegmentState::Sealed(trailer) => trailer.use_number,
             SegmentState::Unsealed { use_number } => use_number,
-            SegmentState::Unused => header.use_number,
+            SegmentState::Freed | SegmentState::Unused => header.use_number,
         };
         let is_marked = header.number < self.durable;
         if header.journal_id != self.journal_id {
@@ -210,6 +238,10 @@ impl Inspection {
             }
         }
     }
+}
+
+fn block_at(bytes: &[u8], offset: usize) -> Option<Block<'_>> {
+    Block::parse(&bytes[offset..]).filter(|block| block.header.offset() == offset as u64)
 }
 
 fn visit_entries(segment: u32, block: &Block<'_>, visitor: &mut dyn FnMut(Finding<'_>)) {

@@ -107,7 +107,7 @@ pub(crate) fn recover(
 /// segment back lies below the durable prefix that the block of the list carries, hence below *D*: that
 /// this is damaged is noticed, wherever the tail is torn. And once a life has seen a segment that it
 /// thought gone, no block is there that says so, and none gets there but from that life.
-fn newest_list(
+pub(crate) fn newest_list(
     reader: &mut Reader<'_>,
     surveys: &[Survey],
     journal_id: u64,

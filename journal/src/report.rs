@@ -1,6 +1,6 @@
 //! What recovery found.
 
-use sealog_protocol::limits::FORMAT_VERSION;
+use sealog_protocol::limits::{DISK_VERSION, DISK_VERSION_OLDEST};
 use thiserror::Error;
 
 use crate::source::SourceError;
@@ -14,7 +14,7 @@ pub enum RecoveryError {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(
-        "segment {segment}, offset {offset}: written in disk format version {found}, but this build reads {FORMAT_VERSION}: \
+        "segment {segment}, offset {offset}: written in disk format version {found}, but this build reads {DISK_VERSION_OLDEST} to {DISK_VERSION}: \
          start the release that wrote it"
     )]
     Version { segment: u32, offset: u64, found: u8 },

@@ -194,7 +194,7 @@ fn uses_and_incarnations_are_numbered() {
         match summary.state {
             SegmentState::Sealed(trailer) => uses.push(trailer.use_number),
             SegmentState::Unsealed { use_number } => uses.push(use_number),
-            SegmentState::Unused => {}
+            SegmentState::Freed | SegmentState::Unused => {}
         }
         let note = &mut |finding: Finding<'_>| match finding {
             Finding::Block { header, .. } if header.kind == BlockKind::Recovery => {

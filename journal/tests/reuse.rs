@@ -4,7 +4,7 @@
 mod model;
 
 use model::*;
-use sealog_journal::{Damage, DamageKind, JournalConfig, RecoveryError};
+use sealog_journal::{Damage, DamageKind, Finding, Inspection, JournalConfig, RecoveryError, SegmentState};
 use sealog_protocol::ids::ViewNumber;
 use sealog_protocol::machine::DurableEntry;
 
@@ -293,4 +293,32 @@ fn a_torn_tail_excuses_nothing() {
     driver.disk.flip(place.segment, place.byte_offset() + 60, 0);
     let error = recover(driver.config, &mut driver.disk).err();
     assert!(matches!(error, Some(RecoveryError::MetalogDamaged { lost: 1, .. })), "{error:?}");
+}
+
+/// Remains of earlier uses lie between the blocks and the footer of a file that was used again: no one
+/// who looks takes them for damage.
+#[test]
+fn inspection_tells_remains_from_damage() {
+    let mut driver = Driver::new(JournalConfig { segment_bytes: 128 << 10, ..config() });
+    let at = fill(&mut driver, 0, 30);
+    assert!(driver.journal.status().segments_recycled > 10);
+    // Of blocks so large that the end of a segment is left free.
+    (at..at + 12).for_each(|position| driver.append_durably(STORAGE, run(shard(0), position, 1, 25_000)));
+    let released = driver.releasable(STORAGE).pop().expect("three segments and more");
+    driver.release(STORAGE, released);
+    driver.stop();
+    let inspection = Inspection::open(&mut driver.disk, Some(JOURNAL_ID)).expect("it can be read");
+    let (mut sealed, mut freed) = (0, 0);
+    for summary in inspection.segments() {
+        sealed += u32::from(matches!(summary.state, SegmentState::Sealed(_)));
+        freed += u32::from(summary.state == SegmentState::Freed);
+        let mut check = |finding: Finding<'_>| match finding {
+            Finding::Unreadable { .. } | Finding::MalformedEntry | Finding::Footer { is_intact: false, .. } => {
+                panic!("{summary:?}: {finding:?}")
+            }
+            _ => {}
+        };
+        inspection.visit(&mut driver.disk, summary, &mut check).expect("it can be read");
+    }
+    assert!(sealed > 1 && freed > 0, "{sealed} sealed, {freed} freed");
 }

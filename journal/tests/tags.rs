@@ -99,3 +99,35 @@ fn only_durable_tags_are_told() {
     driver.complete(0);
     assert_eq!(entries(&read(&mut driver, shard(0), segment, 0).1).count(), 6);
 }
+
+/// Tags are most of a footer of small records. A start does not read them, so their damage is found by
+/// who reads them.
+#[test]
+fn a_start_reads_no_tags_of_sealed_segments() {
+    let mut driver = Driver::new(config());
+    let mut position = 0;
+    while driver.journal.status().segments < 8 {
+        driver.append_durably(STORAGE, run(shard(0), position, 40, 10));
+        position += 40;
+    }
+    driver.stop();
+    let segment = driver.places[0].segment;
+    let TagsSource::Footer(chunk) = driver.journal.read_tags(STORAGE, shard(0), segment, 0) else {
+        panic!("the first segment is sealed")
+    };
+    driver.disk.flip(segment, chunk.offset + 5000, 3);
+    driver.restart();
+    let bytes_read = driver.journal.report().bytes_read;
+    let sealed = driver.journal.report().sealed_segments;
+    // Two prepared ones, the open one twice, and of each other one two pages and its directory.
+    let unsealed = 4 * config().segment_bytes;
+    assert!(sealed >= 7 && bytes_read <= unsealed + sealed * 4 * 4096, "{bytes_read} bytes of {sealed} segments");
+    let TagsSource::Footer(chunk) = driver.journal.read_tags(STORAGE, shard(0), segment, 0) else {
+        panic!("it still is")
+    };
+    let mut bytes = vec![0; chunk.bytes + 4096];
+    let start = bytes.as_ptr().addr().next_multiple_of(4096) - bytes.as_ptr().addr();
+    let end = start + chunk.bytes;
+    driver.disk.read(segment, chunk.offset, &mut bytes[start..end]).expect("within the file");
+    assert_eq!(chunk.tags(&Bytes::from(bytes).slice(start..end)).err(), Some(ReadFailure::Corrupt));
+}

@@ -239,7 +239,7 @@ impl Backup<'_> {
         summaries.retain(|summary| match summary.state {
             SegmentState::Sealed(_) => true,
             SegmentState::Unsealed { .. } => with_open,
-            SegmentState::Unused => false,
+            SegmentState::Freed | SegmentState::Unused => false,
         });
         summaries.sort_unstable_by_key(|summary| std::cmp::Reverse(summary.segment));
         let segments: Vec<u32> = summaries.iter().map(|summary| summary.segment).collect();

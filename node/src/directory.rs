@@ -359,9 +359,9 @@ mod tests {
         open(data.path(), 1).unwrap();
         let identity = data.path().join("identity");
         let text = std::fs::read_to_string(&identity).unwrap();
-        std::fs::write(&identity, text.replace("format 1", "format 2")).unwrap();
+        std::fs::write(&identity, text.replace("format 2", "format 3")).unwrap();
         let message = open(data.path(), 1).unwrap_err().to_string();
-        assert!(message.contains("format 2") && message.contains("reads format 1"), "{message}");
+        assert!(message.contains("format 3") && message.contains("reads formats 1 to 2"), "{message}");
     }
 
     #[test]

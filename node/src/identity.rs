@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sealog data directory
-//! format 1
+//! format 2
 //! node 1234567890123456789
 //! cluster 1234567890123456789
 //! incarnation 7
@@ -14,7 +14,7 @@
 //! Text, so that a person can read it, and so that every release can read which format another one
 //! wrote. The checksum is CRC-32 of all that is before its line.
 
-use sealog_protocol::limits::FORMAT_VERSION;
+use sealog_protocol::limits::{DISK_VERSION, DISK_VERSION_OLDEST};
 use sealog_protocol::{ClusterId, Incarnation, NodeId};
 use thiserror::Error;
 
@@ -35,7 +35,9 @@ pub struct Identity {
 /// Why a file is not an identity that this build can use.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum IdentityError {
-    #[error("it is of format {found}, and this build reads format {FORMAT_VERSION}: use the release that wrote it")]
+    #[error(
+        "it is of format {found}, and this build reads formats {DISK_VERSION_OLDEST} to {DISK_VERSION}: use the release that wrote it"
+    )]
     Format { found: String },
     #[error("its identity file is damaged ({0}): restore the directory from a copy")]
     Damaged(&'static str),
@@ -44,7 +46,7 @@ pub enum IdentityError {
 impl Identity {
     pub fn encode(&self) -> String {
         let mut text = format!(
-            "{TITLE}\nformat {FORMAT_VERSION}\nnode {}\ncluster {}\nincarnation {}\n",
+            "{TITLE}\nformat {DISK_VERSION}\nnode {}\ncluster {}\nincarnation {}\n",
             self.node, self.cluster, self.incarnation
         );
         for (executor, id) in self.journals.iter().enumerate() {
@@ -63,7 +65,8 @@ impl Identity {
             return Err(IdentityError::Damaged("its first line is another"));
         }
         let format = field(lines.next(), "format")?;
-        if format.parse() != Ok(FORMAT_VERSION) {
+        let is_read = |version: u8| (DISK_VERSION_OLDEST..=DISK_VERSION).contains(&version);
+        if !format.parse().is_ok_and(is_read) {
             return Err(IdentityError::Format { found: format.to_owned() });
         }
         let covered = text.rfind("checksum ").ok_or(IdentityError::Damaged("no checksum"))?;
@@ -105,10 +108,12 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let text = "sealog data directory\nformat 1\nnode 18446744073709551615\ncluster 2\nincarnation 3\n\
-                    journal 0 4\njournal 1 5\nchecksum c16d8447\n";
+        let text = "sealog data directory\nformat 2\nnode 18446744073709551615\ncluster 2\nincarnation 3\n\
+                    journal 0 4\njournal 1 5\nchecksum 88db5144\n";
         assert_eq!(identity().encode(), text);
         assert_eq!(Identity::decode(text.as_bytes()), Ok(identity()));
+        let before = text.replace("format 2", "format 1").replace("88db5144", "c16d8447");
+        assert_eq!(Identity::decode(before.as_bytes()), Ok(identity()), "what version 1 wrote is read");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
@@ -208,6 +208,12 @@ impl Limits {
     }
 }
 
+/// Milliseconds since 1970; a clock before that counts as then.
+fn time_of_day_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines {
     let (node, incarnation) = (host.facts.node, host.facts.incarnation);
     let mut machines = Machines::default();
@@ -216,6 +222,7 @@ fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines
             Role::Engine => {
                 let mut config = EngineConfig::new(node, incarnation, logspace, limits.hash_seed);
                 config.index_bytes_max = limits.index_bytes_max;
+                config.time_of_day_ms = time_of_day_ms();
                 config.cache_bytes_max = limits.cache_bytes_max;
                 config.aux_bytes_max = limits.aux_bytes_max;
                 RoleMachine::Engine(Box::new(Engine::new(config)))

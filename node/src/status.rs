@@ -251,6 +251,10 @@ fn journal_status(journal: &JournalWatch) -> Value {
     json!({
         "segments": status.segments,
         "segments_prepared": status.segments_prepared,
+        "segments_free": status.segments_free,
+        "segments_released": status.segments_released,
+        "segments_recycled": status.segments_recycled,
+        "segments_removed": status.segments_removed,
         "open_segment": status.open_segment,
         "incarnation": status.incarnation,
         "durable_blocks": status.durable_blocks,

@@ -269,6 +269,16 @@ impl ArchivedBatchMetadata {
         RequestNumber(self.lowest_unanswered.to_native())
     }
 
+    /// By the client's clock, in milliseconds since 1970.
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms.to_native()
+    }
+
+    /// Of all its records.
+    pub fn payload_bytes(&self) -> u64 {
+        self.records.iter().map(|record| u64::from(record.payload_bytes.to_native())).sum()
+    }
+
     pub fn condition(&self) -> Option<(Tag, SeqNum)> {
         let condition = self.condition.as_ref()?;
         Some((Tag(condition.tag.to_native()), SeqNum(condition.expected.to_native())))

@@ -3,8 +3,13 @@
 
 use std::time::Duration;
 
-/// The version of the wire and the disk format. Another one is refused.
+/// The version of the wire format. Another one is refused.
 pub const FORMAT_VERSION: u8 = 1;
+/// The version of what is written to disk. Another one is refused, but for those before it from the
+/// oldest that is read: 2 says what was given back, which 1 would take for lost.
+pub const DISK_VERSION: u8 = 2;
+/// The oldest that is read.
+pub const DISK_VERSION_OLDEST: u8 = 1;
 
 /// Payload of one record.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;

@@ -159,6 +159,7 @@ named! {
         CheckpointCommitted,
         CheckpointLoaded,
         TagsGoneTold,
+        RetentionTrimmed,
     }
 }
 

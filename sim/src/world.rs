@@ -7,7 +7,7 @@ use fastrand::Rng;
 use sealog::ConnectionError;
 use sealog_history::Line;
 use sealog_journal::{FooterChunk, WantedSegment};
-use sealog_protocol::machine::{ConnectionId, JournalPlace, ReadFailure};
+use sealog_protocol::machine::{ConnectionId, ReadFailure};
 use sealog_protocol::message::decode;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{LogspaceId, Time};
@@ -35,8 +35,8 @@ pub enum Event {
     Closed { connection: ConnectionIndex, end: usize },
     Dial { one: NodeIndex, other: NodeIndex },
     Written { node: NodeIndex, life: u64, write: u64 },
-    ReadDone { node: NodeIndex, life: u64, owner: Owner, ticket: u64, at: JournalPlace, bytes: u32 },
-    FooterRead { node: NodeIndex, life: u64, owner: Owner, ticket: u64, chunk: FooterChunk },
+    ReadDone { node: NodeIndex, life: u64, owner: Owner, ticket: u64, read: Option<Bytes> },
+    FooterRead { node: NodeIndex, life: u64, owner: Owner, ticket: u64, chunk: FooterChunk, read: Option<Bytes> },
     Prepared { node: NodeIndex, life: u64, wanted: WantedSegment },
     SwapArrives { chain: Box<Chain> },
     RegisterAnswers { node: NodeIndex, life: u64, logspace: LogspaceId, swapped: bool },
@@ -161,15 +161,13 @@ impl World {
                 }
                 Ok(())
             }
-            Event::ReadDone { node, life, owner, ticket, at, bytes } => {
+            Event::ReadDone { node, life, owner, ticket, read } => {
                 let failed = self.rng.u8(0..100) < self.nodes[node.0].read_errors;
-                let read = self.nodes[node.0].disk.read(at.segment, at.byte_offset(), bytes as usize);
                 let result = read.filter(|_| !failed).ok_or(ReadFailure::Corrupt);
                 self.input(node, life, NodeInput::Read { owner, ticket, result });
                 Ok(())
             }
-            Event::FooterRead { node, life, owner, ticket, chunk } => {
-                let read = self.nodes[node.0].disk.read(chunk.segment, chunk.offset, chunk.bytes);
+            Event::FooterRead { node, life, owner, ticket, chunk, read } => {
                 let tags = read.ok_or(ReadFailure::Corrupt).and_then(|read| chunk.tags(&read));
                 let (first, result) = match tags {
                     Ok((first, entries)) => (first, Ok(entries)),
@@ -362,11 +360,14 @@ impl World {
             }
             Effect::Read { owner, ticket, at, bytes } => {
                 let when = now + self.plan.disk_read.draw(&mut self.rng) * self.nodes[node.0].disk_factor;
-                self.queue.push(when, Event::ReadDone { node, life, owner, ticket, at, bytes });
+                // A file that is read is not used again before the read has ended.
+                let read = self.nodes[node.0].disk.read(at.segment, at.byte_offset(), bytes as usize);
+                self.queue.push(when, Event::ReadDone { node, life, owner, ticket, read });
             }
             Effect::ReadFooter { owner, ticket, chunk } => {
                 let when = now + self.plan.disk_read.draw(&mut self.rng) * self.nodes[node.0].disk_factor;
-                self.queue.push(when, Event::FooterRead { node, life, owner, ticket, chunk });
+                let read = self.nodes[node.0].disk.read(chunk.segment, chunk.offset, chunk.bytes);
+                self.queue.push(when, Event::FooterRead { node, life, owner, ticket, chunk, read });
             }
             Effect::Prepare { wanted } => {
                 let at = now + self.rng.u64(MICROSECOND..3 * MILLISECOND);

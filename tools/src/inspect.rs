@@ -155,6 +155,7 @@ fn inspect_segment(
     let state = match summary.state {
         SegmentState::Sealed(_) => "sealed",
         SegmentState::Unsealed { .. } => "open",
+        SegmentState::Freed => "free",
         SegmentState::Unused => "unused",
     };
     let mut line = SegmentLine {

@@ -56,6 +56,9 @@ impl Index {
         if tag == Tag::ALL {
             self.point_moves(book, tag, self.books.at(book).first);
             self.books.at_mut(book).first = first;
+            if let Some(retained) = self.retained.get_mut(&logbook) {
+                retained.trimmed(first);
+            }
             self.sweep.due.push_back(Due::Book(book));
             match self.sweep.tags {
                 None => self.sweep.tags = Some(0),

@@ -63,7 +63,12 @@ impl Engine {
         if self.is_sweeping() && appended < 2 * enough {
             return false;
         }
-        // Of the engines that are alive, as far as this one can tell, the first.
+        self.is_first_alive()
+    }
+
+    /// Of the engines that are alive, as far as this one can tell, the first: it writes checkpoints, and
+    /// sees to retention.
+    pub(super) fn is_first_alive(&self) -> bool {
         let is_alive = |engine: &EngineIncarnation| self.connected.get(&engine.node) == Some(&engine.incarnation);
         let open = self.logspace.iter().flat_map(Logspace::shards_of_view).filter(|(_, shard)| !shard.closed);
         open.map(|(_, shard)| shard.engine).find(is_alive) == Some(self.life())

@@ -201,7 +201,7 @@ impl Engine {
             session: SessionId::NONE,
             request: RequestNumber(0),
             lowest_unanswered: RequestNumber(0),
-            time_ms: 0,
+            time_ms: self.time_of_day(now),
             condition: None,
         };
         let mut frame = std::mem::take(&mut self.scratch);

@@ -150,7 +150,7 @@ pub(super) fn check(copy: &mut SegmentFiles, journal_id: u64, is_damaged: bool) 
         let use_number = match summary.state {
             SegmentState::Sealed(trailer) => trailer.use_number,
             SegmentState::Unsealed { use_number } => use_number,
-            SegmentState::Unused => continue,
+            SegmentState::Freed | SegmentState::Unused => continue,
         };
         if use_number != before + 1 {
             // Segments between were given back: the first block says where it goes on.

@@ -151,7 +151,11 @@ impl Host for Peer {
 
     fn tags_read(&mut self, _: Time, _: Owner, _: u64, _: u64, _: Result<Bytes, ReadFailure>) {}
 
+    fn vacate(&mut self, _: Time, _: Owner, _: u32) {}
+
     fn space(&mut self, _: Time, _: bool) {}
+
+    fn vacate(&mut self, _: Time, _: Owner, _: u32) {}
 
     fn tick(&mut self, _: Time) {}
 

@@ -44,7 +44,7 @@ fn a_directory_of_another_format_is_refused_and_left_alone() {
     node.stop();
     let identity = data.join("identity");
     let ours = fs::read_to_string(&identity).expect("text");
-    let other = ours.replace("\nformat 1\n", "\nformat 9\n");
+    let other = ours.replace("\nformat 2\n", "\nformat 9\n");
     assert_ne!(ours, other, "the identity says its format");
     fs::write(&identity, &other).expect("it can be written");
     let ended = NodeCommand::new(&data).start_failing();

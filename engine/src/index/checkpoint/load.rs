@@ -11,8 +11,8 @@ use super::{
     BOOK, DEAD, END, HEAD, Index, LIVING, LOST, PartError, RETENTION, RUN, SESSION, SHARD, TAG, read_kind,
     read_logbook, read_seqnum, read_small, read_tag, records_of,
 };
-use crate::index::Retention;
 use crate::index::tags::Key;
+use crate::index::{Retained, Retention, Stretch};
 use crate::order::{Order, Run};
 use crate::sessions::Verdict;
 
@@ -70,7 +70,12 @@ impl Loader {
                 RETENTION => {
                     let logbook = read_logbook(&mut rest)?;
                     let retention = Retention { age_ms: read_varint(&mut rest)?, bytes: read_varint(&mut rest)? };
-                    self.index.retentions.insert(logbook, retention);
+                    let mut retained = Retained { retention, stretches: VecDeque::new() };
+                    for _ in 0..read_varint(&mut rest)? {
+                        let (first, time_ms) = (read_seqnum(&mut rest)?, read_varint(&mut rest)?);
+                        retained.stretches.push_back(Stretch { first, time_ms, bytes: read_varint(&mut rest)? });
+                    }
+                    self.index.retained.insert(logbook, retained);
                 }
                 BOOK => self.take_book(&mut rest)?,
                 TAG => self.take_tag(&mut rest)?,

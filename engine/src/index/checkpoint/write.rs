@@ -11,7 +11,7 @@ use super::{
     BOOK, DEAD, END, HEAD, Index, LIVING, LOST, PART_HEAD_BYTES, RETENTION, RUN, SESSION, SHARD, TAG, finish_part,
     new_part,
 };
-use crate::index::Listed;
+use crate::index::{Listed, Retention};
 use crate::order::Order;
 use crate::sessions::Verdict;
 
@@ -66,9 +66,12 @@ impl Writer {
             }
             session
         }));
-        head.extend(
-            index.retentions.iter().map(|(logbook, kept)| record(RETENTION, &[logbook.0, kept.age_ms, kept.bytes])),
-        );
+        head.extend(index.retained.iter().map(|(logbook, retained)| {
+            let Retention { age_ms, bytes } = retained.retention;
+            let mut fields = vec![logbook.0, age_ms, bytes, retained.stretches.len() as u64];
+            fields.extend(retained.stretches.iter().flat_map(|of| [of.first.0, of.time_ms, of.bytes]));
+            record(RETENTION, &fields)
+        }));
         let shards = logspace.shards_of_view().map(|(shard, _)| shard).collect();
         let logspace = logspace.clone();
         Writer { logspace, head, next: Next::Head, lowest: SeqNum::MAX, shards, bytes: 0, part_bytes }
