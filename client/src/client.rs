@@ -138,6 +138,13 @@ impl Builder {
         self
     }
 
+    /// Bytes of records that the server sends ahead of the consumer of a subscription, and that are then
+    /// in memory. 1 MiB if it is not given; at most 8 MiB.
+    pub fn subscription_bytes(mut self, bytes: usize) -> Builder {
+        self.session.subscription_bytes = bytes;
+        self
+    }
+
     /// When nothing answers, try again until the deadline rather than fail at once.
     pub fn wait_for_server(mut self, wait: bool) -> Builder {
         self.wait_for_server = wait;

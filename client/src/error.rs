@@ -171,6 +171,33 @@ impl ReadError {
     }
 }
 
+/// What a subscription tells beside records.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SubscribeError {
+    /// The next record is there, and its bytes are damaged. The end: subscribe behind it to go on.
+    #[error("damaged on the server's disk: {message}")]
+    Corrupt { message: String },
+    /// The server refused the request as wrong. The end.
+    #[error("the server refused the subscription: {message}")]
+    Refused { message: String },
+    /// The client has as many subscriptions as it may. The end: drop another one first.
+    #[error("this client has {subscriptions} subscriptions already: end one, or allow more when it is made")]
+    TooMany { subscriptions: usize },
+    /// Connected, and without the subscription for the length of a deadline. It goes on.
+    #[error("the server has not taken the subscription before the deadline{}", because(.refusal))]
+    Deadline { refusal: Option<Refusal> },
+    /// Without a connection for the length of a deadline. It goes on.
+    #[error("cannot reach the server: {reason}")]
+    Unreachable { reason: ConnectionError },
+}
+
+impl SubscribeError {
+    /// Whether the subscription goes on by itself: ask it for the next record.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, SubscribeError::Deadline { .. } | SubscribeError::Unreachable { .. })
+    }
+}
+
 /// Why a tail was not found out.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CheckTailError {

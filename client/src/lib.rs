@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use sealog::{AppendError, Client, SeqNum, Tag};
+//! use sealog::{AppendError, Client, SeqNum, SubscriptionEvent, Tag};
 //!
 //! let client = Client::connect("127.0.0.1:7440").await?; // or "unix:/run/sealog.sock"
 //! let orders = client.logbook("orders");
@@ -22,6 +22,12 @@
 //!     Err(error) => return Err(error.into()),
 //! }
 //!
+//! // What is there from a SeqNum on, and then what comes; never ends by itself.
+//! let mut tail = orders.subscribe(customer, placed.seqnum);
+//! if let Some(Ok(SubscriptionEvent::Record(record))) = tail.next().await {
+//!     println!("{:?}", record.payload);
+//! }
+//!
 //! // Whoever merges this token sees at least what this client has seen.
 //! let token = client.session().token().to_string();
 //! # drop(token); Ok(())
@@ -38,16 +44,18 @@ mod error;
 mod face;
 mod logbook;
 pub mod session;
+mod subscription;
 mod token;
 
 pub use client::{Builder, Client, ClientSession};
 pub use error::{
     AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, Refusal, SetAuxError,
-    StatusError,
+    StatusError, SubscribeError,
 };
 pub use logbook::{LogBook, PendingAppend, Scan};
 pub use sealog_protocol::batch::NewRecord;
 pub use sealog_protocol::client::{Description, Durability, ReadRecord as Record};
 pub use sealog_protocol::{LogBookId, SeqNum, Tag};
-pub use session::{Appended, Condition, Counters, OperationId, Retention};
+pub use session::{Appended, Condition, Counters, OperationId, Retention, SubscriptionEvent};
+pub use subscription::Subscription;
 pub use token::{Token, TokenError};

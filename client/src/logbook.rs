@@ -18,8 +18,9 @@ use crate::face::call::{
 use crate::face::driver::Shared;
 use crate::face::operation::Book;
 use crate::session::{
-    Appended, Condition, Direction, Manage, Managed, Operation, Read, ReadRecords, Retention, SetAux,
+    Appended, Condition, Direction, Manage, Managed, Operation, Read, ReadRecords, Retention, SetAux, Subscribe,
 };
+use crate::subscription::Subscription;
 
 /// A log of a [`crate::Client`]. Cheap to make and to clone.
 #[derive(Clone)]
@@ -148,6 +149,14 @@ impl LogBook {
     /// As [`LogBook::scan`], from the last to the first.
     pub fn scan_backward(&self, tag: Tag, range: RangeInclusive<SeqNum>) -> Scan {
         Scan { logbook: self.clone(), pages: Pages::new(backward(self.book.id, tag, range, READ_RECORDS_MAX)) }
+    }
+
+    /// The records with this tag from `from` on: those that are there and then, in the same stream, those
+    /// that come. [`Tag::ALL`]: all records. Without a connection for as long as the deadline, the
+    /// subscription says so, and goes on.
+    pub fn subscribe(&self, tag: Tag, from: SeqNum) -> Subscription {
+        let wanted = Subscribe { logbook: self.book.id, tag, from, patience: self.deadline };
+        Subscription::begin(&self.shared, wanted)
     }
 
     async fn read(&self, read: Read) -> Result<ReadRecords, ReadError> {

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use sealog_protocol::mutant::{Mark, mark};
 use sealog_protocol::{LogBookId, SeqNum};
 
 /// What an entry takes besides its data, about.
@@ -94,6 +95,7 @@ impl AuxCache {
         };
         entry.is_used = true;
         self.status.hits += 1;
+        mark(Mark::AuxCameBack);
         Some(entry.data.clone())
     }
 
@@ -122,6 +124,7 @@ impl AuxCache {
             let next = self.entries.range((logbook, from)..(logbook, end.max(from))).next();
             let Some(record) = next.map(|(record, _)| *record) else { continue };
             if !is_visible(logbook, record.1) {
+                mark(Mark::AuxOfTrimmed);
                 self.remove(record);
             }
             self.trimmed.insert(logbook, (record.1.next(), end));
@@ -149,6 +152,7 @@ impl AuxCache {
             if !is_used || passed_over == PASSED_OVER_MAX {
                 self.remove(record);
                 self.status.evictions += 1;
+                mark(Mark::AuxGaveWay);
                 return;
             }
             passed_over += 1;

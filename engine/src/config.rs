@@ -2,7 +2,8 @@
 
 use sealog_protocol::limits::{
     AUX_MEMORY_BYTES_MAX, CACHE_BYTES_MAX, CHECKPOINT_LOG_BYTES_MIN, CHECKPOINT_LOG_FACTOR, CHECKPOINT_PART_BYTES,
-    PENDING_BYTES_MAX, PENDING_RECORDS_MAX, WAITING_READS_MAX,
+    PENDING_BYTES_MAX, PENDING_RECORDS_MAX, SESSION_OPENINGS_MAX, SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX,
+    WAITING_READS_MAX,
 };
 use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place};
 
@@ -29,12 +30,17 @@ pub struct EngineConfig {
     /// The time of day at [`sealog_protocol::Time::ZERO`], in milliseconds since 1970: retention by age
     /// goes by it.
     pub time_of_day_ms: u64,
+    pub subscriptions_max: usize,
+    /// Of one connection.
+    pub subscriptions_per_connection_max: usize,
     /// A checkpoint of the index is written when so many bytes of batches came since the last one, and
     /// so many times that one's bytes.
     pub checkpoint_log_bytes_min: u64,
     pub checkpoint_log_factor: u64,
     /// Bytes of its parts.
     pub checkpoint_part_bytes: usize,
+    /// Sessions that a connection may open at once.
+    pub session_openings_max: u32,
 }
 
 impl EngineConfig {
@@ -52,9 +58,12 @@ impl EngineConfig {
             index_bytes_max: usize::MAX,
             waiting_reads_max: WAITING_READS_MAX,
             time_of_day_ms: 0,
+            subscriptions_max: SUBSCRIPTIONS_MAX,
+            subscriptions_per_connection_max: SUBSCRIPTIONS_PER_CONNECTION_MAX,
             checkpoint_log_bytes_min: CHECKPOINT_LOG_BYTES_MIN,
             checkpoint_log_factor: CHECKPOINT_LOG_FACTOR,
             checkpoint_part_bytes: CHECKPOINT_PART_BYTES,
+            session_openings_max: SESSION_OPENINGS_MAX,
         }
     }
 }
@@ -74,6 +83,7 @@ pub struct EngineStatus {
     pub aux: AuxStatus,
     pub pending_records: usize,
     pub waiting_reads: usize,
+    pub subscriptions: usize,
     pub appends: u64,
     pub reads: u64,
     pub fetches: u64,

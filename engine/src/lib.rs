@@ -2,9 +2,10 @@
 //!
 //! [`machine`] takes the inputs. An append goes through [`producer`] (position, pending) to the
 //! storages; committed entries come back through [`follower`] (metalog and Tags, in order) to
-//! [`index`] (verdict), from which [`machine`] answers. Reads are in [`reads`], what readers attach to
-//! records in [`aux`], trims that wait in [`trims`], checkpoints under way in [`checkpoints`]; [`lists`],
-//! [`order`] and [`sessions`] are what the index is made of.
+//! [`index`] (verdict), from which [`machine`] answers. Reads are in [`reads`], and [`subscriptions`]
+//! have theirs made; what readers attach to records is in [`aux`], trims that wait in [`trims`],
+//! checkpoints under way in [`checkpoints`]; [`lists`], [`order`] and [`sessions`] are what the index
+//! is made of.
 
 pub mod aux;
 pub mod checkpoints;
@@ -13,10 +14,12 @@ pub mod follower;
 pub mod index;
 pub mod lists;
 pub mod machine;
+mod openings;
 pub mod order;
 pub mod producer;
 pub mod reads;
 pub mod sessions;
+pub mod subscriptions;
 pub mod trims;
 
 pub use config::{EngineConfig, EngineStatus};

@@ -17,9 +17,11 @@ use crate::checkpoints::{Loading, Writing};
 use crate::config::{EngineConfig, EngineStatus};
 use crate::follower::{Follower, choose};
 use crate::index::{Dying, Index};
+use crate::openings::Openings;
 use crate::order::Order;
 use crate::producer::{Producer, ProducerLimits};
 use crate::reads::Reads;
+use crate::subscriptions::{SubscriptionLimits, Subscriptions};
 use crate::trims::Trims;
 
 mod checkpointing;
@@ -28,6 +30,7 @@ mod replies;
 mod requests;
 mod retaining;
 mod space;
+mod subscribing;
 
 /// An engine of one logspace.
 pub struct Engine {
@@ -40,6 +43,7 @@ pub struct Engine {
     follower: Follower,
     producer: Producer,
     reads: Reads,
+    subscriptions: Subscriptions,
     trims: Trims,
     /// A checkpoint of the index that is written, and one that is loaded.
     writing: Option<Writing>,
@@ -55,6 +59,7 @@ pub struct Engine {
     retained_until: Option<LogBookId>,
     /// Records that died and are not yet told of.
     dying: Vec<Dying>,
+    openings: Openings,
     /// The shard that was asked for and is not yet open: its ordinal, and when it was asked for.
     opening: Option<(u64, Time)>,
     ordinal: u64,
@@ -83,6 +88,13 @@ impl Engine {
         Engine {
             producer: Producer::new(config.logspace, limits),
             reads: Reads::new(config.waiting_reads_max, config.aux_bytes_max, config.hash_seed),
+            subscriptions: Subscriptions::new(
+                SubscriptionLimits {
+                    subscriptions_max: config.subscriptions_max,
+                    per_connection_max: config.subscriptions_per_connection_max,
+                },
+                config.hash_seed,
+            ),
             trims: Trims::default(),
             writing: None,
             loading: None,
@@ -93,6 +105,7 @@ impl Engine {
             retain_at: None,
             retained_until: None,
             dying: Vec::new(),
+            openings: Openings::new(config.session_openings_max),
             config,
             chain: None,
             connected: BTreeMap::new(),
@@ -156,6 +169,7 @@ impl Engine {
             aux: self.reads.aux.status(),
             pending_records: self.producer.pending_records(),
             waiting_reads: self.reads.len(),
+            subscriptions: self.subscriptions.len(),
             appends: self.appends,
             reads: self.read_requests,
             fetches: self.fetches,
@@ -501,6 +515,7 @@ impl Machine for Engine {
 
     fn flush(&mut self, now: Time, outputs: &mut Outputs) {
         self.apply(now, outputs);
+        self.push_subscriptions(now, outputs);
         self.open_shard(now, outputs);
         if let Some(shard) = self.producer.flush(outputs) {
             self.leave_shard(now, shard, outputs);
@@ -516,7 +531,8 @@ impl Machine for Engine {
     }
 
     fn deadline(&self) -> Option<Time> {
-        if self.is_sweeping() {
+        // What a turn left for the next is due at once.
+        if self.is_sweeping() || self.subscriptions.has_work() {
             return Some(Time::ZERO);
         }
         self.reads.deadline().into_iter().chain(self.retry_at).chain(self.retain_at).min()

@@ -7,11 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use sealog_protocol::batch::{ArchivedBatchMetadata, Batch};
-use sealog_protocol::client::{
-    CheckTailRequest, Description, ErrorCode, ReadRequest, RecordAux, RecordsPart, RecordsReply, Reply,
-};
-use sealog_protocol::frame::{Frame, HEADER_BYTES, Header};
+use sealog_protocol::client::{CheckTailRequest, Description, ErrorCode, ReadRequest, RecordAux, RecordsReply, Reply};
 use sealog_protocol::limits::{FETCHES_IN_FLIGHT_MAX, READ_BYTES_MAX, READ_RECORDS_MAX, REQUEST_RETRY};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
@@ -21,6 +17,13 @@ use crate::aux::AuxCache;
 use crate::index::Index;
 use crate::order::Order;
 use crate::producer::Producer;
+use crate::subscriptions::{ReadPage, SubscriptionId};
+
+mod fetching;
+mod pages;
+mod slots;
+
+use slots::Slot;
 
 /// A read waits for a record at most so long; its client asks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -71,8 +74,12 @@ enum Stage {
 struct Read {
     connection: ConnectionId,
     request: u64,
+    /// The answer is a page of this subscription.
+    subscription: Option<SubscriptionId>,
     key: (LogBookId, Tag),
     want: Want,
+    /// Of the answer, unless its first record is larger.
+    bytes_max: usize,
     place: Place,
     stage: Stage,
     /// Until when it waits for a record.
@@ -83,27 +90,11 @@ struct Read {
     /// The answer is to have aux data.
     aux: bool,
     fetches: usize,
+    /// What was ordered when it was looked for ends before this.
+    seen: SeqNum,
     /// Records of the last batch that came: the next ones are likely like it.
     stride: usize,
     corrupt: bool,
-}
-
-#[derive(Debug)]
-struct Slot {
-    seqnum: SeqNum,
-    at: LocalId,
-    batch: Option<Bytes>,
-}
-
-impl Slot {
-    /// Whether each tag of the record was trimmed past it.
-    fn is_dead(&self, index: &Index, logbook: LogBookId) -> bool {
-        let frame = self.batch.as_ref().and_then(|batch| Frame::parse_unverified(batch).ok().flatten());
-        let Some(batch) = frame.and_then(|frame| Batch::parse_metadata(frame).ok()) else { return false };
-        let nth = self.at.position - batch.frame.header.place;
-        let Some(record) = batch.metadata.records.get(nth as usize) else { return false };
-        record.tags().len() > 0 && record.tags().all(|tag| self.seqnum < index.first(logbook, tag))
-    }
 }
 
 /// A record that is being fetched.
@@ -128,6 +119,8 @@ pub struct Sources<'a> {
     pub producer: &'a Producer,
     /// The place that the index has applied.
     pub applied: Place,
+    /// All records that it has are below.
+    pub next: SeqNum,
     pub now: Time,
 }
 
@@ -151,6 +144,8 @@ pub struct Reads {
     /// Keys that got a record while somebody waits for one.
     woken: Vec<(LogBookId, Tag)>,
     ready_trims: Vec<ReadyTrim>,
+    /// Pages of subscriptions that were read.
+    pages: Vec<ReadPage>,
     waiting_max: usize,
     /// Aux data of records.
     pub aux: AuxCache,
@@ -173,6 +168,7 @@ impl Reads {
             unsent: Vec::new(),
             woken: Vec::new(),
             ready_trims: Vec::new(),
+            pages: Vec::new(),
             waiting_max,
             aux: AuxCache::new(aux_bytes_max),
         }
@@ -308,11 +304,11 @@ impl Reads {
             Want::Records { from, until, backward, records_max } => (from, until, backward, records_max),
             Want::Tail => {
                 let tail = sources.index.tail(read.key.0, read.key.1);
-                return outputs.reply(read.connection, read.request, Reply::Tail { tail, place });
+                return self.answer(&read, Reply::Tail { tail, place }, outputs);
             }
             Want::Description => {
                 let description = Box::new(describe(sources.index, read.key.0));
-                return outputs.reply(read.connection, read.request, Reply::Described { description, place });
+                return self.answer(&read, Reply::Described { description, place }, outputs);
             }
             Want::Trim { first } => {
                 let Read { connection, request, key, .. } = read;
@@ -322,8 +318,9 @@ impl Reads {
         let first = sources.index.first(read.key.0, read.key.1);
         if from < first {
             mark(Mark::ReadTrimmed);
-            return outputs.reply(read.connection, read.request, Reply::Trimmed { first, place });
+            return self.answer(&read, Reply::Trimmed { first, place }, outputs);
         }
+        read.seen = sources.next;
         let mut found = Vec::new();
         read.complete = if backward {
             sources.index.backward(read.key, (from, until), records_max, &mut found)
@@ -332,7 +329,7 @@ impl Reads {
         };
         let last = found.last().copied().filter(|_| !read.complete).unwrap_or(until);
         if sources.index.lost_between(from.min(last), from.max(last)) {
-            outputs.reply(read.connection, read.request, corrupt());
+            self.answer(&read, corrupt(), outputs);
             return;
         }
         if found.is_empty()
@@ -379,7 +376,7 @@ impl Reads {
             present = read.slots.iter().take_while(|slot| slot.batch.is_some()).count();
         }
         let (fitting, bytes) = read.fitting(present, &self.aux);
-        let (is_full, is_whole) = (fitting < present || bytes >= READ_BYTES_MAX, present == read.slots.len());
+        let (is_full, is_whole) = (fitting < present || bytes >= read.bytes_max, present == read.slots.len());
         if !is_full && !is_whole && !read.corrupt {
             self.fetch_wave(id, &mut read, present, bytes);
             self.keep(id, read);
@@ -388,12 +385,12 @@ impl Reads {
         let complete = read.complete && !read.corrupt && fitting == read.slots.len();
         read.slots.truncate(fitting);
         if read.slots.is_empty() && read.corrupt {
-            outputs.reply(read.connection, read.request, corrupt());
+            self.answer(&read, corrupt(), outputs);
             return;
         }
         let aux = if read.aux { self.aux_of(&read) } else { Vec::new() };
         let reply = RecordsReply { place: sources.applied, complete, parts: read.parts(), aux };
-        outputs.reply(read.connection, read.request, Reply::Records(reply));
+        self.answer(&read, Reply::Records(reply), outputs);
     }
 
     fn aux_of(&mut self, read: &Read) -> Vec<RecordAux> {
@@ -405,7 +402,7 @@ impl Reads {
 
     fn fetch_wave(&mut self, id: u64, read: &mut Read, from: usize, bytes: usize) {
         let average = (bytes / from.max(1)).max(1);
-        let wanted = if from == 0 { WAVE_FIRST } else { (READ_BYTES_MAX / average).clamp(1, WAVE_MAX) };
+        let wanted = if from == 0 { WAVE_FIRST } else { (read.bytes_max / average).clamp(1, WAVE_MAX) };
         let room = FETCHES_IN_FLIGHT_MAX.saturating_sub(self.fetches.len()).max(1);
         let missing = (from..read.slots.len()).filter(|at| read.slots[*at].batch.is_none());
         for slot in missing.step_by(read.stride.max(1)).take(wanted.min(room)) {
@@ -441,32 +438,6 @@ impl Reads {
         }
     }
 
-    /// A fetch that is under way.
-    pub fn fetch_mut(&mut self, fetch: u64) -> Option<&mut Fetch> {
-        self.fetches.get_mut(&fetch)
-    }
-
-    /// Fetches to be sent now: new ones, and those whose storage went or did not answer.
-    pub fn fetches_to_send(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.unsent)
-    }
-
-    /// Has a fetch sent again, to the next replica.
-    pub fn refetch(&mut self, fetch: u64) {
-        if let Some(found) = self.fetches.get_mut(&fetch) {
-            found.attempt += 1;
-            found.asked = None;
-            self.unsent.push(fetch);
-        }
-    }
-
-    /// A storage is gone: what it was asked for is asked of another.
-    pub fn storage_lost(&mut self, node: NodeId) {
-        let lost: Vec<u64> =
-            self.fetches.iter().filter(|(_, fetch)| fetch.asked == Some(node)).map(|(id, _)| *id).collect();
-        lost.into_iter().for_each(|id| self.refetch(id));
-    }
-
     /// Begins reads anew that have waited too long for bytes: the records may have been trimmed.
     pub fn retry(&mut self, sources: Sources<'_>, outputs: &mut Outputs) {
         let overdue = |fetch: &Fetch| fetch.asked.is_none() || sources.now.since(fetch.asked_at) >= REQUEST_RETRY;
@@ -479,10 +450,6 @@ impl Reads {
             read.fetches = 0;
             self.look(id, read, sources, outputs);
         }
-    }
-
-    pub fn has_fetches(&self) -> bool {
-        !self.fetches.is_empty()
     }
 
     /// The number of a commit query for the reads that came since the last one, if there are any.
@@ -586,8 +553,10 @@ impl Read {
         Read {
             connection,
             request,
+            subscription: None,
             key,
             want,
+            bytes_max: READ_BYTES_MAX,
             place,
             stage: Stage::Place,
             wait_until,
@@ -595,6 +564,7 @@ impl Read {
             complete: true,
             aux: false,
             fetches: 0,
+            seen: SeqNum::MIN,
             stride: 1,
             corrupt: false,
         }
@@ -605,65 +575,6 @@ impl Read {
         if let Want::Records { from, backward, .. } = &mut self.want {
             *from = if *backward { last.prev() } else { last.next() };
         }
-    }
-
-    /// A batch came: fills the slots of all its records that the read wants.
-    fn fill(&mut self, slot: usize, batch: &Bytes) {
-        let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
-        let (shard, first) = (self.slots[slot].at.shard, header.place);
-        let positions = first..first + u64::from(header.count);
-        self.stride = usize::from(header.count);
-        let covered = |slot: &Slot| slot.at.shard == shard && positions.contains(&slot.at.position);
-        for found in self.slots[slot..].iter_mut().take_while(|slot| covered(slot)) {
-            found.batch = Some(batch.clone());
-        }
-    }
-
-    /// How many of the first `present` slots go into one answer, and the bytes that they take in it. A
-    /// record that would take it over its bound goes into the next one, unless it is the first.
-    fn fitting(&self, present: usize, aux: &AuxCache) -> (usize, usize) {
-        let mut bytes = 0;
-        let mut last: Option<(SeqNum, &Bytes, &ArchivedBatchMetadata)> = None;
-        for (at, slot) in self.slots[..present].iter().enumerate() {
-            let batch = slot.batch.as_ref().expect("it is present");
-            let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
-            let known = last.filter(|(_, known, _)| known.as_ptr() == batch.as_ptr());
-            let metadata = known.map_or_else(|| metadata_of(batch), |(.., metadata)| metadata);
-            let record = &metadata.records[(slot.at.position - header.place) as usize];
-            let mut wanted = record.payload_bytes.to_native() as usize;
-            // Each part brings the head of its batch.
-            if known.is_none_or(|(seqnum, ..)| seqnum.next() != slot.seqnum) {
-                wanted += HEADER_BYTES + header.metadata_bytes as usize;
-            }
-            if self.aux {
-                wanted += aux.data_bytes((self.key.0, slot.seqnum));
-            }
-            if at > 0 && bytes + wanted > READ_BYTES_MAX {
-                return (at, bytes);
-            }
-            bytes += wanted;
-            last = Some((slot.seqnum, batch, metadata));
-        }
-        (present, bytes)
-    }
-
-    /// The answer's parts: consecutive records of one batch together.
-    fn parts(&self) -> Vec<RecordsPart> {
-        let mut parts: Vec<RecordsPart> = Vec::with_capacity(self.slots.len());
-        for slot in &self.slots {
-            let batch = slot.batch.as_ref().expect("gathered");
-            let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
-            let index = (slot.at.position - header.place) as u16;
-            if let Some(last) = parts.last_mut()
-                && last.seqnum.0 + u64::from(last.records) == slot.seqnum.0
-                && last.batch.as_ptr() == batch.as_ptr()
-            {
-                last.records += 1;
-                continue;
-            }
-            parts.push(RecordsPart { seqnum: slot.seqnum, index, records: 1, batch: batch.clone() });
-        }
-        parts
     }
 }
 
@@ -676,11 +587,6 @@ fn describe(index: &Index, logbook: LogBookId) -> Description {
         retain_ms: retention.age_ms,
         retain_bytes: retention.bytes,
     }
-}
-
-fn metadata_of(batch: &Bytes) -> &ArchivedBatchMetadata {
-    let frame = Frame::parse_unverified(batch).ok().flatten().expect("batches in memory are whole");
-    Batch::parse_metadata(frame).expect("batches in memory are whole").metadata
 }
 
 fn corrupt() -> Reply {

@@ -11,7 +11,9 @@ use sealog_protocol::client::{
     Answer, CheckTailRequest, Description, Durability, ErrorCode, PlaceWire, ReadRecord, ReadRequest, RecordsReply,
     Reply, Request, RetentionRequest, SetAuxRequest, TrimRequest, decode_answer, encode_reply,
 };
-use sealog_protocol::limits::{AUX_BYTES_MAX, READ_BYTES_MAX, RECORD_BYTES_MAX};
+use sealog_protocol::limits::{
+    AUX_BYTES_MAX, READ_BYTES_MAX, RECORD_BYTES_MAX, SESSION_OPENING_INTERVAL, SESSION_OPENINGS_MAX,
+};
 use sealog_protocol::machine::{
     Address, ConnectionId, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, Role,
 };
@@ -51,7 +53,11 @@ struct World {
 impl World {
     /// A node in this life, whose register names the life before as primary when it is not the first.
     fn new(incarnation: u64) -> World {
-        let incarnation = Incarnation(incarnation);
+        World::with_engine(EngineConfig::new(NODE, Incarnation(incarnation), LOGSPACE, 1))
+    }
+
+    fn with_engine(config: EngineConfig) -> World {
+        let incarnation = config.incarnation;
         let nodes = NodeSet::new(&[NODE]).expect("one node");
         let view = View {
             number: ViewNumber(1),
@@ -65,7 +71,7 @@ impl World {
         };
         let settings = ClusterSettings { sessions_max: 2, session_window: 4, ..ClusterSettings::new(ClusterId(1), 1) };
         let mut world = World {
-            engine: Engine::new(EngineConfig::new(NODE, incarnation, LOGSPACE, 1)),
+            engine: Engine::new(config),
             storage: Storage::new(StorageConfig::new(NODE, LOGSPACE)),
             sequencer: Sequencer::new(SequencerConfig::new(NODE, incarnation, LOGSPACE, NODE)),
             controller: Controller::new(ControllerConfig::new(LOGSPACE)),
@@ -582,3 +588,29 @@ fn a_restarted_engine_goes_on_from_the_last_checkpoint() {
     }
     assert!(world.sequencer.base() > Place::default(), "the metalog before it is gone");
 }
+
+/// The sessions of a logspace are few: who asks for more and more gets no more, and an idle client
+/// keeps its own.
+#[test]
+fn a_connection_that_opens_session_after_session_is_refused() {
+    let mut world = World::new(1);
+    world.session();
+    let refused = (1..=SESSION_OPENINGS_MAX)
+        .filter(|_| matches!(world.request(Request::OpenSession { logspace: 0 }), Reply::Error { .. }))
+        .count();
+    assert_eq!(refused, 1, "the last one");
+    let applied = world.engine.applied();
+    match world.request(Request::OpenSession { logspace: 0 }) {
+        Reply::Error { code: ErrorCode::Busy, message } => assert!(message.contains("64 sessions"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(world.engine.applied(), applied, "a refused one is not in the log");
+    world.now = world.now + SESSION_OPENING_INTERVAL;
+    world.session();
+    assert!(matches!(world.request(Request::OpenSession { logspace: 0 }), Reply::Error { .. }));
+    world.engine.connection_closed(CONNECTION);
+    world.session();
+}
+
+#[path = "one_node/subscriptions.rs"]
+mod subscriptions;

@@ -155,7 +155,7 @@ impl BlockHeader {
             return None;
         }
         let Preamble::Ours { journal_id } = Preamble::parse(bytes, BLOCK_MAGIC) else { return None };
-        Some(BlockHeader {
+        let header = BlockHeader {
             kind: BlockKind::from_byte(bytes[5])?,
             journal_id,
             segment: u32_at(bytes, 24),
@@ -170,8 +170,16 @@ impl BlockHeader {
             durable: u64_at(bytes, 72),
             vital: u64_at(bytes, 80),
             entries: u32_at(bytes, 88),
-        })
+        };
+        let counts = [header.number, header.incarnation, header.incarnation_first, header.durable, header.vital];
+        are_possible([header.segment, header.use_number], &counts).then_some(header)
     }
+}
+
+/// Whether a journal can have counted so far. Beyond, a right checksum is a forged one, and counting
+/// on would overflow.
+pub(crate) fn are_possible(files: [u32; 2], counts: &[u64]) -> bool {
+    files.iter().all(|count| *count <= u32::MAX / 2) && counts.iter().all(|count| *count <= u64::MAX / 4)
 }
 
 /// A block read in place: header and directory are verified.
@@ -306,6 +314,19 @@ mod tests {
                 Some(block) => assert!(in_data && !block.is_data_intact(), "bit {bit}"),
                 None => assert!(!in_data, "bit {bit}"),
             }
+        }
+    }
+
+    /// Found by fuzzing: a forged use number of 2^32 - 1 made recovery count beyond it.
+    #[test]
+    fn a_right_checksum_over_impossible_counts_is_no_block() {
+        for field in [24, 28, 48, 56, 64, 72, 80] {
+            let mut bytes = sample();
+            let width = if field < 48 { 4 } else { 8 };
+            bytes[field..field + width].fill(0xff);
+            let sum = checksum(&bytes[..HEADER_BYTES], b"directory");
+            put_u32(&mut bytes, 20, sum);
+            assert!(Block::parse(&bytes).is_none(), "field at {field}");
         }
     }
 

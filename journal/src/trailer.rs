@@ -20,7 +20,7 @@
 //! the last of the footer's writes, made after the others completed.
 
 use crate::ALIGNMENT;
-use crate::header::{Preamble, checksum, put_u32, put_u64, u32_at, u64_at};
+use crate::header::{Preamble, are_possible, checksum, put_u32, put_u64, u32_at, u64_at};
 
 pub(crate) const TRAILER_MAGIC: u32 = u32::from_le_bytes(*b"SLJT");
 const TRAILER_HEAD_BYTES: usize = 112;
@@ -69,7 +69,7 @@ impl Trailer {
         if checksum(&bytes[..TRAILER_HEAD_BYTES], &[]) != u32_at(bytes, 20) {
             return None;
         }
-        Some(Trailer {
+        let trailer = Trailer {
             journal_id,
             segment: u32_at(bytes, 24),
             use_number: u32_at(bytes, 28),
@@ -86,7 +86,13 @@ impl Trailer {
             end_vital: u64_at(bytes, 88),
             incarnation: u64_at(bytes, 96),
             incarnation_first: u64_at(bytes, 104),
-        })
+        };
+        let Trailer { first_number, end_number, first_vital, end_vital, .. } = trailer;
+        let counts = [end_number, end_vital, trailer.incarnation, trailer.incarnation_first];
+        let is_possible = are_possible([trailer.segment, trailer.use_number], &counts)
+            && first_number <= end_number
+            && first_vital <= end_vital;
+        is_possible.then_some(trailer)
     }
 
     /// The whole block.
@@ -156,6 +162,21 @@ mod tests {
         "0b000000000000000c00000000000000",
         "0d000000000000000e00000000000000",
     );
+
+    #[test]
+    fn a_right_checksum_over_impossible_counts_is_no_trailer() {
+        let counts = u64::MAX - 1;
+        for forged in [
+            Trailer { use_number: u32::MAX, ..sample() },
+            Trailer { segment: u32::MAX, ..sample() },
+            Trailer { first_number: counts, end_number: counts, ..sample() },
+            Trailer { first_vital: counts, end_vital: counts, ..sample() },
+            Trailer { incarnation: counts, ..sample() },
+            Trailer { first_number: 11, end_number: 10, ..sample() },
+        ] {
+            assert_eq!(Trailer::parse(&forged.encode()), None, "{forged:?}");
+        }
+    }
 
     #[test]
     fn round_trips_and_every_flipped_bit_is_noticed() {

@@ -166,7 +166,23 @@ fn text(value: &DeValue<'_>) -> String {
         DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
             .map_or_else(|_| number.as_str().to_owned(), |number| number.to_string()),
         DeValue::Boolean(flag) => flag.to_string(),
+        DeValue::Array(items) => match items.iter().map(|item| peer_text(item.get_ref())).collect::<Option<Vec<_>>>() {
+            Some(peers) => peers.join(","),
+            None => "a list of something else than nodes with addresses".to_owned(),
+        },
         _ => "neither a string, a number nor a boolean".to_owned(),
+    }
+}
+
+/// An item of the only key that is a list, `peers`: as a table, or as elsewhere.
+fn peer_text(item: &DeValue<'_>) -> Option<String> {
+    match item {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Table(table) if table.len() == 2 => {
+            let part = |name: &str| table.get(name).map(|value| text(value.get_ref()));
+            Some(format!("{}@{}", part("node")?, part("address")?))
+        }
+        _ => None,
     }
 }
 
@@ -283,6 +299,29 @@ mod tests {
         let source = |key| configuration.source(key).cloned();
         assert_eq!(source("allow_remote"), Some(Source::File { path: "node.toml".into(), line: 3 }));
         assert_eq!(source("listen"), None);
+    }
+
+    #[test]
+    fn peers_are_tables_or_text() {
+        let text = "peer_listen = \"127.0.0.1:7441\"\n[[peers]]\nnode = 2\naddress = \"10.0.0.2:7441\"\n\
+                    [[peers]]\nnode = 0x3\naddress = \"unix:/run/three\"\n";
+        let (configuration, errors) = read(text);
+        assert_eq!(errors, Vec::<String>::new());
+        assert_eq!(configuration.settings.peers.len(), 2);
+        for same in [
+            "peers = [{ node = 2, address = \"10.0.0.2:7441\" }, { node = 3, address = \"unix:/run/three\" }]",
+            "peers = \"2@10.0.0.2:7441, 3@unix:/run/three\"",
+            "peers = [\"2@10.0.0.2:7441\", \"3@unix:/run/three\"]",
+        ] {
+            let (other, errors) = read(same);
+            assert_eq!((&other.settings.peers, errors), (&configuration.settings.peers, Vec::new()), "{same}");
+            let printed = other.effective().find(|effective| effective.key == "peers").expect("a key").to_toml();
+            assert_eq!(read(&printed).0.settings.peers, configuration.settings.peers, "{printed}");
+        }
+        for wrong in ["peers = [{ node = 2 }]", "peers = [{ node = 2, adress = \"h:1\" }]", "peers = [2]", "log = []"] {
+            let (_, errors) = read(wrong);
+            assert!(errors.len() == 1 && errors[0].contains("which is not"), "{wrong}: {errors:?}");
+        }
     }
 
     #[test]

@@ -60,10 +60,22 @@ pub enum DirectoryError {
     Foreign { path: PathBuf, what: String },
     #[error("{} was made with {made} {what}, not {asked}, which can't be changed yet: leave the setting out, or use another --data", path.display())]
     Fixed { path: PathBuf, what: &'static str, made: usize, asked: usize },
+    #[error("{} is of {what} {made}, not {asked}, which never changes: correct the setting, or use another --data", path.display())]
+    Identity { path: PathBuf, what: &'static str, made: u64, asked: u64 },
     #[error("cannot {doing} {}: {error}", path.display())]
     Io { path: PathBuf, doing: &'static str, error: io::Error },
     #[error(transparent)]
     Register(#[from] RegisterError),
+}
+
+/// What is fixed when a directory is made. What is `None` is left as it was made; at first, there is
+/// one executor and one logspace, and ids are drawn at random.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Founding {
+    pub executors: Option<usize>,
+    pub logspaces: Option<u16>,
+    pub node: Option<u64>,
+    pub cluster: Option<u64>,
 }
 
 fn owner(process: &Option<u32>) -> String {
@@ -72,12 +84,8 @@ fn owner(process: &Option<u32>) -> String {
 
 impl DataDirectory {
     /// Takes the directory, making it if it is not there; the node's new incarnation is durable when
-    /// this returns. How many executors and logspaces there are is fixed when it is made.
-    pub fn open(
-        path: &Path,
-        executors: Option<usize>,
-        logspaces: Option<u16>,
-    ) -> Result<DataDirectory, DirectoryError> {
+    /// this returns. What `founding` says is fixed when it is made.
+    pub fn open(path: &Path, founding: &Founding) -> Result<DataDirectory, DirectoryError> {
         let failed = |doing| move |error| DirectoryError::Io { path: path.to_owned(), doing, error };
         durable_file::create_directory(path).map_err(failed("create"))?;
         let lock = lock(path)?;
@@ -88,18 +96,24 @@ impl DataDirectory {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 refuse_foreign(path)?;
-                initialise(path, executors.unwrap_or(1), logspaces.unwrap_or(1))?
+                initialise(path, founding)?
             }
             Err(error) => return Err(failed("read the identity in")(error)),
         };
+        let same = |what, made: u64, asked: Option<u64>| match asked.filter(|asked| *asked != made) {
+            Some(asked) => Err(DirectoryError::Identity { path: path.to_owned(), what, made, asked }),
+            None => Ok(()),
+        };
+        same("node", identity.node.0, founding.node)?;
+        same("cluster", identity.cluster.0, founding.cluster)?;
         let mut register = FileRegister::new(&path.join("register"));
         let chains = read_chains(path, &mut register, &identity)?;
         let fixed = |what, made: usize, asked: Option<usize>| match asked.filter(|asked| *asked != made) {
             Some(asked) => Err(DirectoryError::Fixed { path: path.to_owned(), what, made, asked }),
             None => Ok(()),
         };
-        fixed("executor(s)", identity.journals.len(), executors)?;
-        fixed("logspace(s)", chains.len(), logspaces.map(usize::from))?;
+        fixed("executor(s)", identity.journals.len(), founding.executors)?;
+        fixed("logspace(s)", chains.len(), founding.logspaces.map(usize::from))?;
         refuse_lost_journals(path, &identity, &chains)?;
         for journal in 0..identity.journals.len() {
             durable_file::create_directory(&journal_path(path, journal)).map_err(failed("create a journal in"))?;
@@ -221,9 +235,11 @@ fn is_empty(directory: &Path) -> bool {
 }
 
 /// Everything but the identity, whose writing is what makes the directory.
-fn initialise(path: &Path, executors: usize, logspaces: u16) -> Result<Identity, DirectoryError> {
+fn initialise(path: &Path, founding: &Founding) -> Result<Identity, DirectoryError> {
     let failed = |error| DirectoryError::Io { path: path.to_owned(), doing: "initialise", error };
-    let (node, cluster) = (NodeId(random_id().map_err(failed)?), ClusterId(random_id().map_err(failed)?));
+    let (executors, logspaces) = (founding.executors.unwrap_or(1), founding.logspaces.unwrap_or(1));
+    let id = |said: Option<u64>| said.map_or_else(random_id, Ok).map_err(failed);
+    let (node, cluster) = (NodeId(id(founding.node)?), ClusterId(id(founding.cluster)?));
     let directory = path.join("register");
     // What an interrupted creation left: no node has ever acted on it.
     match std::fs::remove_dir_all(&directory) {
@@ -290,7 +306,7 @@ mod tests {
     use sealog_control::register::Swap;
 
     fn open(path: &Path, executors: usize) -> Result<DataDirectory, DirectoryError> {
-        DataDirectory::open(path, Some(executors), None)
+        DataDirectory::open(path, &Founding { executors: Some(executors), ..Founding::default() })
     }
 
     #[test]
@@ -367,15 +383,34 @@ mod tests {
     #[test]
     fn executors_and_logspaces_are_fixed_at_the_first_start() {
         let data = tempfile::tempdir().unwrap();
-        let made = DataDirectory::open(data.path(), Some(2), Some(3)).unwrap();
+        let founding = Founding { executors: Some(2), logspaces: Some(3), ..Founding::default() };
+        let made = DataDirectory::open(data.path(), &founding).unwrap();
         assert_eq!((made.identity.journals.len(), made.chains.len()), (2, 3));
         drop(made);
-        let again = DataDirectory::open(data.path(), None, None).unwrap();
+        let again = DataDirectory::open(data.path(), &Founding::default()).unwrap();
         assert_eq!((again.identity.journals.len(), again.chains.len()), (2, 3));
         drop(again);
         let message = open(data.path(), 1).unwrap_err().to_string();
         assert!(message.contains("made with 2 executor(s), not 1"), "{message}");
-        assert!(DataDirectory::open(data.path(), None, Some(1)).is_err());
+        let other = Founding { logspaces: Some(1), ..Founding::default() };
+        assert!(DataDirectory::open(data.path(), &other).is_err());
+    }
+
+    #[test]
+    fn an_identity_that_was_asked_for_is_given_and_stays() {
+        let data = tempfile::tempdir().unwrap();
+        let founding = Founding { node: Some(7), cluster: Some(9), ..Founding::default() };
+        let made = DataDirectory::open(data.path(), &founding).unwrap();
+        assert_eq!((made.identity.node, made.identity.cluster), (NodeId(7), ClusterId(9)));
+        assert_eq!(made.chains[0].current().primary, NodeId(7));
+        drop(made);
+        assert_eq!(DataDirectory::open(data.path(), &founding).unwrap().identity.node, NodeId(7));
+        let other = Founding { node: Some(8), ..founding };
+        let message = DataDirectory::open(data.path(), &other).unwrap_err().to_string();
+        assert!(message.contains("is of node 7, not 8"), "{message}");
+        let other = Founding { cluster: Some(8), ..founding };
+        assert!(DataDirectory::open(data.path(), &other).unwrap_err().to_string().contains("cluster 9, not 8"));
+        assert_eq!(open(data.path(), 1).unwrap().identity.incarnation, Incarnation(3), "a refused start is no life");
     }
 
     #[test]

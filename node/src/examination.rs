@@ -88,23 +88,25 @@ fn lock(path: &Path) -> Result<Option<File>, DirectoryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::directory::DataDirectory;
+    use crate::directory::{DataDirectory, Founding};
+
+    const FOUNDING: Founding = Founding { executors: Some(2), logspaces: Some(3), node: None, cluster: None };
 
     #[test]
     fn what_is_whole_is_said_to_be_and_who_uses_it_is_told() {
         let data = tempfile::tempdir().unwrap();
-        let held = DataDirectory::open(data.path(), Some(2), Some(3)).unwrap();
+        let held = DataDirectory::open(data.path(), &FOUNDING).unwrap();
         assert!(matches!(Examination::of(data.path()), Err(DirectoryError::InUse { .. })));
         drop(held);
         let examination = Examination::of(data.path()).unwrap();
         assert_eq!((examination.damages.len(), examination.journals.len()), (0, 2));
-        assert!(matches!(DataDirectory::open(data.path(), None, None), Err(DirectoryError::InUse { .. })));
+        assert!(matches!(DataDirectory::open(data.path(), &Founding::default()), Err(DirectoryError::InUse { .. })));
     }
 
     #[test]
     fn damage_of_identity_and_register_is_found_and_the_journals_all_the_same() {
         let data = tempfile::tempdir().unwrap();
-        drop(DataDirectory::open(data.path(), Some(2), Some(3)).unwrap());
+        drop(DataDirectory::open(data.path(), &FOUNDING).unwrap());
         for file in ["register/logspace-2.chain", "identity"] {
             let path = data.path().join(file);
             let mut bytes = std::fs::read(&path).unwrap();

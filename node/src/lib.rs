@@ -1,8 +1,9 @@
 //! Composition root: from configuration to running machines.
 //!
 //! [`settings`] is what a user can say, [`configuration`] where it is said, [`directory`] what a node
-//! keeps, [`backup`] copies of it, [`register`] where views are
-//! agreed upon on one machine; [`Node`] starts it all, in this process, and [`Embedded`] is one with
+//! keeps, [`backup`] copies of it, [`register`] where views are agreed upon on one machine,
+//! [`peer_settings`] which other nodes there are; [`Node`] starts it all, in this process, and
+//! [`Embedded`] is one with
 //! its clients. The machines of an executor and what they say to each other are in `host` and
 //! `machines`.
 
@@ -16,6 +17,7 @@ mod host;
 pub mod identity;
 mod machines;
 mod node;
+pub mod peer_settings;
 mod readiness;
 pub mod register;
 mod register_thread;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
 use sealog_protocol::machine::{Address, Role};
+use sealog_protocol::peer::PeerIdentity;
 use sealog_runtime::{
     ClientLimits, ExecutorConfig, ExecutorContext, ExecutorId, Handle, JournalConfig, Listen, NodeConfig, Poster,
     RunError, StartError,
@@ -18,9 +19,11 @@ use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
 use thiserror::Error;
 
-use crate::directory::{DataDirectory, DirectoryError, random_id};
+use crate::directory::{DataDirectory, DirectoryError, Founding, random_id};
 use crate::host::{Event, HostConfig, NodeHost};
+use crate::identity::Identity;
 use crate::machines::{Machines, Placement, RoleMachine};
+use crate::peer_settings::Meeting;
 use crate::readiness::{Readiness, Start};
 use crate::register_thread;
 use crate::settings::{Settings, SettingsError};
@@ -76,24 +79,31 @@ impl Node {
     /// Nothing was served.
     pub fn start(settings: &Settings) -> Result<Node, NodeError> {
         let address = settings.listen_address()?;
-        let directory = DataDirectory::open(&settings.data, settings.executors, settings.logspaces)?;
+        let meeting = settings.meeting()?;
+        let directory = DataDirectory::open(&settings.data, &founding(settings))?;
         let mut listen = vec![Listen::Tcp(address)];
         listen.extend(unix_socket(settings, &directory)?.map(Listen::Unix));
-        Node::start_on(settings, directory, listen)
+        Node::start_on(settings, directory, listen, meeting)
     }
 
     /// As [`Node::start`], on the Unix socket alone; where no path for one is short enough, on a free
     /// port of the loopback.
     pub(crate) fn start_private(settings: &Settings) -> Result<Node, NodeError> {
-        let directory = DataDirectory::open(&settings.data, settings.executors, settings.logspaces)?;
+        let meeting = settings.meeting()?;
+        let directory = DataDirectory::open(&settings.data, &founding(settings))?;
         let listen = match unix_socket(settings, &directory)? {
             Some(path) => Listen::Unix(path),
             None => Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
         };
-        Node::start_on(settings, directory, vec![listen])
+        Node::start_on(settings, directory, vec![listen], meeting)
     }
 
-    fn start_on(settings: &Settings, directory: DataDirectory, listen: Vec<Listen>) -> Result<Node, NodeError> {
+    fn start_on(
+        settings: &Settings,
+        directory: DataDirectory,
+        listen: Vec<Listen>,
+        meeting: Option<Meeting>,
+    ) -> Result<Node, NodeError> {
         let executors = directory.identity.journals.len();
         let hash_seed = random_id().map_err(|error| NodeError::Io { doing: "draw a random number", error })?;
         let readiness = Arc::new(Readiness::default());
@@ -124,6 +134,7 @@ impl Node {
             frame_deadline: settings.frame_deadline,
             send_deadline: settings.send_deadline,
         };
+        config.peers = meeting.map(|meeting| meeting.of(identity(&directory)));
         let limits = Limits::new(settings, directory.chains.len() as u64, hash_seed);
         let handle = sealog_runtime::start(config, move |context: ExecutorContext<Event>| {
             let machines = machines(&host, context.executor, limits);
@@ -140,6 +151,11 @@ impl Node {
     /// Where clients can connect.
     pub fn addresses(&self) -> &[Listen] {
         self.handle.addresses()
+    }
+
+    /// Where other nodes can connect, if there are any.
+    pub fn peer_address(&self) -> Option<&Listen> {
+        self.handle.peer_address()
     }
 
     pub fn directory(&self) -> &DataDirectory {
@@ -159,6 +175,17 @@ impl Node {
         self.readiness.give_up();
         ended
     }
+}
+
+fn founding(settings: &Settings) -> Founding {
+    let Settings { executors, logspaces, node, cluster, .. } = *settings;
+    Founding { executors, logspaces, node, cluster }
+}
+
+/// Who the node says it is to others.
+fn identity(directory: &DataDirectory) -> PeerIdentity {
+    let Identity { cluster, node, incarnation, .. } = directory.identity;
+    PeerIdentity { cluster, node, incarnation, executor: 0 }
 }
 
 /// The socket beside TCP. The default one is left out where its path would be too long; one that

@@ -13,11 +13,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use sealog_protocol::NodeId;
 use sealog_protocol::limits::{AUX_MEMORY_BYTES_MAX, CACHE_BYTES_MAX, LOGSPACES_MAX};
-use sealog_runtime::ClientLimits;
+use sealog_runtime::{ClientLimits, PeerLimits};
 use thiserror::Error;
 
 use crate::configuration::Configuration;
+use crate::peer_settings::{PeerSetting, parse_address, parse_id, parse_peers};
 
 /// Where a node listens unless it is told otherwise, and where clients look for it.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:7440";
@@ -48,6 +50,16 @@ pub struct Settings {
     pub executors: Option<usize>,
     /// The same.
     pub logspaces: Option<u16>,
+    /// The node's id, fixed in the same way; at first drawn at random.
+    pub node: Option<u64>,
+    /// The id of its cluster, likewise.
+    pub cluster: Option<u64>,
+    /// Where other nodes connect: `host:port` or `unix:` and a path. `None`: nowhere, it has no peers.
+    pub peer_listen: Option<String>,
+    /// The other nodes of the cluster.
+    pub peers: Vec<PeerSetting>,
+    /// After so long a silence another node counts as disconnected.
+    pub peer_silence: Duration,
     /// Memory of all indexes of the node together, in bytes. Beyond it appends are refused.
     pub index_bytes_max: u64,
     /// Memory for records near the tail, of all engines together, in bytes.
@@ -93,6 +105,11 @@ impl Default for Settings {
             allow_remote: false,
             executors: None,
             logspaces: None,
+            node: None,
+            cluster: None,
+            peer_listen: None,
+            peers: Vec::new(),
+            peer_silence: PeerLimits::default().silence_max,
             index_bytes_max: 4 << 30,
             cache_bytes_max: CACHE_BYTES_MAX as u64,
             aux_bytes_max: AUX_MEMORY_BYTES_MAX as u64,
@@ -153,6 +170,18 @@ pub enum SettingsError {
     Remote { listen: String },
     #[error("cannot listen on '{listen}': {reason}; write it as HOST:PORT, for example {LISTEN_DEFAULT}")]
     Address { listen: String, reason: String },
+    #[error(
+        "peers are set, but not peer_listen: say where they reach this node, for example peer_listen = \"127.0.0.1:7441\""
+    )]
+    PeerListenMissing,
+    #[error(
+        "peer_listen is set, but no peers: nobody would be let in; say who is, for example peers = \"2@127.0.0.1:7442\""
+    )]
+    PeersMissing,
+    #[error("cannot listen for other nodes on '{listen}': {reason}; write peer_listen as HOST:PORT or unix:PATH")]
+    PeerListen { listen: String, reason: String },
+    #[error("cannot find node {node} at '{address}': {reason}; correct its address in peers")]
+    PeerAddress { node: NodeId, address: String, reason: String },
 }
 
 /// A thing that can be set.
@@ -234,6 +263,61 @@ pub(crate) const KEYS: &[Key] = &[
         expected: "a number from 1 to 256",
         set: |settings, text| {
             settings.logspaces = number_or_none(text, 1..=LOGSPACES_MAX)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "node",
+        about: "Id of this node among its peers. Fixed when the data directory is made; empty: as it was made, at first drawn at random.",
+        unit: "an id",
+        default: "\"\"",
+        expected: "a number from 1 to 18446744073709551615",
+        set: |settings, text| {
+            settings.node = id_or_none(text)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "cluster",
+        about: "Id of the cluster: nodes of another one are refused. Fixed in the same way.",
+        unit: "an id",
+        default: "\"\"",
+        expected: "a number from 1 to 18446744073709551615",
+        set: |settings, text| {
+            settings.cluster = id_or_none(text)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "peer_listen",
+        about: "Address for other nodes. Empty: the node has no peers and listens for none.",
+        unit: "an address",
+        default: "\"\"",
+        expected: "HOST:PORT or unix:PATH",
+        set: |settings, text| {
+            settings.peer_listen = if text.is_empty() { None } else { Some(parse_address(text)?) };
+            Some(())
+        },
+    },
+    Key {
+        name: "peers",
+        about: "The other nodes with their peer_listen, as \"2@10.0.0.2:7441, 3@10.0.0.3:7441\" or, in a file, as [{ node = 2, address = \"10.0.0.2:7441\" }]. The node itself may be among them, so that one list does for all. Of two nodes the one with the smaller id calls the other.",
+        unit: "nodes with addresses",
+        default: "\"\"",
+        expected: "a list of at most 64 nodes, each once, as ID@HOST:PORT or ID@unix:PATH",
+        set: |settings, text| {
+            settings.peers = parse_peers(text)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "peer_silence",
+        about: "A node from which nothing came for so long counts as disconnected, and is connected anew. Nodes that have nothing to say tell each other four times in it that they live: set the same on all.",
+        unit: TIME,
+        default: "\"2s\"",
+        expected: "a time from 10ms to 1h",
+        set: |settings, text| {
+            settings.peer_silence = parse_deadline(text)?;
             Some(())
         },
     },
@@ -410,6 +494,11 @@ fn number_or_none<N: FromStr + PartialOrd>(text: &str, range: RangeInclusive<N>)
         return Some(None);
     }
     text.parse().ok().filter(|count| range.contains(count)).map(Some)
+}
+
+/// An id, or nothing for what is right if nothing is said.
+fn id_or_none(text: &str) -> Option<Option<u64>> {
+    if text.is_empty() { Some(None) } else { parse_id(text).map(Some) }
 }
 
 fn parse_bytes(text: &str) -> Option<u64> {

@@ -6,7 +6,7 @@ use sealog_engine::EngineStatus;
 use sealog_protocol::client::Reply;
 use sealog_protocol::machine::{ConnectionId, Role};
 use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId};
-use sealog_runtime::{Action, Counters, ExecutorContext, JournalWatch};
+use sealog_runtime::{Action, Counters, ExecutorContext, JournalWatch, PeerStatus};
 use sealog_sequencer::SequencerStatus;
 use sealog_storage::StorageStatus;
 use serde_json::{Map, Value, json};
@@ -97,7 +97,7 @@ impl StatusRounds {
             return None;
         }
         let Round { connection, request, told, .. } = self.rounds.swap_remove(at);
-        let json = node_status(facts, &told, &context.counters, &context.journals).to_string();
+        let json = node_status(facts, &told, context).to_string();
         Some(Action::Reply { connection, request, reply: Reply::Status { json } })
     }
 
@@ -107,7 +107,8 @@ impl StatusRounds {
 }
 
 /// Ids are strings: they outgrow the numbers of many JSON readers.
-fn node_status(facts: &NodeFacts, part: &StatusPart, counters: &[Counters], journals: &[JournalWatch]) -> Value {
+fn node_status<E>(facts: &NodeFacts, part: &StatusPart, context: &ExecutorContext<E>) -> Value {
+    let (counters, journals) = (&context.counters, &context.journals);
     let ready = part.engines.iter().all(|(_, engine)| engine.ready);
     let degraded = degraded_reasons(facts, part, journals);
     let state = match (ready, degraded.is_empty()) {
@@ -118,7 +119,7 @@ fn node_status(facts: &NodeFacts, part: &StatusPart, counters: &[Counters], jour
     let index_bytes: usize = part.engines.iter().map(|(_, engine)| engine.index_bytes).sum();
     let records: u64 = part.engines.iter().map(|(_, engine)| engine.records).sum();
     let executors: Vec<Value> =
-        counters.iter().zip(journals).map(|(counters, journal)| executor_status(counters, journal)).collect();
+        counters.iter().zip(journals.iter()).map(|(counters, journal)| executor_status(counters, journal)).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "state": state,
@@ -132,6 +133,21 @@ fn node_status(facts: &NodeFacts, part: &StatusPart, counters: &[Counters], jour
         "index": { "records": records, "bytes": index_bytes, "bytes_max": facts.index_bytes_max },
         "logspaces": logspaces_status(part),
         "executors": executors,
+        "peers": context.peers.all().iter().map(peer_status).collect::<Vec<Value>>(),
+    })
+}
+
+/// How it stands with another node. What was said is in the counters of the executor that holds the
+/// connections, the first.
+fn peer_status(peer: &PeerStatus) -> Value {
+    json!({
+        "node": peer.node.to_string(),
+        "address": peer.address,
+        "called": peer.is_called,
+        "connected": peer.is_connected,
+        "incarnation": peer.incarnation.0,
+        "connects": peer.connects,
+        "reason": peer.reason,
     })
 }
 
@@ -212,6 +228,7 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
                 },
                 "pending_records": engine.pending_records,
                 "waiting_reads": engine.waiting_reads,
+                "subscriptions": engine.subscriptions,
                 "appends": engine.appends,
                 "reads": engine.reads,
                 "fetches": engine.fetches,

@@ -61,6 +61,16 @@ pub enum Request {
     Status,
     /// Attaches data to a record, for those who read it later: [`Reply::AuxSet`].
     SetAux(SetAuxRequest),
+    /// Has records pushed as they come: many [`Reply::Records`] to this one request.
+    Subscribe(SubscribeRequest),
+    /// Lets a subscription go on. Not answered, unless it is of no bytes.
+    Credit(CreditRequest),
+    /// Ends a subscription. Not answered; what was sent before still comes.
+    Unsubscribe {
+        logbook: u64,
+        /// The request id of its [`Request::Subscribe`].
+        subscription: u64,
+    },
 }
 
 impl Request {
@@ -73,8 +83,10 @@ impl Request {
             Request::CheckTail(check) => LogBookId(check.logbook),
             Request::Trim(trim) => LogBookId(trim.logbook),
             Request::SetRetention(retention) => LogBookId(retention.logbook),
-            Request::Describe { logbook, .. } => LogBookId(*logbook),
+            Request::Describe { logbook, .. } | Request::Unsubscribe { logbook, .. } => LogBookId(*logbook),
             Request::SetAux(aux) => LogBookId(aux.logbook),
+            Request::Subscribe(subscribe) => LogBookId(subscribe.logbook),
+            Request::Credit(credit) => LogBookId(credit.logbook),
             Request::Status => return None,
         };
         Some(logbook.logspace(logspaces))
@@ -153,6 +165,38 @@ pub struct CheckTailRequest {
     pub tag: u64,
     pub place: PlaceWire,
     pub linearizable: bool,
+}
+
+/// Asks for the records of a LogBook's tag from a SeqNum on: those that are there, and those that come.
+///
+/// They come as [`Reply::Records`] under this request's id, in order, each once, in pages of any size;
+/// the first page comes at once, empty if there is nothing to send. [`Reply::Trimmed`] under the same id
+/// says that what was to come next is gone, and that the subscription goes on at its `first`. An error
+/// ends it, as does the end of the connection.
+///
+/// A page is sent while there is credit, and takes as much as its frame's payload has bytes. The last
+/// one may take more than is left, by at most a page; nothing comes then until that is made good.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct SubscribeRequest {
+    pub logbook: u64,
+    /// 0 subscribes to every record.
+    pub tag: u64,
+    /// The first SeqNum wanted.
+    pub from: u64,
+    /// The credit to begin with, in bytes. At most [`crate::limits::SUBSCRIPTION_CREDIT_MAX`] count.
+    pub credit_bytes: u32,
+    /// Begin when the engine has applied this place: what the session has seen.
+    pub place: PlaceWire,
+}
+
+/// More credit for a subscription.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct CreditRequest {
+    pub logbook: u64,
+    /// The request id of its [`Request::Subscribe`].
+    pub subscription: u64,
+    /// 0 asks for a sign of life: a page without records.
+    pub bytes: u32,
 }
 
 /// A [`Place`] on the wire.
@@ -420,16 +464,30 @@ pub fn encode_reply(out: &mut Vec<u8>, request: u64, reply: &Reply) {
     }
 }
 
+impl RecordsReply {
+    /// Bytes of its frame's payload: what it takes of a subscription's credit.
+    pub fn payload_bytes(&self) -> usize {
+        let parts = self.parts.iter().map(RecordsPart::slices).map(|(head, body)| head.len() + body.len());
+        parts.sum::<usize>() + self.aux.iter().map(|aux| aux.data.len()).sum::<usize>()
+    }
+}
+
+impl RecordsPart {
+    /// What of its batch goes over the wire: header and metadata, and the payloads of its records.
+    fn slices(&self) -> (&[u8], &[u8]) {
+        let frame =
+            Frame::parse_unverified(&self.batch).ok().flatten().expect("an engine hands out verified batches only");
+        let metadata = access_metadata(frame.metadata).expect("an engine hands out verified batches only");
+        let range = payload_range(metadata, self.index, self.records).expect("the part lies in its batch");
+        (&frame.bytes[..HEADER_BYTES + frame.metadata.len()], &frame.payload[range])
+    }
+}
+
 fn encode_records(out: &mut Vec<u8>, request: u64, reply: &RecordsReply) {
     let mut parts = Vec::with_capacity(reply.parts.len());
     let mut payload: Vec<&[u8]> = Vec::with_capacity(reply.parts.len() * 2);
     for part in &reply.parts {
-        let frame =
-            Frame::parse_unverified(&part.batch).ok().flatten().expect("an engine hands out verified batches only");
-        let metadata = access_metadata(frame.metadata).expect("an engine hands out verified batches only");
-        let head = &frame.bytes[..HEADER_BYTES + frame.metadata.len()];
-        let range = payload_range(metadata, part.index, part.records).expect("the part lies in its batch");
-        let body = &frame.payload[range];
+        let (head, body) = part.slices();
         parts.push(PartMetadata {
             seqnum: part.seqnum.0,
             index: part.index,
@@ -638,6 +696,9 @@ mod tests {
         let reply = Reply::Records(RecordsReply { complete: true, parts: vec![part], ..RecordsReply::default() });
         let mut out = Vec::new();
         encode_reply(&mut out, 1, &reply);
+        let header = crate::frame::Header::parse(&out).expect("a frame").expect("whole");
+        let Reply::Records(records) = &reply else { panic!("it was made above") };
+        assert_eq!(records.payload_bytes(), header.payload_bytes as usize, "what both sides count as credit");
         let (_, answer) = decode_answer(&Bytes::from(out.clone())).expect("what was encoded");
         let Answer::Records { records, complete: true, .. } = answer else { panic!("records, complete") };
         let read: Vec<(u64, &[u8])> = records.iter().map(|record| (record.seqnum.0, &record.payload[..])).collect();

@@ -76,6 +76,11 @@ pub const STORED_MARK_BYTES: u32 = 16 << 10;
 /// Sessions of one logspace. The oldest by last record goes first. Part of every verdict, so it
 /// is fixed in the chain of views when a cluster is created.
 pub const SESSIONS_MAX: u32 = 65_536;
+/// Sessions of a logspace that a connection may open at once. A client needs one, and another when
+/// that has expired.
+pub const SESSION_OPENINGS_MAX: u32 = 64;
+/// After so long it may open one more.
+pub const SESSION_OPENING_INTERVAL: Duration = Duration::from_secs(1);
 /// How far a request number may be ahead of the session's lowest unanswered one. Fixed likewise.
 pub const SESSION_WINDOW: u32 = 8_192;
 
@@ -89,6 +94,19 @@ pub const AUX_BYTES_MAX: usize = 64 << 10;
 pub const AUX_MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Reads that wait on one engine.
 pub const WAITING_READS_MAX: usize = 1 << 20;
+/// Subscriptions of one engine.
+pub const SUBSCRIPTIONS_MAX: usize = 1 << 17;
+/// Subscriptions of one connection to one engine.
+pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 4096;
+/// Credit of one subscription in bytes; more is not counted. So much may be on its way to a consumer
+/// that takes nothing.
+pub const SUBSCRIPTION_CREDIT_MAX: usize = 8 << 20;
+/// Bytes that a subscription is sent before it is the next one's turn, unless one record is larger.
+pub const SUBSCRIPTION_PAGE_BYTES: usize = 256 << 10;
+/// Bytes that all subscriptions of an engine are sent in one turn; appends wait behind it.
+pub const SUBSCRIPTION_TURN_BYTES: usize = 1 << 20;
+/// Subscriptions that an engine looks after in one turn.
+pub const SUBSCRIPTION_TURN_PAGES: usize = 1024;
 /// Trims that wait on an engine for their metalog entries; more are refused.
 pub const WAITING_TRIMS_MAX: usize = 10_000;
 /// Reads that fetch from a storage at once; further ones wait their turn.
@@ -101,6 +119,7 @@ const _: () = assert!(
 );
 const _: () = assert!(PENDING_BYTES_MAX > FRAME_BYTES_MAX);
 const _: () = assert!(READ_BYTES_MAX + 64 * READ_RECORDS_MAX + 4096 <= FRAME_BYTES_MAX);
+const _: () = assert!(SUBSCRIPTION_PAGE_BYTES <= READ_BYTES_MAX, "a page is an answer to a read");
 const _: () = assert!(
     BATCH_BYTES_MAX + BATCH_RECORDS_MAX * 16 + BATCH_TAGS_MAX * 8 + AUX_BYTES_MAX + 4096 <= FRAME_BYTES_MAX,
     "the largest record with its aux data fits a page of its own"

@@ -101,6 +101,8 @@ named! {
         TrimAffectsOtherTag,
         /// An engine takes what it has applied for what was committed before a trim was asked for.
         TrimUnconfirmed,
+        /// Aux data comes with the first record of an answer, whichever it is of.
+        AuxOfFirstRecord,
     }
 }
 
@@ -164,6 +166,9 @@ named! {
         CheckpointLoaded,
         TagsGoneTold,
         RetentionTrimmed,
+        AuxCameBack,
+        AuxGaveWay,
+        AuxOfTrimmed,
     }
 }
 

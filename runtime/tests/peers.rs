@@ -161,6 +161,41 @@ fn what_is_left_of_an_older_connection_is_not_heard_any_more() {
     node.stop();
 }
 
+/// A newer connection that takes the place of an older one begins in the turn in which that ends.
+#[test]
+fn what_was_said_before_a_connection_began_is_not_sent_on_it() {
+    let data = Data::new("peers-last-words");
+    let plan = Plan { mode: Mode::Witness, ..Plan::new(identity(2, 20), &[(1, loopback(1))]) };
+    let node = plan.start(&data);
+    let says_seven = |stranger: &mut Stranger, executor: u8| {
+        let words = vec![(address(1, Role::Storage), numbered(7, 1))];
+        node.wish(executor, Wish::Say(Role::Engine, words));
+        let frame = stranger.frame().expect("it is said");
+        let (_, _, message) = sealog_protocol::message::decode(&frame).expect("a message");
+        assert_eq!(message, numbered(7, 1), "of executor {executor}");
+    };
+    let mut older = Stranger::greeted(&node.address(), identity(1, 5));
+    let mut heard = vec![node.next(), node.next()];
+    for executor in [0, 1] {
+        node.wish(executor, Wish::LastWords);
+        says_seven(&mut older, executor);
+    }
+    let mut newer = Stranger::greeted(&node.address(), identity(1, 6));
+    heard.extend((0..4).map(|_| node.next()));
+    for executor in [0u8, 1] {
+        let (connected, ended) = (Heard::Connected, Heard::Disconnected(executor, NodeId(1)));
+        let expected =
+            [connected(executor, NodeId(1), Incarnation(5)), ended, connected(executor, NodeId(1), Incarnation(6))];
+        let of_executor = |heard: &Heard| expected.contains(heard);
+        assert_eq!(heard.extract_if(.., |heard| of_executor(heard)).collect::<Vec<_>>(), expected);
+    }
+    for executor in [0, 1] {
+        says_seven(&mut newer, executor);
+    }
+    assert_eq!(node.handle.counters().iter().map(|counters| counters.peer_messages_dropped.get()).sum::<u64>(), 2);
+    node.stop();
+}
+
 #[test]
 fn a_host_that_takes_nothing_from_clients_still_hears_its_peers() {
     let (data, [first, second]) = pair("accepts");

@@ -1,11 +1,11 @@
 //! A simulated client: the client crate's session on a simulated connection, and the history of what
 //! it does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use sealog::session::{Direction, Managed, Outcome, Read, Session, SessionConfig, SubmitError};
-use sealog::{AppendError, CheckTailError, ManageError, OperationId, ReadError};
+use sealog::{AppendError, CheckTailError, ManageError, OperationId, ReadError, SetAuxError};
 use sealog_history::{Fingerprint, Found, History, Line, Range, Timestamp};
 use sealog_protocol::machine::ConnectionId;
 use sealog_protocol::{LogBookId, SeqNum, Tag, Time};
@@ -13,11 +13,13 @@ use sealog_protocol::{LogBookId, SeqNum, Tag, Time};
 use crate::queue::{Instant, MILLISECOND, SECOND};
 use crate::swarm::{NodeIndex, Plan};
 use crate::violation::Failure;
-use crate::workload::{Book, Intent, Workload};
+use crate::workload::{Book, Intent, Workload, aux_key};
 
 /// After this long, an operation that waits patiently is taken for stuck.
 pub const PATIENCE: Instant = 3_600 * SECOND;
 
+/// Operations of a client that attach aux data, at once.
+const SETTING_AUX_MAX: usize = 4;
 /// More sessions than a seed opens.
 pub const SESSIONS_MANY: u32 = 100_000;
 
@@ -88,6 +90,8 @@ pub struct Client {
     /// The only node it connects to, for a scan.
     pub pinned: Option<NodeIndex>,
     pub pending: BTreeMap<OperationId, Pending>,
+    /// No history has these: they change no answer.
+    setting_aux: BTreeSet<OperationId>,
     pub workload: Workload,
     pub next_submit: Instant,
     /// When the world looks at it again.
@@ -118,6 +122,7 @@ impl Client {
             last_back: 0,
             pinned: None,
             pending: BTreeMap::new(),
+            setting_aux: BTreeSet::new(),
             workload: Workload::new(plan.load, line.0, rng),
             next_submit: 0,
             wake: Instant::MAX,
@@ -130,6 +135,11 @@ impl Client {
     pub fn submit(&mut self, now: Instant, plan: &Plan, books: &[Book], recorder: &mut Recorder, rng: &mut Rng) {
         while self.pending.len() < plan.load.in_flight_max && self.next_submit <= now {
             let intent = self.workload.draw(books, rng);
+            let is_aux = matches!(intent, Intent::SetAux { .. });
+            if is_aux && self.setting_aux.len() >= SETTING_AUX_MAX {
+                self.next_submit = now + plan.load.think.draw(rng);
+                continue;
+            }
             let impatient = rng.u8(0..100) < plan.load.impatient;
             let patience = if impatient { rng.u64(MILLISECOND..80 * MILLISECOND) } else { PATIENCE };
             self.begin(now, &intent, now + patience, recorder);
@@ -166,6 +176,10 @@ impl Client {
                 let recorded = history.trim(at, line, *logbook, *tag, *first);
                 Pending { recorded, logbook: *logbook, tag: *tag }
             }
+            Intent::SetAux { .. } => {
+                self.setting_aux.insert(operation);
+                return;
+            }
         };
         self.pending.insert(operation, pending);
     }
@@ -190,11 +204,16 @@ impl Client {
     ) -> Result<Vec<(LogBookId, SeqNum, Fingerprint)>, Failure> {
         let mut seen = Vec::new();
         while let Some((operation, outcome)) = self.session.next_completion() {
+            if self.setting_aux.remove(&operation) {
+                aux_done(outcome)?;
+                continue;
+            }
             let Some(pending) = self.pending.remove(&operation) else { continue };
             recorder.completed += 1;
             match outcome {
                 Outcome::Append(result) => self.append_done(now, pending, result, recorder, rng)?,
                 Outcome::Read(Ok(read)) => {
+                    check_aux(&read.records)?;
                     let found: Vec<Found> = read.records.iter().map(found).collect();
                     seen.extend(found.iter().map(|found| (pending.logbook, found.seqnum, found.fingerprint)));
                     if let Some(greatest) = found.iter().map(|found| found.seqnum).max() {
@@ -281,6 +300,25 @@ impl Client {
     pub fn deadline(&self) -> Instant {
         let dial = if self.link == Link::Down { self.session.connect_at() } else { None };
         [self.session.deadline(), dial].into_iter().flatten().map(|time| time.0).min().unwrap_or(Instant::MAX)
+    }
+}
+
+/// Whatever comes with a record, somebody attached it to that very record.
+fn check_aux(records: &[sealog::Record]) -> Result<(), Failure> {
+    let is_own = |record: &&sealog::Record| {
+        record.aux.as_ref().is_none_or(|aux| aux.starts_with(&aux_key(record.logbook, record.seqnum)))
+    };
+    match records.iter().find(|record| !is_own(record)) {
+        None => Ok(()),
+        Some(record) => Err(Failure::AuxOfAnother { logbook: record.logbook, seqnum: record.seqnum }),
+    }
+}
+
+fn aux_done(outcome: Outcome) -> Result<(), Failure> {
+    match outcome {
+        Outcome::SetAux(Ok(_) | Err(SetAuxError::Deadline { .. } | SetAuxError::Unreachable { .. })) => Ok(()),
+        Outcome::SetAux(Err(error)) => Err(Failure::ClientError { error: error.to_string() }),
+        other => Err(Failure::ClientError { error: format!("attaching aux data ended as {other:?}") }),
     }
 }
 

@@ -297,10 +297,13 @@ impl Node {
                 config.pending_bytes_max = plan.limits.pending_bytes_max;
                 config.pending_records_max = plan.limits.pending_records_max;
                 config.cache_bytes_max = plan.limits.cache_bytes_max;
+                config.aux_bytes_max = plan.limits.aux_bytes_max;
                 config.waiting_reads_max = plan.limits.waiting_reads_max;
                 config.checkpoint_log_bytes_min = plan.limits.checkpoint_log_bytes_min;
                 config.checkpoint_log_factor = plan.limits.checkpoint_log_factor;
                 config.checkpoint_part_bytes = plan.limits.checkpoint_part_bytes;
+                // Where sessions are few, clients take each other's all the time, on purpose.
+                config.session_openings_max = u32::MAX;
                 add(Role::Engine, RoleMachine::Engine(Box::new(Engine::new(config))));
             }
             if roles.storage {

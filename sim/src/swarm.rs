@@ -91,6 +91,7 @@ pub struct Limits {
     pub pending_bytes_max: usize,
     pub pending_records_max: usize,
     pub cache_bytes_max: usize,
+    pub aux_bytes_max: usize,
     pub waiting_reads_max: usize,
     /// Of engines' checkpoints: bytes of batches between them, times of their own size, bytes of a part.
     pub checkpoint_log_bytes_min: u64,
@@ -115,6 +116,8 @@ pub struct Load {
     pub conditions: u8,
     /// In 100: operations that are trims.
     pub trims: u8,
+    /// In 100: operations that attach aux data.
+    pub aux: u8,
     /// In 100: operations whose deadline is soon.
     pub impatient: u8,
 }
@@ -187,6 +190,7 @@ impl Plan {
                 pending_bytes_max: *pick(rng, &[2 << 10, 16 << 10, 32 << 20]),
                 pending_records_max: *pick(rng, &[4, 64, 1 << 16]),
                 cache_bytes_max: *pick(rng, &[0, 1 << 10, 16 << 10, 1 << 20]),
+                aux_bytes_max: *pick(rng, &[0, 1 << 10, 1 << 20]),
                 waiting_reads_max: *pick(rng, &[2, 1 << 20]),
                 checkpoint_log_bytes_min: *pick(rng, &[1 << 10, 8 << 10, 32 << 10, 64 << 20]),
                 checkpoint_log_factor: *pick(rng, &[1, 4]),
@@ -319,6 +323,7 @@ fn draw_load(rng: &mut Rng, fault_interval: Instant) -> Load {
         reads: *pick(rng, &[20, 40, 60]),
         conditions: *pick(rng, &[0, 10, 40]),
         trims: *pick(rng, &[0, 1, 4, 15]),
+        aux: *pick(rng, &[0, 3, 20]),
         impatient: *pick(rng, &[0, 3, 15]),
     }
 }

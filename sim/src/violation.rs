@@ -1,7 +1,7 @@
 //! Why a seed failed.
 
 use sealog_protocol::machine::Role;
-use sealog_protocol::{LogspaceId, NodeId, Place, SeqNum, ShardId, ViewNumber};
+use sealog_protocol::{LogBookId, LogspaceId, NodeId, Place, SeqNum, ShardId, ViewNumber};
 use thiserror::Error;
 
 /// What a seed found wrong: which promise, with the facts.
@@ -9,6 +9,10 @@ use thiserror::Error;
 pub enum Failure {
     #[error("history: {violation}\n  {operation}")]
     History { violation: sealog_history::Violation, operation: String },
+    #[error(
+        "aux data came with another record than it was attached to (invariant 10): LogBook {logbook}, SeqNum {seqnum}"
+    )]
+    AuxOfAnother { logbook: LogBookId, seqnum: SeqNum },
     #[error("a committed entry differs (invariant 1): logspace {logspace}, view {view}, index {index}, on node {node}")]
     CommittedEntryDiffers { logspace: LogspaceId, view: ViewNumber, index: u64, node: NodeId },
     #[error(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
-use sealog::session::{Append, Condition, Direction, Manage, Operation, Read, Target};
+use sealog::session::{Append, Condition, Direction, Manage, Operation, Read, SetAux, Target};
 use sealog_history::Fingerprint;
 use sealog_protocol::batch::NewRecord;
 use sealog_protocol::{LogBookId, SeqNum, Tag};
@@ -58,6 +58,7 @@ pub enum Intent {
     Read(Read),
     CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
     Trim { logbook: LogBookId, tag: Tag, first: SeqNum },
+    SetAux { logbook: LogBookId, seqnum: SeqNum, data: Vec<u8> },
 }
 
 impl Intent {
@@ -76,6 +77,9 @@ impl Intent {
             }
             Intent::Trim { logbook, tag, first } => {
                 submit(Operation::Manage(Manage::Trim { logbook: *logbook, tag: *tag, first: *first }))
+            }
+            Intent::SetAux { logbook, seqnum, data } => {
+                submit(Operation::SetAux(SetAux { logbook: *logbook, seqnum: *seqnum, data }))
             }
         }
     }
@@ -141,6 +145,9 @@ impl Workload {
         if rng.u8(0..100) < self.load.trims {
             return self.trim(book.id, tag, rng);
         }
+        if rng.u8(0..100) < self.load.aux {
+            return self.set_aux(book.id, tag, rng);
+        }
         if rng.u8(0..100) >= self.load.reads {
             let records = (0..rng.usize(1..=self.load.batch_records_max)).map(|_| self.record(rng)).collect();
             let condition = (rng.u8(0..100) < self.load.conditions).then(|| self.condition(book.id, tag, rng));
@@ -188,6 +195,15 @@ impl Workload {
         Intent::Trim { logbook, tag, first }
     }
 
+    /// Of a record that was met, of one beside it, of none.
+    fn set_aux(&self, logbook: LogBookId, tag: Tag, rng: &mut Rng) -> Intent {
+        let known = self.knowledge.tail(logbook, tag).unwrap_or(SeqNum::MIN);
+        let seqnum = SeqNum((known.0 + 1).saturating_sub(rng.u64(0..6)));
+        let mut data = aux_key(logbook, seqnum);
+        data.resize(data.len() + rng.usize(0..200), rng.u8(..));
+        Intent::SetAux { logbook, seqnum, data }
+    }
+
     fn condition(&self, logbook: LogBookId, tag: Tag, rng: &mut Rng) -> Condition {
         let expected = match rng.u8(0..8) {
             0 => None,
@@ -216,8 +232,14 @@ impl Workload {
             0 if !backward => Duration::from_millis(rng.u64(1..40)),
             _ => Duration::ZERO,
         };
-        Read { logbook, tag, first, last, direction, records_max, wait, linearizable, aux: false }
+        let aux = self.load.aux > 0 && rng.bool();
+        Read { logbook, tag, first, last, direction, records_max, wait, linearizable, aux }
     }
+}
+
+/// What all aux data of a record begins with: nobody sets another.
+pub fn aux_key(logbook: LogBookId, seqnum: SeqNum) -> Vec<u8> {
+    [logbook.0.to_le_bytes(), seqnum.0.to_le_bytes()].concat()
 }
 
 /// The read of everything with a tag from a trim point on, for a scan.

@@ -434,6 +434,8 @@ pub enum Mode {
     Closed,
     /// Appends begin at a given rate.
     Open,
+    /// One append at a time is pushed to a subscriber; --connections are idle subscribers beside it.
+    Subscribe,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -3,13 +3,15 @@
 //! Each thread drives its connections, a session each, from one loop that waits for their sockets:
 //! nothing is handed from thread to thread, so what is measured is the service and not the
 //! generator. Latency counts from the submission of an append to its completion. [`worker`] is the
-//! loop, [`link`] a connection, [`measure`] what is counted, [`verify`] the check at the end.
+//! loop, [`link`] a connection, [`measure`] what is counted, [`verify`] the check at the end;
+//! [`subscribe`] is a measurement of its own.
 
 mod link;
 mod load;
 mod measure;
 mod report;
 mod server;
+mod subscribe;
 mod verify;
 mod worker;
 
@@ -30,6 +32,9 @@ use crate::output::Output;
 
 pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     check(arguments)?;
+    if arguments.mode == Mode::Subscribe {
+        return subscribe::run(arguments);
+    }
     let address = Address::parse(&arguments.client.connect)?;
     let load = Arc::new(Load::new(arguments));
     let shared = Arc::new(Shared::new(Clock::start(), arguments.verify));

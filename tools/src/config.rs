@@ -101,10 +101,12 @@ struct CheckLine {
 fn check(arguments: &ConfigCheckArguments) -> Result<(), Failure> {
     let (configuration, errors) = Configuration::read(Some(&arguments.config), environment());
     let mut errors: Vec<String> = errors.iter().map(SettingsError::to_string).collect();
-    if errors.is_empty()
-        && let Err(error) = configuration.settings.listen_address()
-    {
-        errors.push(configuration.source("listen").map(Source::place).unwrap_or_default() + &error.to_string());
+    if errors.is_empty() {
+        let settings = &configuration.settings;
+        let checks = [("listen", settings.listen_address().err()), ("peers", settings.meeting().err())];
+        for (key, error) in checks.into_iter().filter_map(|(key, error)| Some((key, error?))) {
+            errors.push(configuration.source(key).map(Source::place).unwrap_or_default() + &error.to_string());
+        }
     }
     let mut output = Output::new(arguments.format.output);
     let line = CheckLine { ok: errors.is_empty(), errors };

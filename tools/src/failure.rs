@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use sealog::{
     AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, SetAuxError, StatusError,
+    SubscribeError,
 };
 use sealog_protocol::client::ErrorCode;
 
@@ -149,6 +150,17 @@ impl From<ReadError> for Failure {
             ReadError::Corrupt { .. } => Kind::Corrupt,
             ReadError::Refused { .. } => Kind::Other,
             ReadError::Deadline { .. } | ReadError::Unreachable { .. } => Kind::Unreachable,
+        };
+        Failure::new(kind, error.to_string())
+    }
+}
+
+impl From<SubscribeError> for Failure {
+    fn from(error: SubscribeError) -> Failure {
+        let kind = match error {
+            SubscribeError::Corrupt { .. } => Kind::Corrupt,
+            SubscribeError::Refused { .. } | SubscribeError::TooMany { .. } => Kind::Other,
+            SubscribeError::Deadline { .. } | SubscribeError::Unreachable { .. } => Kind::Unreachable,
         };
         Failure::new(kind, error.to_string())
     }

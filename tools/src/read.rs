@@ -1,9 +1,7 @@
 //! `sealog read`, `tail`, `check-tail`, `logbook list`: what is in a LogBook.
 
-use std::time::Duration;
-
 use sealog::blocking::LogBook;
-use sealog::{LogBookId, ReadError, Record, SeqNum, Tag};
+use sealog::{LogBookId, ReadError, Record, SeqNum, SubscriptionEvent, Tag};
 use serde::Serialize;
 
 use crate::arguments::{CheckTailArguments, ReadArguments, StatusArguments, TailArguments};
@@ -11,9 +9,6 @@ use crate::connection::{Purpose, connect, connect_logbook};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::record::{HEADING, RecordLine};
-
-/// The longest single wait of `tail`, so that a node that has gone is noticed.
-const WAIT_MAX: Duration = Duration::from_secs(5);
 
 pub fn read(arguments: &ReadArguments) -> Result<(), Failure> {
     let plain = connect_logbook(&arguments.client, &arguments.logbook, Purpose::Read)?;
@@ -68,32 +63,42 @@ pub fn tail(arguments: &TailArguments) -> Result<(), Failure> {
     let mut output = Output::new(arguments.client.format.output);
     let tag = arguments.tag.tag();
     let mut left = arguments.limit.unwrap_or(u64::MAX);
-    let mut next = match arguments.from {
+    let next = match arguments.from {
         Some(from) => from,
         None => present_tail(&logbook, tag)?.next(),
     };
     output.heading(HEADING)?;
     output.flush()?;
+    let mut subscription = logbook.subscribe(tag, next);
     eprintln!("Waiting for records from SeqNum {next} on; Ctrl-C ends.");
-    let wait = WAIT_MAX.min(arguments.client.deadline / 2);
+    let mut is_first = true;
     while left > 0 {
-        let Some(record) = logbook.read_next_wait(tag, next, wait)? else { continue };
-        print(&mut output, &record)?;
-        next = record.seqnum.next();
-        left -= 1;
-        // Whatever else has come by now is fetched in pages.
-        let tail = present_tail(&logbook, tag)?;
-        if left > 0 && tail >= next {
-            for record in logbook.scan(tag, next..=tail).take(usize::try_from(left).unwrap_or(usize::MAX)) {
-                let record = record?;
+        let event = match subscription.next_ready() {
+            Some(event) => Some(event),
+            None => {
+                output.flush()?;
+                subscription.next()
+            }
+        };
+        match event.expect("it ends with an error")? {
+            SubscriptionEvent::Record(record) => {
                 print(&mut output, &record)?;
-                next = record.seqnum.next();
                 left -= 1;
             }
+            // What is gone was asked for, as of `read`.
+            SubscriptionEvent::Trimmed { first } if is_first && arguments.from.is_some() => {
+                return Err(ReadError::Trimmed { first }.into());
+            }
+            // The present tail is past what is gone.
+            SubscriptionEvent::Trimmed { .. } if is_first => {}
+            SubscriptionEvent::Trimmed { first } => {
+                output.flush()?;
+                eprintln!("sealog: trimmed: records before {first} are gone");
+            }
         }
-        output.flush()?;
+        is_first = false;
     }
-    Ok(())
+    output.flush()
 }
 
 #[derive(Debug, Serialize)]

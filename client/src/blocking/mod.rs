@@ -3,6 +3,7 @@
 //! A thread that waits drives the socket itself, so an answer reaches it without another thread in
 //! between. When several share a client, one of them drives it and wakes the others.
 
+mod subscription;
 mod wheel;
 
 use std::ops::RangeInclusive;
@@ -13,6 +14,7 @@ use sealog_protocol::batch::NewRecord;
 use sealog_protocol::client::{Description, ReadRecord as Record};
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
+pub use self::subscription::Subscription;
 use self::wheel::Shared;
 use crate::error::{AppendError, CheckTailError, ConnectError, ManageError, ReadError, SetAuxError, StatusError};
 use crate::face::call::{
@@ -23,6 +25,7 @@ use crate::face::operation::{Book, append};
 use crate::logbook::{Pages, backward, forward};
 use crate::session::{
     Appended, Condition, Counters, Manage, Managed, Operation, OperationId, Read, ReadRecords, Retention, SetAux,
+    Subscribe,
 };
 use crate::token::Token;
 
@@ -59,6 +62,11 @@ impl Builder {
     /// See [`crate::Builder::wait_for_server`].
     pub fn wait_for_server(self, wait: bool) -> Builder {
         Builder(self.0.wait_for_server(wait))
+    }
+
+    /// See [`crate::Builder::subscription_bytes`].
+    pub fn subscription_bytes(self, bytes: usize) -> Builder {
+        Builder(self.0.subscription_bytes(bytes))
     }
 
     /// Connects, and waits for the server's welcome.
@@ -301,6 +309,12 @@ impl LogBook {
     pub fn scan_backward(&self, tag: Tag, range: RangeInclusive<SeqNum>) -> Scan {
         let pages = Pages::new(backward(self.book.id, tag, range, sealog_protocol::limits::READ_RECORDS_MAX));
         Scan { logbook: self.clone(), pages }
+    }
+
+    /// See [`crate::LogBook::subscribe`].
+    pub fn subscribe(&self, tag: Tag, from: SeqNum) -> Subscription {
+        let wanted = Subscribe { logbook: self.book.id, tag, from, patience: self.deadline };
+        Subscription::begin(&self.shared, wanted)
     }
 
     fn read(&self, read: Read) -> Result<ReadRecords, ReadError> {

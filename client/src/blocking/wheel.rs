@@ -173,11 +173,13 @@ impl Shared {
         };
         // An interrupted wait is as good as one that ended early.
         let _ = wheel.poll.poll(&mut wheel.events, timeout);
-        let is_ready = wheel.events.iter().any(|event| event.token() == SOCKET);
+        let mut of_socket = wheel.events.iter().filter(|event| event.token() == SOCKET).peekable();
+        let is_ready = of_socket.peek().is_some();
+        let is_closed = of_socket.any(|event| event.is_read_closed());
         self.turn(|core, now| {
             core.armed = None;
             if is_ready {
-                core.pull(now, &mut wheel.buffer);
+                core.pull(now, &mut wheel.buffer, is_closed);
             }
         });
     }

@@ -1,6 +1,6 @@
 //! The session, its socket, and who waits for what: one lock's worth of state, for both faces.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use sealog_protocol::Time;
 
 use super::address::{Stream, io_error};
-use crate::error::ConnectionError;
-use crate::session::{Operation, OperationId, Outcome, Session, SessionConfig, SubmitError};
+use crate::error::{ConnectionError, SubscribeError};
+use crate::session::{
+    Operation, OperationId, Outcome, Session, SessionConfig, SubmitError, Subscribe, SubscriptionEvent,
+};
 
 /// Bytes taken from a socket at once.
 pub(crate) const READ_BYTES: usize = 64 << 10;
@@ -41,6 +43,8 @@ pub(crate) struct Core {
     /// By [`OperationId::index`], while the session knows the operation.
     calls: Vec<Option<CallId>>,
     room: VecDeque<RoomWaiter>,
+    /// Who waits for something of a subscription.
+    subscribers: BTreeMap<OperationId, Waker>,
     /// Who waits for the first welcome, and until when.
     greeting: Option<(Waker, Time)>,
     /// Why the last connection failed, until someone looks.
@@ -63,6 +67,7 @@ impl Core {
             free: Vec::new(),
             calls: Vec::new(),
             room: VecDeque::new(),
+            subscribers: BTreeMap::new(),
             greeting: None,
             failure: None,
             is_connecting: false,
@@ -124,6 +129,31 @@ impl Core {
         std::mem::replace(&mut self.slots[call.0], Slot::Free)
     }
 
+    /// Begins a subscription, to be ended by [`Core::unsubscribe`].
+    pub fn subscribe(&mut self, now: Time, wanted: Subscribe) -> Result<OperationId, SubscribeError> {
+        let begun = self.session.subscribe(now, wanted);
+        begun.map_err(|_| SubscribeError::TooMany { subscriptions: self.session.subscriptions() })
+    }
+
+    /// The next thing that a subscription tells; without one, `waker` is woken when there is.
+    pub fn next_event(
+        &mut self,
+        now: Time,
+        subscription: OperationId,
+        waker: Option<&Waker>,
+    ) -> Option<Result<SubscriptionEvent, SubscribeError>> {
+        let event = self.session.next_event(now, subscription);
+        if let Some(waker) = waker.filter(|_| event.is_none()) {
+            self.subscribers.entry(subscription).or_insert_with(|| waker.clone()).clone_from(waker);
+        }
+        event
+    }
+
+    pub fn unsubscribe(&mut self, now: Time, subscription: OperationId) {
+        self.subscribers.remove(&subscription);
+        self.session.cancel(now, subscription);
+    }
+
     /// Nobody waits for the call any more.
     pub fn abandon(&mut self, now: Time, call: CallId) {
         if let Slot::Waiting { operation, .. } = self.end_call(call) {
@@ -171,8 +201,8 @@ impl Core {
         self.wakers.extend(self.greeting.take().map(|(waker, _)| waker));
     }
 
-    /// Takes what came from the socket.
-    pub fn pull(&mut self, now: Time, buffer: &mut [u8]) {
+    /// Takes what came from the socket; `is_closed`: nothing more will come after it.
+    pub fn pull(&mut self, now: Time, buffer: &mut [u8], is_closed: bool) {
         while let Some(stream) = &mut self.stream {
             match stream.read(buffer) {
                 Ok(0) => self.lost(now, ConnectionError::Closed),
@@ -180,8 +210,8 @@ impl Core {
                     if let Err(reason) = self.session.receive(now, &buffer[..bytes]) {
                         self.lost(now, reason);
                     }
-                    // A short read has emptied the socket.
-                    if bytes < buffer.len() {
+                    // A short read has emptied the socket. Its end is told once, with what came before.
+                    if bytes < buffer.len() && !is_closed {
                         return;
                     }
                 }
@@ -207,6 +237,9 @@ impl Core {
             self.complete(operation, outcome);
         }
         self.offer_room(completed);
+        while let Some(subscription) = self.session.next_notice() {
+            self.wakers.extend(self.subscribers.remove(&subscription));
+        }
         if self.room.iter().any(|waiter| waiter.deadline <= now) {
             let (late, rest) = std::mem::take(&mut self.room).into_iter().partition(|waiter| waiter.deadline <= now);
             self.room = rest;

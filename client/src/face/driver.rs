@@ -74,7 +74,7 @@ impl Driver {
             let due = self.take_due();
             for event in &events {
                 if let Some(client) = self.client(event.token().0) {
-                    client.ready(&mut buffer);
+                    client.ready(&mut buffer, event.is_read_closed());
                 }
             }
             for (at, key) in due {
@@ -188,8 +188,8 @@ impl Shared {
         });
     }
 
-    fn ready(self: &Arc<Self>, buffer: &mut [u8]) {
-        self.turn(|core, now| core.pull(now, buffer));
+    fn ready(self: &Arc<Self>, buffer: &mut [u8], is_closed: bool) {
+        self.turn(|core, now| core.pull(now, buffer, is_closed));
     }
 
     fn due(self: &Arc<Self>, at: Instant) {

@@ -4,13 +4,14 @@
 use bytes::{Bytes, BytesMut};
 use sealog_protocol::Time;
 use sealog_protocol::client::{
-    Answer, ClientHello, ErrorCode, Reply, Welcome, decode_answer, decode_reply, decode_welcome, encode_hello,
+    Answer, ClientHello, ErrorCode, Reply, Request, Welcome, decode_answer, decode_reply, decode_welcome, encode_hello,
     encode_request,
 };
 use sealog_protocol::frame::{Frame, FrameError, FrameKind, HEADER_BYTES, Header, PlaceScope};
 use sealog_protocol::limits::LOGSPACES_MAX;
 
 use super::opening::LogspaceSession;
+use super::send_buffer::FrameRef;
 use super::table::{Status, Work};
 use super::{REQUEST_INDEX_BITS, Session};
 use crate::error::{ConnectionError, Refusal};
@@ -33,7 +34,7 @@ impl Session {
     /// When to connect, at once if it is in the past; `None` while connected, or with nothing to do.
     pub fn connect_at(&self) -> Option<Time> {
         match &self.link {
-            Link::Down { next, .. } if self.callers > 0 || self.is_wanted => Some(*next),
+            Link::Down { next, .. } if self.callers > 0 || self.subscriptions > 0 || self.is_wanted => Some(*next),
             _ => None,
         }
     }
@@ -50,6 +51,7 @@ impl Session {
         self.link = Link::Greeting;
         self.partial.clear();
         self.heard_at = now;
+        self.sign_asked_at = None;
         let hello = ClientHello { name: self.name().to_owned() };
         let frame = self.sends.write(HEADER_BYTES + 2 * NAME_BYTES_MAX, |out| {
             encode_hello(out, 0, &hello);
@@ -79,6 +81,11 @@ impl Session {
             }
             self.set_status(index, Status::Ready);
             self.table.entry_mut(index).request = 0;
+        }
+        for index in self.table.with_status(Status::Open) {
+            self.set_status(index, Status::Ready);
+            self.table.entry_mut(index).request = 0;
+            self.be_patient(now, index);
         }
         for operation in self.parked.clone() {
             if let Some(index) = self.table.find(operation) {
@@ -126,6 +133,7 @@ impl Session {
     /// The connection is beyond repair: drop it, and call [`Session::disconnected`] with the reason.
     pub fn receive(&mut self, now: Time, bytes: &[u8]) -> Result<(), ConnectionError> {
         self.heard_at = now;
+        self.sign_asked_at = None;
         let mut rest = bytes;
         while !self.partial.is_empty() {
             let wanted = Header::parse(&self.partial)?.map_or(HEADER_BYTES, |header| header.frame_bytes());
@@ -173,8 +181,13 @@ impl Session {
                 let (request, answer) = decode_answer(&owned.cloned().unwrap_or_else(copied))?;
                 let Answer::Records { place, complete, records } = answer else { return Err(UNEXPECTED) };
                 self.failures = 0;
-                let Some(index) = self.asked(request) else { return Ok(()) };
-                let taken = self.records_answered(now, index, place, complete, records);
+                let taken = match self.subscription_asked(request) {
+                    Some(index) => self.records_pushed(index, place, records, frame.header.payload_bytes as usize),
+                    None => match self.asked(request) {
+                        Some(index) => self.records_answered(now, index, place, complete, records),
+                        None => Ok(()),
+                    },
+                };
                 taken.map_err(|what| ConnectionError::Protocol { what })
             }
             _ => Err(UNEXPECTED),
@@ -215,6 +228,9 @@ impl Session {
 
     fn replied(&mut self, now: Time, request: u64, reply: Reply) -> Result<(), &'static str> {
         self.failures = 0;
+        if let Some(index) = self.subscription_asked(request) {
+            return self.subscription_answered(now, index, reply);
+        }
         let Some(index) = self.asked(request) else { return Ok(()) };
         if !matches!(&reply, Reply::Error { .. }) {
             self.refusal = None;
@@ -225,6 +241,13 @@ impl Session {
             Some(Work::NameLogBook { .. }) => self.name_answered(now, index, reply),
             _ => self.query_answered(now, index, reply),
         }
+    }
+
+    /// The subscription whose present request this is, which stays its request.
+    fn subscription_asked(&self, request: u64) -> Option<u32> {
+        let index = (request & ((1 << REQUEST_INDEX_BITS) - 1)) as usize;
+        let index = self.table.find_request(index, request)?;
+        self.is_subscription(index).then_some(index)
     }
 
     /// The entry whose present request this is; `None` for one that nobody waits for any more.
@@ -257,12 +280,7 @@ impl Session {
                     true => self.internal_request(work),
                     false => self.query_request(now, index),
                 };
-                let frame = self.sends.write(REQUEST_BYTES, |out| {
-                    encode_request(out, request, &body);
-                    Ok::<(), std::convert::Infallible>(())
-                });
-                let Ok(frame) = frame;
-                frame
+                self.request_frame(request, &body)
             }
         };
         if self.asked == 0 {
@@ -274,6 +292,16 @@ impl Session {
         (entry.request, entry.position, entry.frame_bytes) = (request, position, frame.len() as u32);
         let deadline = entry.deadline;
         self.table.set_wake(index, deadline);
+    }
+
+    /// Writes a request's frame, to be queued.
+    pub(super) fn request_frame(&mut self, request: u64, body: &Request) -> FrameRef {
+        let frame = self.sends.write(REQUEST_BYTES, |out| {
+            encode_request(out, request, body);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let Ok(frame) = frame;
+        frame
     }
 
     /// Takes an entry's request back from the queue, if nothing of it was sent.
@@ -292,6 +320,8 @@ impl Session {
         let entry = self.table.entry_mut(index);
         self.asked -= usize::from(entry.status == Status::Asked);
         self.asked += usize::from(status == Status::Asked);
+        self.open -= usize::from(entry.status == Status::Open);
+        self.open += usize::from(status == Status::Open);
         entry.status = status;
     }
 
@@ -324,12 +354,12 @@ impl Session {
 
     /// When the connection, with requests outstanding, has been silent for too long.
     pub(super) fn silent_at(&self) -> Option<Time> {
-        let is_due = match self.link {
-            Link::Down { .. } => false,
-            Link::Greeting => true,
-            Link::Up => self.asked > 0,
+        let since = match self.link {
+            Link::Down { .. } => None,
+            Link::Up if self.asked == 0 => self.sign_asked_at,
+            Link::Greeting | Link::Up => Some(self.heard_at),
         };
-        is_due.then(|| self.heard_at + self.config.silence_max)
+        since.map(|since| since + self.config.silence_max)
     }
 }
 

@@ -10,6 +10,9 @@
 //! 3. [`Session::submit`] operations, and take their [`Session::next_completion`]s after any call.
 //! 4. Call [`Session::tick`] when [`Session::deadline`] has come.
 //!
+//! A subscription ([`Session::subscribe`]) is no operation: what it tells is taken by
+//! [`Session::next_event`] until it is cancelled.
+//!
 //! One session is one connection to one engine, and one protocol session in each logspace, opened
 //! when first appended to. Appends are idempotent by (session, request number): whatever was sent and
 //! not answered is sent again after a reconnect, and takes effect at most once.
@@ -23,6 +26,7 @@ mod opening;
 mod operation;
 mod querying;
 mod send_buffer;
+mod subscribing;
 mod table;
 
 use std::collections::{HashMap, VecDeque};
@@ -32,6 +36,7 @@ use bytes::BytesMut;
 use foldhash::fast::FixedState;
 use sealog_protocol::batch::BatchWriter;
 use sealog_protocol::client::Welcome;
+use sealog_protocol::limits::SUBSCRIPTION_CREDIT_MAX;
 use sealog_protocol::{LogBookId, LogspaceId, Place, Time};
 use thiserror::Error;
 
@@ -39,6 +44,7 @@ pub use managing::{Manage, Managed, Retention};
 pub use operation::{
     Append, Appended, Condition, Direction, Operation, OperationId, Outcome, Read, ReadRecords, SetAux, Target,
 };
+pub use subscribing::{Subscribe, SubscriptionEvent};
 
 use self::link::Link;
 use self::opening::{LogspaceSession, NameState};
@@ -69,6 +75,13 @@ pub struct SessionConfig {
     /// The longest that the server is asked to hold a waiting read; a longer wait is asked for again.
     /// Less than `silence_max`.
     pub wait_max: Duration,
+    /// Subscriptions at once; [`Session::subscribe`] refuses more.
+    pub subscriptions_max: usize,
+    /// Bytes of records kept for the consumer of one subscription, about: the credit that the server
+    /// is given. At most [`sealog_protocol::limits::SUBSCRIPTION_CREDIT_MAX`].
+    pub subscription_bytes: usize,
+    /// A connection that has only subscriptions is asked for a sign of life after so long a silence.
+    pub quiet_max: Duration,
 }
 
 impl Default for SessionConfig {
@@ -83,6 +96,9 @@ impl Default for SessionConfig {
             backoff_max: Duration::from_secs(1),
             silence_max: Duration::from_secs(10),
             wait_max: Duration::from_secs(5),
+            subscriptions_max: 1024,
+            subscription_bytes: 1 << 20,
+            quiet_max: Duration::from_secs(30),
         }
     }
 }
@@ -131,6 +147,13 @@ pub struct Session {
     table: Table,
     /// Entries of status `Asked`.
     asked: usize,
+    /// Entries of status `Open`.
+    open: usize,
+    /// When a sign of life was asked for; none after anything came.
+    sign_asked_at: Option<Time>,
+    /// Subscriptions, and those that tell something.
+    subscriptions: usize,
+    notices: VecDeque<OperationId>,
     /// Request ids given.
     requests: u64,
     /// Operations of callers that have not completed.
@@ -160,6 +183,8 @@ impl Session {
     pub fn new(config: SessionConfig) -> Session {
         let operations_max = config.operations_max.clamp(1, OPERATIONS_MAX);
         let unknown_max = config.unknown_max.min(OPERATIONS_MAX);
+        let subscriptions_max = config.subscriptions_max.min(OPERATIONS_MAX);
+        let subscription_bytes = config.subscription_bytes.clamp(1, SUBSCRIPTION_CREDIT_MAX);
         Session {
             link: Link::Down { reason: ConnectionError::NotYet, next: Time::ZERO },
             is_wanted: false,
@@ -170,6 +195,10 @@ impl Session {
             writer: BatchWriter::default(),
             table: Table::new(),
             asked: 0,
+            open: 0,
+            sign_asked_at: None,
+            subscriptions: 0,
+            notices: VecDeque::new(),
             requests: 0,
             callers: 0,
             completions: VecDeque::new(),
@@ -184,7 +213,7 @@ impl Session {
             token: Token::new(),
             counters: Counters::default(),
             random: config.seed,
-            config: SessionConfig { operations_max, unknown_max, ..config },
+            config: SessionConfig { operations_max, unknown_max, subscriptions_max, subscription_bytes, ..config },
         }
     }
 
@@ -223,6 +252,7 @@ impl Session {
         let Some(index) = self.table.find(operation) else { return };
         match self.table.entry(index).work {
             Some(Work::Append(_)) => self.cancel_append(now, index),
+            Some(Work::Subscription(_)) => self.cancel_subscription(index),
             _ => self.cancel_query(index),
         }
     }
@@ -235,7 +265,7 @@ impl Session {
     /// When [`Session::tick`] may have something to do.
     pub fn deadline(&self) -> Option<Time> {
         let wake = Some(self.table.wake_bound()).filter(|wake| *wake != NEVER);
-        [wake, self.silent_at()].into_iter().flatten().min()
+        [wake, self.silent_at(), self.sign_at()].into_iter().flatten().min()
     }
 
     /// Passes deadlines, and makes the retries that are due.
@@ -246,6 +276,9 @@ impl Session {
         for index in self.table.take_due(now) {
             self.wake(now, index);
         }
+        if self.sign_at().is_some_and(|at| at <= now) {
+            self.ask_for_sign(now);
+        }
         match self.silent_at() {
             Some(at) if at <= now => Err(ConnectionError::Silent),
             _ => Ok(()),
@@ -255,7 +288,7 @@ impl Session {
     fn wake(&mut self, now: Time, index: u32) {
         let entry = self.table.entry(index);
         let (status, deadline) = (entry.status, entry.deadline);
-        if entry.work.is_none() || status == Status::Parked {
+        if entry.work.is_none() || matches!(status, Status::Parked | Status::Ended) {
             return;
         }
         if deadline <= now {
@@ -276,6 +309,7 @@ impl Session {
     fn expire(&mut self, now: Time, index: u32) {
         match self.table.entry(index).work {
             Some(Work::Append(_)) => self.append_expired(now, index),
+            Some(Work::Subscription(_)) => self.subscription_expired(now, index),
             _ => self.query_expired(index),
         }
     }

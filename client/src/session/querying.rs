@@ -88,12 +88,13 @@ impl Session {
                 let manage = *manage;
                 manage.request(self.place_seen(manage.logbook()))
             }
+            Work::Subscription(_) => self.subscribe_request(index),
             Work::SetAux(work) => work.request(),
             Work::Append(_) | Work::OpenSession { .. } | Work::NameLogBook { .. } => panic!("not a query"),
         }
     }
 
-    fn place_seen(&self, logbook: LogBookId) -> Place {
+    pub(super) fn place_seen(&self, logbook: LogBookId) -> Place {
         self.logspace(logbook).map(|logspace| self.token.place(logspace)).unwrap_or_default()
     }
 

@@ -12,6 +12,7 @@ use super::aux::AuxWork;
 use super::managing::Manage;
 use super::operation::OperationId;
 use super::querying::ReadWork;
+use super::subscribing::SubscriptionWork;
 use sealog_protocol::{LogBookId, LogspaceId, Tag};
 
 /// No time.
@@ -30,6 +31,10 @@ pub(super) enum Status {
     Resting,
     /// An append of unknown outcome whose caller knows.
     Parked,
+    /// A subscription that the server has.
+    Open,
+    /// A subscription that is over; its consumer may still take what came.
+    Ended,
 }
 
 pub(super) enum Work {
@@ -38,6 +43,7 @@ pub(super) enum Work {
     CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
     Status,
     Manage(Manage),
+    Subscription(SubscriptionWork),
     SetAux(AuxWork),
     OpenSession { logspace: LogspaceId },
     NameLogBook { logbook: LogBookId },

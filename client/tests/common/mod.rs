@@ -2,6 +2,7 @@
 //! can be told to refuse, forget, and watch. Pure: bytes in, bytes out.
 #![allow(dead_code)] // each test binary uses its part of it
 
+mod subscriptions;
 pub mod tcp;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -53,6 +54,7 @@ pub struct FakeServer {
     inputs: BTreeMap<usize, Vec<u8>>,
     outputs: BTreeMap<usize, Vec<u8>>,
     waiting: Vec<(usize, u64, ReadRequest)>,
+    pub subscriptions: subscriptions::FakeSubscriptions,
 }
 
 impl Default for FakeServer {
@@ -82,6 +84,7 @@ impl FakeServer {
             inputs: BTreeMap::new(),
             outputs: BTreeMap::new(),
             waiting: Vec::new(),
+            subscriptions: subscriptions::FakeSubscriptions::default(),
         }
     }
 
@@ -121,6 +124,7 @@ impl FakeServer {
         self.inputs.remove(&connection);
         self.outputs.remove(&connection);
         self.waiting.retain(|(waiting, ..)| *waiting != connection);
+        self.subscriptions.disconnect(connection);
     }
 
     /// Takes bytes in, and acts on the whole frames among them.
@@ -166,6 +170,7 @@ impl FakeServer {
                 for (connection, request, read) in waits {
                     self.read_or_wait(connection, request, read);
                 }
+                self.push();
             }
             FrameKind::Request => match decode_request(frame).expect("clients send valid requests") {
                 Request::OpenSession { logspace } => {
@@ -208,6 +213,9 @@ impl FakeServer {
                     let reply = Reply::Described { description, place: self.place() };
                     self.answer(connection, request, &reply);
                 }
+                Request::Subscribe(wanted) => self.subscribe(connection, request, wanted),
+                Request::Credit(credit) => self.credit(connection, &credit),
+                Request::Unsubscribe { subscription, .. } => self.subscriptions.end(connection, subscription),
                 Request::SetAux(aux) => {
                     let kept = self
                         .records

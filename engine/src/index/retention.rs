@@ -58,12 +58,20 @@ pub struct Stretch {
 pub struct Retained {
     pub retention: Retention,
     pub stretches: VecDeque<Stretch>,
+    /// The time of the first record of the last stretch.
+    began_ms: u64,
 }
 
 impl Retained {
+    /// As a checkpoint describes it.
+    pub fn restored(retention: Retention, stretches: VecDeque<Stretch>) -> Retained {
+        Retained { retention, stretches, began_ms: 0 }
+    }
+
     /// From this time on. What is there already counts as appended now, and as of no bytes.
     pub fn begin(retention: Retention, time_ms: u64) -> Retained {
-        Retained { retention, stretches: VecDeque::from([Stretch { first: SeqNum::MIN, time_ms, bytes: 0 }]) }
+        let before = Stretch { first: SeqNum::MIN, time_ms, bytes: 0 };
+        Retained { retention, stretches: VecDeque::from([before]), began_ms: time_ms }
     }
 
     /// A batch of the LogBook became visible. Returns whether a stretch ended with it.
@@ -72,7 +80,7 @@ impl Retained {
         let begins = self.stretches.back().is_none_or(|last| {
             let is_large = bytes_max > 0 && last.bytes >= bytes_max / STRETCHES;
             // Times within a stretch differ by little: it is as old as its newest record.
-            let is_long = age_ms > 0 && time_ms >= last.time_ms.saturating_add(age_ms / STRETCHES);
+            let is_long = age_ms > 0 && time_ms >= self.began_ms.saturating_add(age_ms / STRETCHES);
             is_large || is_long || last.first == SeqNum::MIN
         });
         if begins {
@@ -80,6 +88,7 @@ impl Retained {
                 self.merge();
             }
             self.stretches.push_back(Stretch { first, time_ms, bytes });
+            self.began_ms = time_ms;
             return true;
         }
         let last = self.stretches.back_mut().expect("looked at above");
@@ -167,6 +176,7 @@ mod tests {
             book.push(SeqNum(seqnum), 1_000 + seqnum * 10, 1);
         }
         assert_eq!(book.due(1_900, Some(SeqNum(100))), None);
+        // Those up to the fiftieth, and the stretch from before the first.
         let due = book.due(2_500, Some(SeqNum(100))).expect("half of them");
         assert!((45..=51).contains(&due.0), "{due:?}");
         book.trimmed(due);

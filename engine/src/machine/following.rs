@@ -191,8 +191,11 @@ impl Engine {
             let (records, applied) = match next {
                 NextTags::Batch(batch, frame_bytes) => {
                     self.log_bytes += u64::from(frame_bytes);
-                    let reads = &mut self.reads;
-                    let applied = index.apply(seqnum, batch, |logbook, tag| reads.wake((logbook, tag)));
+                    let (reads, subscriptions) = (&mut self.reads, &mut self.subscriptions);
+                    let applied = index.apply(seqnum, batch, |logbook, tag| {
+                        reads.wake((logbook, tag));
+                        subscriptions.wake((logbook, tag));
+                    });
                     (batch.records.len() as u64, applied)
                 }
                 NextTags::Lost(records) => {

@@ -3,7 +3,7 @@
 use sealog_protocol::batch::{Batch, BatchHead, NewRecord, write_batch};
 use sealog_protocol::client::{ErrorCode, Reply, Request, SetAuxRequest};
 use sealog_protocol::frame::{FrameError, PlaceScope};
-use sealog_protocol::limits::{AUX_BYTES_MAX, NAME_BYTES_MAX};
+use sealog_protocol::limits::{AUX_BYTES_MAX, NAME_BYTES_MAX, SESSION_OPENING_INTERVAL};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, mark};
 use sealog_protocol::{LogBookId, RequestNumber, SeqNum, SessionId, Tag, Time};
@@ -119,6 +119,9 @@ impl Engine {
                 };
                 reads.describe(sources, connection, id, (LogBookId(logbook), place.into()), outputs);
             }
+            Request::Subscribe(_) | Request::Credit(_) | Request::Unsubscribe { .. } => {
+                self.subscription_request(connection, id, &request, outputs);
+            }
             Request::SetAux(aux) => self.set_aux(now, connection, id, aux, outputs),
             Request::Status => {
                 let message = "status is answered by the node".to_owned();
@@ -152,12 +155,23 @@ impl Engine {
     /// Forgets what a connection waits for. Its appends go on.
     pub fn connection_closed(&mut self, connection: ConnectionId) {
         self.reads.connection_closed(connection);
+        self.subscriptions.connection_closed(connection);
         self.trims.connection_closed(connection);
+        self.openings.connection_closed(connection);
     }
 
     pub(super) fn open_session(&mut self, now: Time, connection: ConnectionId, request: u64, outputs: &mut Outputs) {
         if let Err((code, message)) = self.admit_space() {
             outputs.reply(connection, request, Reply::Error { code, message });
+            return;
+        }
+        if !self.openings.take(now, connection) {
+            let message = format!(
+                "this connection has opened {} sessions: use those, or wait: it may open one more every \
+                 {SESSION_OPENING_INTERVAL:?}",
+                self.config.session_openings_max
+            );
+            outputs.reply(connection, request, Reply::Error { code: ErrorCode::Busy, message });
             return;
         }
         self.append_system(
@@ -213,8 +227,15 @@ impl Engine {
 
     /// What reads are answered from, once the index exists.
     pub(super) fn reading(&mut self, now: Time) -> Option<(Sources<'_>, &mut Reads)> {
-        let applied = self.applied();
-        let index = self.index.as_ref()?;
-        Some((Sources { index, order: &self.order, producer: &self.producer, applied, now }, &mut self.reads))
+        let logspace = self.logspace.as_ref()?;
+        let sources = Sources {
+            index: self.index.as_ref()?,
+            order: &self.order,
+            producer: &self.producer,
+            applied: logspace.place(),
+            next: logspace.next_seqnum(),
+            now,
+        };
+        Some((sources, &mut self.reads))
     }
 }

@@ -43,6 +43,8 @@ pub enum Wish {
     Count { from: Role, to: Address, first: u64, count: u64, bytes: usize },
     /// Take clients' frames, or not.
     Accept(bool),
+    /// From now on, say message 666 to a node when its connection has ended.
+    LastWords,
 }
 
 struct Peer {
@@ -50,6 +52,7 @@ struct Peer {
     executors: u8,
     node: NodeId,
     accepting: bool,
+    has_last_words: bool,
     heard: Sender<Heard>,
     actions: Vec<Action>,
 }
@@ -111,6 +114,9 @@ impl Host for Peer {
     }
 
     fn node_disconnected(&mut self, _: Time, node: NodeId) {
+        if self.has_last_words {
+            self.say(Role::Engine, address(node.0, Role::Storage), numbered(666, 1));
+        }
         self.hear(Heard::Disconnected(self.executor.0, node));
     }
 
@@ -128,6 +134,7 @@ impl Host for Peer {
                 }
             }
             Wish::Accept(accepting) => self.accepting = accepting,
+            Wish::LastWords => self.has_last_words = true,
         }
     }
 
@@ -150,8 +157,6 @@ impl Host for Peer {
     fn read_done(&mut self, _: Time, _: Owner, _: u64, _: Result<Bytes, ReadFailure>) {}
 
     fn tags_read(&mut self, _: Time, _: Owner, _: u64, _: u64, _: Result<Bytes, ReadFailure>) {}
-
-    fn vacate(&mut self, _: Time, _: Owner, _: u32) {}
 
     fn space(&mut self, _: Time, _: bool) {}
 
@@ -214,6 +219,7 @@ impl Plan {
                 executors: context.executors,
                 node,
                 accepting: true,
+                has_last_words: false,
                 heard: sender.clone(),
                 actions: Vec::new(),
             })

@@ -6,8 +6,12 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
-use sealog_protocol::client::{CheckTailRequest, PlaceWire, ReadRequest, Request, encode_request};
+use sealog_protocol::client::{
+    CheckTailRequest, CreditRequest, ErrorCode, PlaceWire, ReadRequest, Reply, Request, SubscribeRequest, decode_reply,
+    encode_request,
+};
 use sealog_protocol::frame::{Frame, HEADER_BYTES, Header, write_frame};
+use sealog_protocol::limits::SESSION_OPENINGS_MAX;
 use sealog_protocol::{LogBookId, RequestNumber, SeqNum, SessionId, Tag};
 
 use crate::frames::{Bystander, batch, connect, connect_from, hello, resident_bytes};
@@ -40,9 +44,7 @@ fn answers(stream: &mut TcpStream) -> Vec<u64> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("neither answered nor closed: {ids:?}"),
             Err(_) => return ids,
         }
-        let header = Header::parse(&bytes).expect("the node sends frames").expect("whole");
-        bytes.resize(header.frame_bytes(), 0);
-        if stream.read_exact(&mut bytes[HEADER_BYTES..]).is_err() {
+        if rest_of_frame(stream, &mut bytes).is_err() {
             return ids;
         }
         let frame = Frame::parse(&bytes).expect("the node sends valid frames").expect("whole");
@@ -51,6 +53,20 @@ fn answers(stream: &mut TcpStream) -> Vec<u64> {
             return ids;
         }
     }
+}
+
+/// Reads what follows a frame's header.
+fn rest_of_frame(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> std::io::Result<()> {
+    let header = Header::parse(bytes).expect("the node sends frames").expect("whole");
+    bytes.resize(header.frame_bytes(), 0);
+    stream.read_exact(&mut bytes[HEADER_BYTES..])
+}
+
+fn next_frame(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = vec![0; HEADER_BYTES];
+    stream.read_exact(&mut bytes).expect("it answers");
+    rest_of_frame(stream, &mut bytes).expect("a whole frame");
+    bytes
 }
 
 /// Says something false after a good hello, and then asks a plain question: the node answers that,
@@ -96,6 +112,17 @@ fn false_requests() -> Vec<Request> {
         requests.push(read(&|read| read.linearizable = true));
         let (place, linearizable) = (PlaceWire::default(), value % 2 == 1);
         requests.push(Request::CheckTail(CheckTailRequest { logbook: value, tag: value, place, linearizable }));
+        let (from, credit_bytes) = (value, value as u32);
+        let subscribe = SubscribeRequest { logbook: 3, tag: value, from, credit_bytes, place };
+        requests.push(Request::Subscribe(SubscribeRequest { logbook: value, ..subscribe.clone() }));
+        let place = PlaceWire { view: value as u32, index: value };
+        requests.push(Request::Subscribe(SubscribeRequest { place, ..subscribe }));
+        // Of subscriptions of this connection, and of none.
+        for subscription in [value, 1, 2, 3] {
+            let bytes = value as u32;
+            requests.push(Request::Credit(CreditRequest { logbook: 3, subscription, bytes }));
+            requests.push(Request::Unsubscribe { logbook: value, subscription });
+        }
     }
     requests
 }
@@ -351,4 +378,37 @@ fn a_flood_of_bad_connections_is_not_a_flood_of_lines() {
     let closings = lines.lines().filter(|line| line.contains("closing a client's connection")).count();
     // Ten in ten seconds: a slow machine sees the next ten.
     assert!((10..200).contains(&closings), "{closings} lines of 500:\n{lines}");
+}
+
+#[test]
+fn a_flood_of_sessions_is_refused_and_others_open_theirs() {
+    let data = fresh_directory("hostile-sessions");
+    let mut node = Node::start(&data);
+    let mut bystander = Bystander::new(&node);
+    bystander.work();
+    let mut stream = connect(&node.address);
+    let flood = request(7, &Request::OpenSession { logspace: 0 }).repeat(2000);
+    stream.write_all(&[hello(), flood, request(LAST, &Request::Status)].concat()).expect("the server takes it");
+    let mut opened = 0;
+    let mut answered = 0;
+    while answered < 2000 {
+        let frame = next_frame(&mut stream);
+        let frame = Frame::parse(&frame).expect("the node sends valid frames").expect("whole");
+        if frame.header.place != 7 {
+            continue;
+        }
+        answered += 1;
+        match decode_reply(&frame).expect("an answer").1 {
+            Reply::SessionOpened { .. } => opened += 1,
+            Reply::Error { code, message } => assert_eq!(code, ErrorCode::Busy, "{message}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    // And one for each second that this took.
+    assert!((SESSION_OPENINGS_MAX..2 * SESSION_OPENINGS_MAX).contains(&opened), "{opened} of 2000 were opened");
+    bystander.work();
+    bystander.check();
+    Bystander::new(&node).work();
+    assert!(node.is_running());
+    node.stop();
 }

@@ -16,3 +16,4 @@ mod power_loss;
 mod readme;
 mod service;
 mod start;
+mod subscribe;

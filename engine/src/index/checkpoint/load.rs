@@ -70,12 +70,12 @@ impl Loader {
                 RETENTION => {
                     let logbook = read_logbook(&mut rest)?;
                     let retention = Retention { age_ms: read_varint(&mut rest)?, bytes: read_varint(&mut rest)? };
-                    let mut retained = Retained { retention, stretches: VecDeque::new() };
+                    let mut stretches = VecDeque::new();
                     for _ in 0..read_varint(&mut rest)? {
                         let (first, time_ms) = (read_seqnum(&mut rest)?, read_varint(&mut rest)?);
-                        retained.stretches.push_back(Stretch { first, time_ms, bytes: read_varint(&mut rest)? });
+                        stretches.push_back(Stretch { first, time_ms, bytes: read_varint(&mut rest)? });
                     }
-                    self.index.retained.insert(logbook, retained);
+                    self.index.retained.insert(logbook, Retained::restored(retention, stretches));
                 }
                 BOOK => self.take_book(&mut rest)?,
                 TAG => self.take_tag(&mut rest)?,

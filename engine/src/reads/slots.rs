@@ -1,0 +1,95 @@
+//! The records that a read has found, and their bytes as they come.
+
+use bytes::Bytes;
+use sealog_protocol::batch::{ArchivedBatchMetadata, Batch};
+use sealog_protocol::client::RecordsPart;
+use sealog_protocol::frame::{Frame, HEADER_BYTES, Header};
+use sealog_protocol::{LocalId, LogBookId, SeqNum};
+
+use super::Read;
+use crate::aux::AuxCache;
+use crate::index::Index;
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub seqnum: SeqNum,
+    pub at: LocalId,
+    pub batch: Option<Bytes>,
+}
+
+impl Slot {
+    /// Whether each tag of the record was trimmed past it.
+    pub fn is_dead(&self, index: &Index, logbook: LogBookId) -> bool {
+        let frame = self.batch.as_ref().and_then(|batch| Frame::parse_unverified(batch).ok().flatten());
+        let Some(batch) = frame.and_then(|frame| Batch::parse_metadata(frame).ok()) else { return false };
+        let nth = self.at.position - batch.frame.header.place;
+        let Some(record) = batch.metadata.records.get(nth as usize) else { return false };
+        record.tags().len() > 0 && record.tags().all(|tag| self.seqnum < index.first(logbook, tag))
+    }
+}
+
+impl Read {
+    /// A batch came: fills the slots of all its records that the read wants.
+    pub(super) fn fill(&mut self, slot: usize, batch: &Bytes) {
+        let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
+        let (shard, first) = (self.slots[slot].at.shard, header.place);
+        let positions = first..first + u64::from(header.count);
+        self.stride = usize::from(header.count);
+        let covered = |slot: &Slot| slot.at.shard == shard && positions.contains(&slot.at.position);
+        for found in self.slots[slot..].iter_mut().take_while(|slot| covered(slot)) {
+            found.batch = Some(batch.clone());
+        }
+    }
+
+    /// How many of the first `present` slots go into one answer, and the bytes that they take in it. A
+    /// record that would take it over its bound goes into the next one, unless it is the first.
+    pub(super) fn fitting(&self, present: usize, aux: &AuxCache) -> (usize, usize) {
+        let mut bytes = 0;
+        let mut last: Option<(SeqNum, &Bytes, &ArchivedBatchMetadata)> = None;
+        for (at, slot) in self.slots[..present].iter().enumerate() {
+            let batch = slot.batch.as_ref().expect("it is present");
+            let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
+            let known = last.filter(|(_, known, _)| known.as_ptr() == batch.as_ptr());
+            let metadata = known.map_or_else(|| metadata_of(batch), |(.., metadata)| metadata);
+            let record = &metadata.records[(slot.at.position - header.place) as usize];
+            let mut wanted = record.payload_bytes.to_native() as usize;
+            // Each part brings the head of its batch.
+            if known.is_none_or(|(seqnum, ..)| seqnum.next() != slot.seqnum) {
+                wanted += HEADER_BYTES + header.metadata_bytes as usize;
+            }
+            if self.aux {
+                wanted += aux.data_bytes((self.key.0, slot.seqnum));
+            }
+            if at > 0 && bytes + wanted > self.bytes_max {
+                return (at, bytes);
+            }
+            bytes += wanted;
+            last = Some((slot.seqnum, batch, metadata));
+        }
+        (present, bytes)
+    }
+
+    /// The answer's parts: consecutive records of one batch together.
+    pub(super) fn parts(&self) -> Vec<RecordsPart> {
+        let mut parts: Vec<RecordsPart> = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            let batch = slot.batch.as_ref().expect("gathered");
+            let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
+            let index = (slot.at.position - header.place) as u16;
+            if let Some(last) = parts.last_mut()
+                && last.seqnum.0 + u64::from(last.records) == slot.seqnum.0
+                && last.batch.as_ptr() == batch.as_ptr()
+            {
+                last.records += 1;
+                continue;
+            }
+            parts.push(RecordsPart { seqnum: slot.seqnum, index, records: 1, batch: batch.clone() });
+        }
+        parts
+    }
+}
+
+fn metadata_of(batch: &Bytes) -> &ArchivedBatchMetadata {
+    let frame = Frame::parse_unverified(batch).ok().flatten().expect("batches in memory are whole");
+    Batch::parse_metadata(frame).expect("batches in memory are whole").metadata
+}
