@@ -237,7 +237,7 @@ impl Reads {
     pub fn trim(&mut self, sources: Sources<'_>, trim: ReadyTrim, outputs: &mut Outputs) {
         let want = Want::Trim { first: trim.first };
         let read = Read::new(trim.connection, trim.request, trim.key, want, Place::default(), None);
-        self.begin(sources, read, true, outputs);
+        self.begin(sources, read, !active(Mutant::TrimUnconfirmed), outputs);
     }
 
     /// Trims that may be asked for now.

@@ -97,6 +97,10 @@ named! {
         TrimLowersPoint,
         /// A record with several tags dies with the first of them.
         DeadByOneTag,
+        /// The trim of a tag trims its whole LogBook.
+        TrimAffectsOtherTag,
+        /// An engine takes what it has applied for what was committed before a trim was asked for.
+        TrimUnconfirmed,
         /// Aux data comes with the first record of an answer, whichever it is of.
         AuxOfFirstRecord,
     }

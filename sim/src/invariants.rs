@@ -167,12 +167,18 @@ impl Invariants {
                 RoleMachine::Storage(storage) => {
                     let found: BTreeMap<ShardId, u64> =
                         storage.shards().map(|(shard, _, durable)| (shard, durable)).collect();
-                    let known = truth.disks.iter().filter(|((_, id), _)| *id == node.id);
-                    for ((shard, _), before) in known {
-                        let after = found.get(shard).copied().unwrap_or(0);
-                        if after < *before && !truth.are_dead(*shard, after, *before)? {
-                            return Err(lost(format!("shard {shard}"), *before, after));
+                    let known: Vec<(ShardId, u64)> = truth
+                        .disks
+                        .iter()
+                        .filter(|((_, id), _)| *id == node.id)
+                        .map(|((shard, _), before)| (*shard, *before))
+                        .collect();
+                    for (shard, before) in known {
+                        let after = found.get(&shard).copied().unwrap_or(0);
+                        if after < before && !truth.are_dead(shard, after, before)? {
+                            return Err(lost(format!("shard {shard}"), before, after));
                         }
+                        truth.disks.insert((shard, node.id), after);
                     }
                     truth.seal_kept(*address, storage.sealed())?;
                 }

@@ -48,6 +48,7 @@ impl Index {
 
     /// Applies a trim that was clamped to the log's end. Tag 0: of the whole LogBook.
     pub fn trim(&mut self, logbook: LogBookId, tag: Tag, first: SeqNum) {
+        let tag = if active(Mutant::TrimAffectsOtherTag) { Tag::ALL } else { tag };
         if logbook == LogBookId::SYSTEM || first <= self.first(logbook, tag) && !active(Mutant::TrimLowersPoint) {
             return;
         }
