@@ -162,8 +162,8 @@ impl FooterBuilder {
     /// Durable Tags from the first batch that ends after `from`, up to the end of a chunk.
     pub fn read_tags(&self, owner: Owner, shard: ShardId, from: u64) -> Option<(u64, Bytes)> {
         let shard = self.shards.get(&(owner, shard))?;
-        let index = shard.chunks.partition_point(|chunk| chunk.end <= from);
-        let chunk = shard.chunks.get(index)?;
+        let index = nearest(shard.chunks.iter().map(|chunk| (chunk.first, chunk.end)), from)?;
+        let chunk = &shard.chunks[index];
         let durable_bytes = match shard.in_flight.front() {
             Some(run) if run.chunk < index => 0,
             Some(run) if run.chunk == index => run.at,
@@ -303,7 +303,7 @@ pub(crate) struct SealedSegment {
     /// Its blocks.
     pub range: FreedRange,
     pub footer_offset: u64,
-    /// In the order of (owner, shard, position).
+    /// By owner and shard, those of a shard in the order of appending.
     pub chunks: Vec<ChunkPlace>,
 }
 
@@ -320,9 +320,18 @@ impl SealedSegment {
 
     /// The chunk with the first batch of the shard that ends after `from`.
     pub fn chunk(&self, owner: Owner, shard: ShardId, from: u64) -> Option<&ChunkPlace> {
-        let index = self.chunks.partition_point(|chunk| (chunk.owner, chunk.shard, chunk.end) <= (owner, shard, from));
-        self.chunks.get(index).filter(|chunk| (chunk.owner, chunk.shard) == (owner, shard))
+        let begin = self.chunks.partition_point(|chunk| (chunk.owner, chunk.shard) < (owner, shard));
+        let of_shard = self.chunks[begin..].iter().take_while(|chunk| (chunk.owner, chunk.shard) == (owner, shard));
+        let index = nearest(of_shard.map(|chunk| (chunk.first, chunk.end)), from)?;
+        Some(&self.chunks[begin + index])
     }
+}
+
+/// Which of these chunks of a shard has the first batch that ends after `from`. They are in the order of
+/// appending, which is not that of positions: what is moved from another segment comes after what is new.
+fn nearest(chunks: impl Iterator<Item = (u64, u64)>, from: u64) -> Option<usize> {
+    let candidates = chunks.enumerate().filter(|(_, (_, end))| *end > from);
+    candidates.min_by_key(|(_, (first, _))| (*first).max(from)).map(|(index, _)| index)
 }
 
 /// A footer read from disk, in place: all of it but the Tags, which have their own checksums and are

@@ -184,6 +184,8 @@ pub enum Message {
     /// and no rebuilt index needs its Tags.
     Judged {
         request: u64,
+        /// The last checkpoint that counts, as the engine has applied it.
+        checkpoint: Place,
         dead: Bytes,
     },
 

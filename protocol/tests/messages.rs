@@ -24,7 +24,7 @@ fn messages_about_space_come_back_as_they_were() {
         Message::Trim { logbook: LogBookId(12), tag: Tag(13), first: SeqNum(14) },
         Message::Dying { shard, from: 15, to: 16, records: 17 },
         Message::Judge { request: 18, shard, first: 19, entries: bytes.clone() },
-        Message::Judged { request: 20, dead: bytes },
+        Message::Judged { request: 20, checkpoint: place, dead: bytes },
     ];
     let address = |node, role| Address { node: NodeId(node), logspace: LogspaceId(3), role };
     let (from, to) = (address(1, Role::Engine), address(2, Role::Storage));

@@ -256,7 +256,13 @@ impl Storage {
             Message::CheckpointOpen { place, part } => self.checkpoint_open(from, place, part, outputs),
             Message::CheckpointCommitted { place } => self.checkpoint_committed(place),
             Message::Dying { shard, from, to, records } => self.dying(shard, from, to, records),
-            Message::Judged { request, dead } => self.judged(request, &dead),
+            Message::Judged { request, checkpoint, dead } => {
+                // What is dead by it may go: who asks for it has to be told of it.
+                if checkpoint > Place::default() {
+                    self.told_checkpoint = self.told_checkpoint.max(Some(checkpoint));
+                }
+                self.judged(request, &dead);
+            }
             // Meant for another role: a peer's mistake, without effect.
             _ => {}
         }

@@ -220,7 +220,8 @@ impl World {
                     for nth in (0..records).filter(|nth| dead.contains(&(first + nth))) {
                         bits[(nth / 8) as usize] |= 1 << (nth % 8);
                     }
-                    let message = Message::Judged { request: *request, dead: bits.into() };
+                    let message =
+                        Message::Judged { request: *request, checkpoint: Place::default(), dead: bits.into() };
                     self.storage.handle(self.now, Input::Message { from: to, message }, outputs);
                 }
                 self.sent.push((to, message));

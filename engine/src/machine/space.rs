@@ -155,7 +155,8 @@ impl Engine {
         outputs: &mut Outputs,
     ) {
         if let Some(dead) = self.dead_of(shard, first, entries) {
-            outputs.send(from, Message::Judged { request, dead: dead.into() });
+            let checkpoint = self.status().checkpoint;
+            outputs.send(from, Message::Judged { request, checkpoint, dead: dead.into() });
         }
     }
 

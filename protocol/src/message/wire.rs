@@ -49,7 +49,7 @@ enum Body {
     Trim(u64, u64, u64),
     Dying(Shard, u64, u64, u64),
     Judge(u64, Shard, u64),
-    Judged(u64),
+    Judged(u64, u32, u64),
     TagsOpen(Shard, u64),
     TagsEntries(Shard, u64, bool),
     TagsGone(Shard, u64, u32, u64),
@@ -179,7 +179,9 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
         Message::Judge { request, shard, first, entries } => {
             return (Body::Judge(*request, (*shard).into(), *first), entries);
         }
-        Message::Judged { request, dead } => return (Body::Judged(*request), dead),
+        Message::Judged { request, checkpoint: at, dead } => {
+            return (Body::Judged(*request, at.view.0, at.index), dead);
+        }
         Message::TagsOpen { shard, from } => Body::TagsOpen((*shard).into(), *from),
         Message::TagsGone { shard, first, checkpoint } => {
             Body::TagsGone((*shard).into(), *first, checkpoint.view.0, checkpoint.index)
@@ -271,7 +273,7 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
         }
         Body::Dying(shard, from, to, records) => Message::Dying { shard: shard.into(), from, to, records },
         Body::Judge(request, shard, first) => Message::Judge { request, shard: shard.into(), first, entries: payload },
-        Body::Judged(request) => Message::Judged { request, dead: payload },
+        Body::Judged(request, v, index) => Message::Judged { request, checkpoint: place(v, index), dead: payload },
         Body::TagsOpen(shard, from) => Message::TagsOpen { shard: shard.into(), from },
         Body::TagsGone(shard, first, v, index) => {
             Message::TagsGone { shard: shard.into(), first, checkpoint: place(v, index) }

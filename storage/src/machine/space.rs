@@ -182,9 +182,21 @@ impl Storage {
             rewrite.position = span.end;
             return;
         };
-        if first >= span.end {
-            rewrite.position = span.end;
-            return;
+        if first > rewrite.position {
+            // What the journal does not tell the Tags of, and should: it lives, as far as anyone knows.
+            let (position, end) = (rewrite.position, first.min(span.end));
+            let mut here = 0;
+            if let Some(stored) = self.shards.get(&shard) {
+                let segment = rewrite.segment;
+                stored.extents.count(position, end, |of, records| here += if of == segment { records } else { 0 });
+            }
+            if here > 0 {
+                rewrite.lives(shard, Span { first: position, end });
+            }
+            rewrite.position = end;
+            if first >= span.end {
+                return;
+            }
         }
         self.rewriting.pace(now, entries.len(), self.config.rewrite_bytes_per_s);
         self.judge(now, None, first, entries, outputs);
