@@ -115,7 +115,7 @@ pub enum Message {
     },
 
     /// Replica → learner: what is before the checkpoint at this place is gone, or not worth sending.
-    /// Its parts are on these storages.
+    /// Its parts are on these storages; none: who says so does not know where.
     MetalogGone {
         from: Place,
         checkpoint: Place,

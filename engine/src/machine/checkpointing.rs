@@ -127,6 +127,9 @@ impl Engine {
     /// The metalog before a checkpoint is gone: the checkpoint has to be loaded.
     pub(super) fn metalog_gone(&mut self, now: Time, place: Place, replicas: NodeSet, outputs: &mut Outputs) {
         let Some(settings) = self.chain.as_ref().map(|chain| chain.settings) else { return };
+        // Who knows that there is one need not know where: any storage may have it.
+        let storages = self.current().map(|view| view.storages).unwrap_or_default();
+        let replicas = if replicas.is_empty() { storages } else { replicas };
         if place <= self.applied() {
             // An answer to what was asked long ago.
             self.follower.source = None;
@@ -192,6 +195,8 @@ impl Engine {
         if loading.attempts.is_multiple_of(loading.replicas.len().max(1)) {
             loading.asked_at = now;
             self.loading = None;
+            // Another keeper may know of a newer one.
+            self.follower.attempts += 1;
             self.follower.not_before = now + REQUEST_RETRY;
             return;
         }

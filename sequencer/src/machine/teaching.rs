@@ -24,8 +24,10 @@ impl Sequencer {
             return;
         }
         if place < self.base {
-            // The entry that names the checkpoint is still to come here: others have it.
-            outputs.send(from, Message::MetalogNotHere { from: place });
+            // The entry that names the checkpoint's storages is not here; a base is its place.
+            mark(Mark::MetalogGoneTold);
+            let replicas = Box::default();
+            outputs.send(from, Message::MetalogGone { from: place, checkpoint: self.base, replicas });
             return;
         }
         let told = self.told(place.view);

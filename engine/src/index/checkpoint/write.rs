@@ -86,9 +86,9 @@ impl Writer {
         self.logspace.next_seqnum()
     }
 
-    /// No record below lives, once all is written.
+    /// No record below lives, once all is written. What came since may.
     pub fn lowest(&self) -> SeqNum {
-        self.lowest
+        self.lowest.min(self.next_seqnum())
     }
 
     /// Whether the last part was written.
