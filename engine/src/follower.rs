@@ -33,6 +33,8 @@ pub struct ShardTags {
     pub source: Option<NodeId>,
     /// How often another source was chosen.
     pub attempts: usize,
+    /// How many have said that the next ones are gone.
+    pub gone: usize,
     /// When they were last asked for.
     pub asked_at: Time,
 }
@@ -74,6 +76,7 @@ impl ShardTags {
             }
         }
         if position > self.received && start == self.received {
+            self.gone = 0;
             self.runs.push_back(TagsRun { next: position, entries: rest });
             self.received = position;
         }

@@ -158,6 +158,20 @@ impl Engine {
             let storages = self.current().map(|view| view.storages).unwrap_or_default();
             return self.metalog_gone(now, checkpoint, storages, outputs);
         }
+        let known = self.logspace.as_ref().and_then(|logspace| logspace.shard(shard));
+        let (Some(replicas), Some(tags)) = (known.map(|known| known.replicas), self.follower.tags(shard)) else {
+            return;
+        };
+        if first <= tags.received() {
+            // It has nothing; others may.
+            return;
+        }
+        tags.gone += 1;
+        if tags.gone < replicas.len() {
+            tags.attempts += 1;
+            return self.open_tags(now, shard, &replicas, outputs);
+        }
+        tags.gone = 0;
         self.tags(now, from, shard, first, true, Bytes::new(), outputs);
     }
 

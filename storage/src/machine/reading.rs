@@ -231,6 +231,17 @@ impl Storage {
     }
 
     pub(super) fn tags_open(&mut self, from: Address, shard: ShardId, position: u64, outputs: &mut Outputs) {
+        let ended = self.chain.as_ref().is_some_and(|chain| chain.end(shard.view).is_some());
+        if ended && self.shards.get(&shard).is_none_or(|stored| position >= stored.durable()) {
+            // Dropped with all that was here, or never here. An engine that is behind the checkpoint needs
+            // nothing of it; another one asks elsewhere.
+            if let Some(checkpoint) = self.told_checkpoint {
+                outputs.send(from, Message::TagsGone { shard, first: position, checkpoint });
+            }
+            if !self.shards.contains_key(&shard) {
+                return;
+            }
+        }
         let stored = self.shards.entry(shard).or_default();
         stored.learners.retain(|learner| *learner != from);
         if position < stored.durable() {
