@@ -85,7 +85,7 @@ impl Lists {
     pub fn push(&mut self, list: &mut List, seqnum: SeqNum) {
         let held = list.held();
         assert!(held < u32::MAX as usize, "a list holds at most 2^32 - 1 records");
-        if held >= SMALLEST && held <= LARGEST && held.is_power_of_two() && list.skipped() * 4 >= held {
+        if (SMALLEST..=LARGEST).contains(&held) && held.is_power_of_two() && list.skipped() * 4 >= held {
             // Its slot is full, and a good part of it is of no use.
             self.move_to_fitting(list);
             return self.push(list, seqnum);
@@ -137,7 +137,7 @@ impl Lists {
                 self.free_directories.push(list.place[0]);
                 list.place[0] = only;
                 // The slot is of the largest class, whatever is left in it.
-                return self.move_from(list, CLASSES - 1, only);
+                self.move_from(list, CLASSES - 1, only);
             }
         } else if left * 4 <= list.held().next_power_of_two().max(SMALLEST) {
             self.move_to_fitting(list);

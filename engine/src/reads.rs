@@ -395,8 +395,10 @@ impl Reads {
 
     fn aux_of(&mut self, read: &Read) -> Vec<RecordAux> {
         let logbook = read.key.0;
-        let aux_of =
-            |(record, slot): (u16, &Slot)| self.aux.get((logbook, slot.seqnum)).map(|data| RecordAux { record, data });
+        let aux_of = |(record, slot): (u16, &Slot)| {
+            let record = if active(Mutant::AuxOfFirstRecord) { 0 } else { record };
+            self.aux.get((logbook, slot.seqnum)).map(|data| RecordAux { record, data })
+        };
         (0..).zip(&read.slots).filter_map(aux_of).collect()
     }
 

@@ -49,7 +49,7 @@ impl JournalConfig {
             segment_bytes: SEGMENT_BYTES,
             segments_max: 0,
             // Simulated storages that were asked lost records: off until it is known why.
-            asks_to_vacate: false,
+            asks_to_vacate: true,
             block_bytes_max: 1 << 20,
             writes_in_flight_max: 3,
             idle_mark: Duration::from_millis(200),

@@ -165,7 +165,6 @@ named! {
         CheckpointCommitted,
         CheckpointLoaded,
         TagsGoneTold,
-        RetentionTrimmed,
         AuxCameBack,
         AuxGaveWay,
         AuxOfTrimmed,

@@ -178,7 +178,7 @@ impl Plan {
             journal: JournalConfig {
                 segment_bytes,
                 segments_max: 0,
-                asks_to_vacate: false,
+                asks_to_vacate: rng.bool(),
                 block_bytes_max: *pick(rng, &[4096, 16 << 10, 1 << 20]),
                 writes_in_flight_max: rng.usize(1..=4),
                 idle_mark: Duration::from_millis(*pick(rng, &[2, 20, 200])),

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use sealog_protocol::machine::{Outputs, Role};
 use sealog_protocol::message::Message;
-use sealog_protocol::mutant::{Mark, mark};
 use sealog_protocol::{LogBookId, Tag, Time};
 
 use super::Engine;
@@ -42,7 +41,6 @@ impl Engine {
         let (to, time_of_day) = (self.address(primary, Role::Sequencer), self.time_of_day(now));
         for logbook in books {
             if let Some(first) = self.retention_wants(logbook, time_of_day) {
-                mark(Mark::RetentionTrimmed);
                 outputs.send(to, Message::Trim { logbook, tag: Tag::ALL, first });
             }
         }
