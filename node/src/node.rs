@@ -205,12 +205,28 @@ fn unix_socket(settings: &Settings, directory: &DataDirectory) -> Result<Option<
     }
 }
 
+/// Files that a journal lives on with nothing in it but what is new.
+const SEGMENTS_MIN: u64 = 8;
+
+/// Each journal's part of the disk budget, in segments; 0: no bound.
+fn segments_max(settings: &Settings, journals: usize) -> usize {
+    if settings.disk_bytes_max == 0 {
+        return 0;
+    }
+    let part = settings.disk_bytes_max / journals.max(1) as u64 / settings.segment_bytes;
+    part.max(SEGMENTS_MIN) as usize
+}
+
 /// Clients connect to the first executor, which forwards what others serve.
 fn executor_configs(settings: &Settings, directory: &DataDirectory, listen: Vec<Listen>) -> Vec<ExecutorConfig> {
     let mut listen = Some(listen);
     let config = |journal_id: &u64| ExecutorConfig {
         listen: listen.take().unwrap_or_default(),
-        journal: JournalConfig { segment_bytes: settings.segment_bytes, ..JournalConfig::new(*journal_id) },
+        journal: JournalConfig {
+            segment_bytes: settings.segment_bytes,
+            segments_max: segments_max(settings, directory.identity.journals.len()),
+            ..JournalConfig::new(*journal_id)
+        },
     };
     directory.identity.journals.iter().map(config).collect()
 }

@@ -26,6 +26,8 @@ pub const LISTEN_DEFAULT: &str = "127.0.0.1:7440";
 /// Executors of one node.
 pub const EXECUTORS_MAX: usize = 64;
 const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+/// A smaller disk budget leaves no room to give back.
+const DISK_BYTES_MIN: u64 = 64 << 20;
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 const INDEX_BYTES_MIN: u64 = 1 << 20;
 const CACHE_BYTES_MIN: u64 = 4 << 20;
@@ -68,6 +70,8 @@ pub struct Settings {
     pub aux_bytes_max: u64,
     /// Size of a segment of the journal, in bytes.
     pub segment_bytes: u64,
+    /// Space for the journals of all executors together, in bytes; 0: as much as the disk has.
+    pub disk_bytes_max: u64,
     /// Client connections at once; those beyond are told so and closed.
     pub connections_max: usize,
     /// Of them from one address; `None`: half, and all for processes of this machine.
@@ -114,6 +118,7 @@ impl Default for Settings {
             cache_bytes_max: CACHE_BYTES_MAX as u64,
             aux_bytes_max: AUX_MEMORY_BYTES_MAX as u64,
             segment_bytes: 64 << 20,
+            disk_bytes_max: 0,
             connections_max: clients.connections_max,
             connections_per_address_max: clients.connections_per_address_max,
             handshake_deadline: clients.handshake_deadline,
@@ -363,6 +368,17 @@ pub(crate) const KEYS: &[Key] = &[
         set: |settings, text| {
             settings.segment_bytes = parse_bytes(text)
                 .filter(|bytes| (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(bytes) && bytes % 4096 == 0)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "disk_budget",
+        about: "Space for the journals, of all executors together, in whole segments. Beyond it appends are refused as they are on a full disk, until trims give room; 0 is as much as the disk has.",
+        unit: SIZE,
+        default: "\"0\"",
+        expected: "0, or a size of at least 64MiB",
+        set: |settings, text| {
+            settings.disk_bytes_max = parse_bytes(text).filter(|bytes| *bytes == 0 || *bytes >= DISK_BYTES_MIN)?;
             Some(())
         },
     },

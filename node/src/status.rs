@@ -233,6 +233,13 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
                 "reads": engine.reads,
                 "fetches": engine.fetches,
                 "lost_ranges": engine.lost_ranges,
+                "checkpoint": {
+                    "view": engine.checkpoint.view.0,
+                    "index": engine.checkpoint.index,
+                    "bytes": engine.checkpoint_bytes,
+                    "log_bytes_since": engine.checkpoint_log_bytes,
+                    "parts_damaged": engine.checkpoint_parts_damaged,
+                },
             })
         }),
         Role::Storage => find(&part.storages, logspace).map(|storage| {
@@ -241,6 +248,10 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
                 "records_durable": storage.records_durable,
                 "corrupt_reads": storage.corrupt_reads,
                 "disk_full": storage.full,
+                "segments": storage.segments,
+                "segments_examined": storage.segments_examined,
+                "segments_released": storage.segments_released,
+                "bytes_rewritten": storage.bytes_rewritten,
             })
         }),
         Role::Sequencer => find(&part.sequencers, logspace).map(|sequencer| {

@@ -15,5 +15,6 @@ mod node;
 mod power_loss;
 mod readme;
 mod service;
+mod space;
 mod start;
 mod subscribe;
