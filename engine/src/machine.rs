@@ -52,6 +52,9 @@ pub struct Engine {
     /// how large the last one was.
     log_bytes: u64,
     log_bytes_spared: u64,
+    /// Records since the last checkpoint, and of these those that died.
+    log_records: u64,
+    log_records_dead: u64,
     checkpoint_bytes: u64,
     damaged_parts: u64,
     /// When LogBooks are next looked at for what they are to let go, and up to which one they were.
@@ -100,6 +103,8 @@ impl Engine {
             loading: None,
             log_bytes: 0,
             log_bytes_spared: 0,
+            log_records: 0,
+            log_records_dead: 0,
             checkpoint_bytes: 0,
             damaged_parts: 0,
             retain_at: None,

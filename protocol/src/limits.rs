@@ -49,11 +49,15 @@ pub const STREAM_MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of one part of an index checkpoint: it shares journal blocks with appends, which wait for it.
 pub const CHECKPOINT_PART_BYTES: usize = 16 << 10;
-/// Bytes of batches after which a checkpoint may be worth writing: nothing younger is given back.
-pub const CHECKPOINT_LOG_BYTES_MIN: u64 = 64 << 20;
-/// A checkpoint is begun when this many times the last one's bytes were appended since: it adds a
-/// thirty-second to what is written.
-pub const CHECKPOINT_LOG_FACTOR: u64 = 32;
+/// Bytes of batches after which a checkpoint may be worth writing: what is younger is applied again at
+/// a restart.
+pub const CHECKPOINT_LOG_BYTES_MIN: u64 = 256 << 20;
+/// A checkpoint is begun when this many times the last one's bytes were appended since: writing one
+/// takes longer than its size suggests.
+pub const CHECKPOINT_LOG_FACTOR: u64 = 256;
+/// When records died that are younger than the last checkpoint, and so can't be given back, it is begun
+/// at this part of those bounds.
+pub const CHECKPOINT_DEAD_PART: u64 = 8;
 /// Parts of a checkpoint on their way to the storages at once.
 pub const CHECKPOINT_PARTS_IN_FLIGHT_MAX: u32 = 2;
 /// Parts of a checkpoint that an engine asks for at once.

@@ -2,7 +2,7 @@
 //! has just started, loads it.
 
 use bytes::Bytes;
-use sealog_protocol::limits::REQUEST_RETRY;
+use sealog_protocol::limits::{CHECKPOINT_DEAD_PART, REQUEST_RETRY};
 use sealog_protocol::logspace::Logspace;
 use sealog_protocol::machine::{Address, Outputs, Role};
 use sealog_protocol::message::Message;
@@ -56,7 +56,9 @@ impl Engine {
         let enough =
             self.config.checkpoint_log_bytes_min.max(self.checkpoint_bytes * self.config.checkpoint_log_factor);
         let appended = self.log_bytes - self.log_bytes_spared;
-        if appended < enough || self.loading.is_some() || !self.is_ready() {
+        let dead = appended / self.log_records.max(1) * self.log_records_dead;
+        let is_enough = appended >= enough || dead >= enough / CHECKPOINT_DEAD_PART;
+        if !is_enough || self.loading.is_some() || !self.is_ready() {
             return false;
         }
         // While a sweep is behind, it goes on; not for ever, though.
@@ -121,7 +123,7 @@ impl Engine {
                 }
             }
         }
-        self.log_bytes_spared = 0;
+        (self.log_bytes_spared, self.log_records, self.log_records_dead) = (0, 0, 0);
     }
 
     /// The metalog before a checkpoint is gone: the checkpoint has to be loaded.
@@ -266,7 +268,7 @@ impl Engine {
         // What is pending is appended again; what of it was ordered already is a repeat.
         self.producer.close_all();
         (self.opening, self.leaving, self.writing) = (None, None, None);
-        (self.log_bytes, self.log_bytes_spared) = (0, 0);
+        (self.log_bytes, self.log_bytes_spared, self.log_records, self.log_records_dead) = (0, 0, 0, 0);
         (self.index, self.order) = (Some(index), order);
         self.follow_from(now, logspace, outputs);
         if let Some((sources, reads)) = self.reading(now) {

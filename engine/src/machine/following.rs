@@ -191,6 +191,7 @@ impl Engine {
             let (records, applied) = match next {
                 NextTags::Batch(batch, frame_bytes) => {
                     self.log_bytes += u64::from(frame_bytes);
+                    self.log_records += batch.records.len() as u64;
                     let (reads, subscriptions) = (&mut self.reads, &mut self.subscriptions);
                     let applied = index.apply(seqnum, batch, |logbook, tag| {
                         reads.wake((logbook, tag));

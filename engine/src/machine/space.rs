@@ -122,7 +122,12 @@ impl Engine {
             return;
         }
         index.sweep(SWEEP_ENTRIES, &mut self.dying);
+        let covered =
+            self.logspace.as_ref().and_then(|logspace| logspace.checkpoint()).map_or(SeqNum::MIN, |last| last.next);
         for died in std::mem::take(&mut self.dying) {
+            if died.last >= covered {
+                self.log_records_dead += died.records;
+            }
             self.tell_dying(died, outputs);
         }
     }
