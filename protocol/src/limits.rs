@@ -58,6 +58,11 @@ pub const CHECKPOINT_LOG_FACTOR: u64 = 256;
 /// When records died that are younger than the last checkpoint, and so can't be given back, it is begun
 /// at this part of those bounds.
 pub const CHECKPOINT_DEAD_PART: u64 = 8;
+/// A checkpoint that is likely no larger may be written to a full disk: it fits what is kept free for
+/// what is promised, and it is what gives room.
+pub const CHECKPOINT_WHEN_FULL_BYTES_MAX: u64 = 2 << 20;
+/// Bytes of a checkpoint for a record, about.
+pub const CHECKPOINT_RECORD_BYTES: u64 = 4;
 /// Parts of a checkpoint on their way to the storages at once.
 pub const CHECKPOINT_PARTS_IN_FLIGHT_MAX: u32 = 2;
 /// Parts of a checkpoint that an engine asks for at once.

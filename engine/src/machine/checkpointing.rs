@@ -2,7 +2,9 @@
 //! has just started, loads it.
 
 use bytes::Bytes;
-use sealog_protocol::limits::{CHECKPOINT_DEAD_PART, REQUEST_RETRY};
+use sealog_protocol::limits::{
+    CHECKPOINT_DEAD_PART, CHECKPOINT_RECORD_BYTES, CHECKPOINT_WHEN_FULL_BYTES_MAX, REQUEST_RETRY,
+};
 use sealog_protocol::logspace::Logspace;
 use sealog_protocol::machine::{Address, Outputs, Role};
 use sealog_protocol::message::Message;
@@ -79,11 +81,11 @@ impl Engine {
     fn begin_checkpoint(&mut self) {
         let (Some(chain), Some(index), Some(logspace)) = (&self.chain, &mut self.index, &self.logspace) else { return };
         let view = chain.current();
-        let connected: Vec<NodeId> = view
-            .storages
-            .iter()
-            .filter(|node| self.connected.contains_key(node) && !self.full.contains(node))
-            .collect();
+        let likely_bytes = self.checkpoint_bytes + self.log_records * CHECKPOINT_RECORD_BYTES;
+        let fits_full = likely_bytes <= CHECKPOINT_WHEN_FULL_BYTES_MAX;
+        let has_room = |node: &NodeId| fits_full || !self.full.contains(node);
+        let connected: Vec<NodeId> =
+            view.storages.iter().filter(|node| self.connected.contains_key(node) && has_room(node)).collect();
         let quorum = usize::from(view.write_quorum);
         // Those that records go to as well: one checkpoint is enough for each.
         let wanted = usize::from(view.replicas).max(quorum);
