@@ -30,14 +30,16 @@ pub struct Writing {
     /// Parts made, and those of them that some storage may still need.
     made: u32,
     kept: VecDeque<Bytes>,
+    /// It is likely small enough for what a full storage keeps free.
+    fits_full: bool,
     /// When the primary was asked for its entry.
     pub asked_at: Option<Time>,
 }
 
 impl Writing {
-    pub fn new(writer: Writer, log_bytes: u64, storages: &NodeSet, quorum: usize) -> Writing {
+    pub fn new(writer: Writer, log_bytes: u64, storages: &NodeSet, quorum: usize, fits_full: bool) -> Writing {
         let targets = storages.iter().map(|node| Target { node, sent: 0, stored: 0 }).collect();
-        Writing { writer, log_bytes, targets, quorum, made: 0, kept: VecDeque::new(), asked_at: None }
+        Writing { writer, log_bytes, targets, quorum, made: 0, kept: VecDeque::new(), fits_full, asked_at: None }
     }
 
     /// Whether another part is to be made: enough storages have nearly all that were.
@@ -70,6 +72,14 @@ impl Writing {
     /// A storage is gone: what it has of the checkpoint counts no more.
     pub fn lose(&mut self, node: NodeId) {
         self.targets.retain(|target| target.node != node);
+    }
+
+    /// A storage is full. What it keeps free is for the metalog, so that trims go on: a large checkpoint
+    /// must not take it.
+    pub fn full(&mut self, node: NodeId) {
+        if !self.fits_full {
+            self.lose(node);
+        }
     }
 
     /// Whether enough storages are left.
@@ -188,5 +198,55 @@ impl Loading {
             }
         }
         (Some(self), Taken::More)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use sealog_protocol::logspace::Logspace;
+    use sealog_protocol::{ClusterId, SeqNum, ViewNumber};
+
+    use super::*;
+    use crate::index::Index;
+    use crate::order::Order;
+
+    const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
+
+    /// A checkpoint of nothing, on three storages of which two make it count.
+    fn writing(fits_full: bool) -> (Writing, Index) {
+        let mut index = Index::new(&ClusterSettings::new(ClusterId(1), 1), 1);
+        let place = Place { view: ViewNumber(1), index: 1 };
+        let logspace = Logspace::restored(SeqNum::new(ViewNumber(1), 0), place, BTreeMap::new(), None);
+        let writer = Writer::begin(&mut index, &logspace, 64);
+        (Writing::new(writer, 0, &NodeSet::new(&NODES).expect("three"), 2, fits_full), index)
+    }
+
+    #[test]
+    fn what_a_full_storage_keeps_free_is_not_for_a_large_checkpoint() {
+        for (fits_full, succeeds) in [(true, true), (false, false)] {
+            let (mut writing, _) = writing(fits_full);
+            writing.full(NODES[0]);
+            assert!(writing.can_succeed(), "two are left");
+            writing.full(NODES[2]);
+            assert_eq!(writing.can_succeed(), succeeds);
+        }
+    }
+
+    #[test]
+    fn it_is_complete_where_all_of_it_is_durable() {
+        let (mut writing, index) = writing(true);
+        while writing.wants_part() {
+            let (part, _) = writing.writer.next_part(&index, &Order::default());
+            writing.push(part);
+        }
+        let parts = writing.to_send().iter().filter(|(node, ..)| *node == NODES[0]).count() as u32;
+        assert!(parts > 0 && writing.to_send().is_empty(), "each is sent once");
+        writing.stored(NODES[0], parts);
+        assert_eq!(writing.complete_on(), None, "one is not enough");
+        writing.lose(NODES[1]);
+        writing.stored(NODES[2], parts);
+        assert_eq!(writing.complete_on(), NodeSet::new(&[NODES[0], NODES[2]]));
     }
 }

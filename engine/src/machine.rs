@@ -159,6 +159,11 @@ impl Engine {
         &self.order
     }
 
+    /// The place of the last checkpoint that counts; the first place if there is none.
+    pub(crate) fn checkpoint(&self) -> Place {
+        self.logspace.as_ref().and_then(Logspace::checkpoint).map_or(Place::default(), |last| last.place)
+    }
+
     pub fn status(&self) -> EngineStatus {
         let index = self.index.as_ref();
         EngineStatus {
@@ -180,11 +185,7 @@ impl Engine {
             fetches: self.fetches,
             lost_ranges: index.map_or(0, Index::lost_ranges),
             disk_full: self.is_disk_full(),
-            checkpoint: self
-                .logspace
-                .as_ref()
-                .and_then(Logspace::checkpoint)
-                .map_or(Place::default(), |last| last.place),
+            checkpoint: self.checkpoint(),
             checkpoint_log_bytes: self.log_bytes,
             checkpoint_bytes: self.checkpoint_bytes,
             checkpoint_parts_damaged: self.damaged_parts,
@@ -218,6 +219,9 @@ impl Engine {
             Message::ReplicateRefused { .. } => self.probe(now, outputs),
             Message::StorageSpace { full: true } => {
                 self.full.insert(from.node);
+                if let Some(writing) = &mut self.writing {
+                    writing.full(from.node);
+                }
             }
             Message::StorageSpace { full: false } => {
                 self.full.remove(&from.node);

@@ -84,18 +84,15 @@ impl Engine {
         let likely_bytes = self.checkpoint_bytes + self.log_records * CHECKPOINT_RECORD_BYTES;
         let fits_full = likely_bytes <= CHECKPOINT_WHEN_FULL_BYTES_MAX;
         let has_room = |node: &NodeId| fits_full || !self.full.contains(node);
-        let connected: Vec<NodeId> =
-            view.storages.iter().filter(|node| self.connected.contains_key(node) && has_room(node)).collect();
         let quorum = usize::from(view.write_quorum);
-        // Those that records go to as well: one checkpoint is enough for each.
-        let wanted = usize::from(view.replicas).max(quorum);
-        let mut nodes = connected;
-        nodes.sort_by_key(|node| *node != self.config.node);
-        nodes.truncate(wanted);
+        // Those that this engine's records go to: they say when they are full.
+        let Some(shard) = self.producer.open_shard().and_then(|shard| logspace.shard(shard)) else { return };
+        let can_take = |node: &NodeId| self.connected.contains_key(node) && has_room(node);
+        let nodes: Vec<NodeId> = shard.replicas.iter().filter(can_take).collect();
         let Some(storages) = NodeSet::new(&nodes).filter(|storages| storages.len() >= quorum) else { return };
         let writer = Writer::begin(index, logspace, self.config.checkpoint_part_bytes);
         mark(Mark::CheckpointBegun);
-        self.writing = Some(Writing::new(writer, self.log_bytes, &storages, quorum));
+        self.writing = Some(Writing::new(writer, self.log_bytes, &storages, quorum, fits_full));
     }
 
     /// A storage has so many parts of a checkpoint on disk.

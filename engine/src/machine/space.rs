@@ -160,7 +160,7 @@ impl Engine {
         outputs: &mut Outputs,
     ) {
         if let Some(dead) = self.dead_of(shard, first, entries) {
-            let checkpoint = self.status().checkpoint;
+            let checkpoint = self.checkpoint();
             outputs.send(from, Message::Judged { request, checkpoint, dead: dead.into() });
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sealog::blocking::{Client, LogBook};
 use sealog::{AppendError, Retention, SeqNum, Tag};
@@ -12,6 +12,8 @@ use crate::node::{NodeCommand, fresh_directory, quiet_machine};
 
 const RECORD_BYTES: usize = 64 << 10;
 const IN_FLIGHT: usize = 16;
+/// Room comes back within seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 const BUDGET_BYTES: u64 = 192 << 20;
 
 fn logbook(address: &str) -> LogBook {
@@ -28,6 +30,7 @@ fn payload(number: usize) -> Vec<u8> {
 fn append(logbook: &LogBook, tag: Tag, numbers: std::ops::Range<usize>) -> (Vec<SeqNum>, usize) {
     let (mut in_flight, mut seqnums, mut full) = (VecDeque::new(), Vec::new(), 0);
     let mut wanted: VecDeque<usize> = numbers.collect();
+    let mut last_success = Instant::now();
     while !wanted.is_empty() || !in_flight.is_empty() {
         while let Some(number) = wanted.front().copied().filter(|_| in_flight.len() < IN_FLIGHT) {
             wanted.pop_front();
@@ -35,10 +38,14 @@ fn append(logbook: &LogBook, tag: Tag, numbers: std::ops::Range<usize>) -> (Vec<
         }
         let (number, append) = in_flight.pop_front().expect("one at least");
         match append.wait() {
-            Ok(appended) => seqnums.push(appended.seqnum),
+            Ok(appended) => {
+                seqnums.push(appended.seqnum);
+                last_success = Instant::now();
+            }
             // What was refused gets another place; in this test nobody minds which.
             Err(AppendError::DiskFull { .. }) => {
                 full += 1;
+                assert!(last_success.elapsed() < PATIENCE, "no room came back, {} records are there", seqnums.len());
                 wanted.push_back(number);
             }
             Err(error) => panic!("record {number}: {error}"),
