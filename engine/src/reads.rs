@@ -87,6 +87,8 @@ struct Read {
     slots: Vec<Slot>,
     /// The slots are all that there is.
     complete: bool,
+    /// Some may be dead by their tags: the index did not know all of those yet.
+    may_be_dead: bool,
     /// The answer is to have aux data.
     aux: bool,
     fetches: usize,
@@ -347,6 +349,7 @@ impl Reads {
             .map(|seqnum| Slot { seqnum, at: sources.order.find(seqnum).expect("indexed, so ordered"), batch: None })
             .collect();
         read.stage = Stage::Bytes;
+        read.may_be_dead = read.key.1 == Tag::ALL && !sources.index.knows_its_dead();
         self.gather(id, read, sources, outputs);
     }
 
@@ -365,8 +368,8 @@ impl Reads {
             }
             present += 1;
         }
-        if read.key.1 == Tag::ALL && !sources.index.knows_its_dead() {
-            // Trims that are not yet swept behind, or may not be now: the records' own tags tell.
+        if read.may_be_dead {
+            // Trims were not yet swept behind as it looked: the records' own tags tell.
             let last = read.slots.last().map(|slot| slot.seqnum);
             read.slots.retain(|slot| !slot.is_dead(sources.index, read.key.0));
             if let Some(last) = last.filter(|_| read.slots.is_empty() && !read.corrupt) {
@@ -564,6 +567,7 @@ impl Read {
             wait_until,
             slots: Vec::new(),
             complete: true,
+            may_be_dead: false,
             aux: false,
             fetches: 0,
             seen: SeqNum::MIN,
