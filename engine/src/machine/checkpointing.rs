@@ -104,18 +104,19 @@ impl Engine {
 
     /// An entry of the metalog makes a checkpoint count.
     pub(super) fn checkpoint_committed(&mut self, place: Place) {
-        match self.writing.take_if(|writing| writing.writer.place() <= place) {
-            Some(writing) if writing.writer.place() == place => {
+        let own = self.writing.take_if(|writing| writing.writer.place() <= place);
+        if let Some(index) = self.index.as_mut().filter(|_| own.is_some()) {
+            index.thaw();
+        }
+        // Another engine may have written one of the same place before this one was through.
+        match own.filter(|writing| writing.writer.place() == place && writing.writer.is_done()) {
+            Some(writing) => {
                 mark(Mark::CheckpointCommitted);
                 self.order.drop_before(writing.writer.lowest());
                 self.checkpoint_bytes = writing.writer.bytes();
                 self.log_bytes = self.log_bytes.saturating_sub(writing.log_bytes);
             }
-            // Another engine's. One of its own that is older counts no more.
-            older => {
-                if let Some(index) = self.index.as_mut().filter(|_| older.is_some()) {
-                    index.thaw();
-                }
+            None => {
                 self.log_bytes = 0;
                 if let Some(newer) = &mut self.writing {
                     newer.log_bytes = 0;
