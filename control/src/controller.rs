@@ -261,6 +261,7 @@ impl Machine for Controller {
             | Input::Read { .. }
             | Input::TagsRead { .. }
             | Input::Swapped
+            | Input::Members(_)
             | Input::Space { .. }
             | Input::Vacate { .. } => {}
         }

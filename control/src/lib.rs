@@ -8,4 +8,4 @@ pub mod decide;
 pub mod register;
 
 pub use controller::{Controller, ControllerConfig};
-pub use register::{Register, RegisterError, Swap};
+pub use register::{MembersSwap, Register, RegisterError, Swap};

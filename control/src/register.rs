@@ -1,6 +1,8 @@
-//! The register: for each logspace its chain of views, changed by compare-and-swap alone.
+//! The register: for each logspace its chain of views, and the nodes of the cluster; changed by
+//! compare-and-swap alone.
 
 use sealog_protocol::LogspaceId;
+use sealog_protocol::Members;
 use sealog_protocol::frame::FrameError;
 use sealog_protocol::mutant::{Mutant, active};
 use sealog_protocol::view::Chain;
@@ -15,6 +17,15 @@ pub enum Swap {
     Held(Box<Chain>),
 }
 
+/// How a compare-and-swap of the members went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MembersSwap {
+    /// The new members are in force, durably.
+    Installed,
+    /// The register held others; nothing was changed.
+    Held(Members),
+}
+
 /// Why a register gave no answer. After a failed swap the chain may be either: read it again.
 #[derive(Debug, Error)]
 pub enum RegisterError {
@@ -22,6 +33,10 @@ pub enum RegisterError {
     Unavailable { logspace: LogspaceId, source: std::io::Error },
     #[error("the register of logspace {logspace} is damaged: {source}; restore it from a backup")]
     Damaged { logspace: LogspaceId, source: FrameError },
+    #[error("the register of members could not be read or written: {source}")]
+    MembersUnavailable { source: std::io::Error },
+    #[error("the register of members is damaged: {source}; restore it from a backup")]
+    MembersDamaged { source: FrameError },
 }
 
 /// A durable compare-and-swap store of chains. Its contract:
@@ -36,6 +51,12 @@ pub trait Register {
 
     /// Installs `next`, if the chain in force is the one that it extends by one view.
     fn compare_and_swap(&mut self, next: &Chain) -> Result<Swap, RegisterError>;
+
+    /// The nodes of the cluster; `None` before the first was written.
+    fn members(&mut self) -> Result<Option<Members>, RegisterError>;
+
+    /// Writes `next`, if what is in force [precedes](Members::precedes) it; version 1, if nothing is.
+    fn swap_members(&mut self, next: &Members) -> Result<MembersSwap, RegisterError>;
 }
 
 /// Whether `next` is `held` with one view ended and one installed.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use sealog_protocol::batch::ArchivedBatchMetadata;
+use sealog_protocol::client::Description;
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::ClusterSettings;
 use sealog_protocol::{LogBookId, RequestNumber, SeqNum, SessionId, Tag};
@@ -299,6 +300,18 @@ impl Index {
 
     pub fn retention(&self, logbook: LogBookId) -> Retention {
         self.retained.get(&logbook).map_or(Retention::default(), |retained| retained.retention)
+    }
+
+    /// What is known of a LogBook as a whole.
+    pub fn describe(&self, logbook: LogBookId) -> Description {
+        let retention = self.retention(logbook);
+        Description {
+            first: self.first(logbook, Tag::ALL).0,
+            tail: self.tail(logbook, Tag::ALL).map_or(0, |tail| tail.0),
+            records: self.kept(logbook),
+            retain_ms: retention.age_ms,
+            retain_bytes: retention.bytes,
+        }
     }
 
     /// What is known of a request without the log.

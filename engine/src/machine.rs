@@ -517,6 +517,7 @@ impl Machine for Engine {
             | Input::Read { .. }
             | Input::TagsRead { .. }
             | Input::Swapped
+            | Input::Members(_)
             | Input::Space { .. }
             | Input::Vacate { .. } => {}
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use sealog_protocol::client::{CheckTailRequest, Description, ErrorCode, ReadRequest, RecordAux, RecordsReply, Reply};
+use sealog_protocol::client::{CheckTailRequest, ErrorCode, ReadRequest, RecordAux, RecordsReply, Reply};
 use sealog_protocol::limits::{FETCHES_IN_FLIGHT_MAX, READ_BYTES_MAX, READ_RECORDS_MAX, REQUEST_RETRY};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
@@ -309,8 +309,8 @@ impl Reads {
                 return self.answer(&read, Reply::Tail { tail, place }, outputs);
             }
             Want::Description => {
-                let description = Box::new(describe(sources.index, read.key.0));
-                return self.answer(&read, Reply::Described { description, place }, outputs);
+                let described = Reply::Described { description: Box::new(sources.index.describe(read.key.0)), place };
+                return self.answer(&read, described, outputs);
             }
             Want::Trim { first } => {
                 let Read { connection, request, key, .. } = read;
@@ -581,17 +581,6 @@ impl Read {
         if let Want::Records { from, backward, .. } = &mut self.want {
             *from = if *backward { last.prev() } else { last.next() };
         }
-    }
-}
-
-fn describe(index: &Index, logbook: LogBookId) -> Description {
-    let retention = index.retention(logbook);
-    Description {
-        first: index.first(logbook, Tag::ALL).0,
-        tail: index.tail(logbook, Tag::ALL).map_or(0, |tail| tail.0),
-        records: index.kept(logbook),
-        retain_ms: retention.age_ms,
-        retain_bytes: retention.bytes,
     }
 }
 

@@ -3,9 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sealog_control::register::{Register, RegisterError, Swap, extends};
-use sealog_protocol::LogspaceId;
+use sealog_control::register::{MembersSwap, Register, RegisterError, Swap, extends};
+use sealog_protocol::members::{Member, MemberState, Members, Roles};
 use sealog_protocol::view::Chain;
+use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId};
 
 use crate::durable_file;
 
@@ -23,6 +24,10 @@ impl FileRegister {
 
     fn path(&self, logspace: LogspaceId) -> PathBuf {
         self.directory.join(format!("logspace-{logspace}.chain"))
+    }
+
+    fn members_path(&self) -> PathBuf {
+        self.directory.join("members")
     }
 
     fn write(&self, chain: &Chain) -> Result<Swap, RegisterError> {
@@ -57,6 +62,30 @@ impl Register for FileRegister {
         };
         let held = self.read(next.logspace)?.ok_or_else(missing)?;
         if extends(&held, next) { self.write(next) } else { Ok(Swap::Held(Box::new(held))) }
+    }
+
+    fn members(&mut self) -> Result<Option<Members>, RegisterError> {
+        let bytes = match std::fs::read(self.members_path()) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(RegisterError::MembersUnavailable { source }),
+        };
+        Members::decode(&bytes).map(Some).map_err(|source| RegisterError::MembersDamaged { source })
+    }
+
+    fn swap_members(&mut self, next: &Members) -> Result<MembersSwap, RegisterError> {
+        match self.members()? {
+            Some(held) if !held.precedes(next) => Ok(MembersSwap::Held(held)),
+            None if next.version != 1 => {
+                let source = io::Error::new(io::ErrorKind::NotFound, "it has no members yet");
+                Err(RegisterError::MembersUnavailable { source })
+            }
+            _ => {
+                durable_file::replace(&self.members_path(), &next.encode())
+                    .map_err(|source| RegisterError::MembersUnavailable { source })?;
+                Ok(MembersSwap::Installed)
+            }
+        }
     }
 }
 
@@ -99,4 +128,28 @@ pub fn check_register(register: &mut impl Register, chain: &Chain) {
     }
     assert_eq!(register.compare_and_swap(&third).expect("answers"), Swap::Installed, "the next view goes on");
     assert_eq!(register.read(logspace).expect("readable"), Some(third));
+    check_members(register, chain.settings.cluster);
+}
+
+fn check_members(register: &mut impl Register, cluster: ClusterId) {
+    assert_eq!(register.members().expect("readable"), None, "there are no members at first");
+    let first = Members { cluster, version: 1, nodes: Vec::new() };
+    let member = |node: u64| Member {
+        node: NodeId(node),
+        incarnation: Incarnation(1),
+        roles: Roles::ALL,
+        state: MemberState::Active,
+        peer_address: "10.0.0.1:7441".to_owned(),
+        client_address: "10.0.0.1:7440".to_owned(),
+    };
+    let second = first.with(member(4));
+    assert!(register.swap_members(&second).is_err(), "the second follows the first");
+    assert_eq!(register.swap_members(&first).expect("answers"), MembersSwap::Installed);
+    assert_eq!(register.swap_members(&first).expect("answers"), MembersSwap::Held(first.clone()), "once");
+    assert_eq!(register.swap_members(&second).expect("answers"), MembersSwap::Installed);
+    let refused = MembersSwap::Held(second.clone());
+    assert_eq!(register.swap_members(&first.with(member(5))).expect("answers"), refused, "a version is given once");
+    let other = Members { cluster: ClusterId(cluster.0 ^ 1), ..second.with(member(5)) };
+    assert_eq!(register.swap_members(&other).expect("answers"), refused, "another cluster's are refused");
+    assert_eq!(register.members().expect("readable"), Some(second));
 }

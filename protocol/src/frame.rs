@@ -53,6 +53,8 @@ pub enum FrameKind {
     PeerRefusal = 12,
     /// A node's sign of life to another, when it has nothing else to say.
     PeerPing = 13,
+    /// The nodes of a cluster, in a register.
+    Members = 14,
 }
 
 impl FrameKind {
@@ -72,6 +74,7 @@ impl FrameKind {
             PeerWelcome,
             PeerRefusal,
             PeerPing,
+            Members,
         ];
         kinds.into_iter().find(|kind| *kind as u8 == byte)
     }

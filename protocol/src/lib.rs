@@ -11,6 +11,7 @@ pub mod ids;
 pub mod limits;
 pub mod logspace;
 pub mod machine;
+pub mod members;
 pub mod message;
 pub mod metalog;
 pub mod mutant;
@@ -24,5 +25,6 @@ pub use ids::{
     ClusterId, Incarnation, LocalId, LogBookId, LogspaceId, NodeId, NodeSet, Place, RequestNumber, SessionId, ShardId,
     Tag, ViewNumber,
 };
+pub use members::Members;
 pub use seqnum::SeqNum;
 pub use time::Time;

@@ -28,6 +28,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const FRAME_BYTES_MAX: usize = 2 << 20;
 /// Logspaces of a cluster, and so the places of a token.
 pub const LOGSPACES_MAX: u16 = 256;
+/// Nodes that a register remembers, also those that were removed.
+pub const MEMBERS_MAX: usize = 1024;
 
 /// Bytes of records that an engine's shard holds before all its replicas have them durable.
 /// Beyond it, the engine takes no more requests and its sockets fill up.

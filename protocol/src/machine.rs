@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::client::Reply;
 use crate::ids::{Incarnation, LogspaceId, NodeId, Place, ShardId, ViewNumber};
+use crate::members::Members;
 use crate::message::Message;
 use crate::time::Time;
 use crate::view::Chain;
@@ -77,6 +78,9 @@ pub enum Input<'a> {
     TagsRead { ticket: u64, first: u64, result: Result<Bytes, ReadFailure> },
     /// What the register holds, first at the start, then at each change.
     Chain(&'a Chain),
+    /// The nodes of the cluster as the register holds them, first at the start where it has them, then at
+    /// each change.
+    Members(&'a Members),
     /// The register took a [`Output::CompareAndSwap`], or held something else, or did not answer:
     /// the chain that it holds now follows as [`Input::Chain`].
     Swapped,

@@ -481,7 +481,7 @@ impl Machine for Sequencer {
             Input::Connected { node, incarnation } => self.connected(node, incarnation, outputs),
             Input::Disconnected { node } => self.disconnected(now, node),
             Input::Tick => self.tick(now, outputs),
-            Input::Read { .. } | Input::TagsRead { .. } | Input::Swapped | Input::Space { .. } => {}
+            Input::Read { .. } | Input::TagsRead { .. } | Input::Swapped | Input::Members(_) | Input::Space { .. } => {}
         }
     }
 
