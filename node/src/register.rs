@@ -137,7 +137,8 @@ mod tests {
         let long = format!("etcd://a:1/{}", "x".repeat(65));
         let many = format!("etcd://{}a:1/x", "a:1,".repeat(16));
         let wrong = ["", "files", "file:", "file:dir", "etcd:a:1/x", "etcd://a/x", "etcd://a:1", "etcd://a:1/"];
-        let more = ["etcd://a:0/x", "etcd://:1/x", "etcd://a:1,/x", "etcd://u@a:1/x", "etcd://a:1/x y", "etcd://a:1/x/y"];
+        let more =
+            ["etcd://a:0/x", "etcd://:1/x", "etcd://a:1,/x", "etcd://u@a:1/x", "etcd://a:1/x y", "etcd://a:1/x/y"];
         for text in wrong.into_iter().chain(more).chain([&*long, &*many]) {
             assert_eq!(RegisterSetting::parse(text), None, "{text}");
         }

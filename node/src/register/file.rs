@@ -58,7 +58,8 @@ impl FileRegister {
                 Err(TryLockError::Error(error)) => return Err(error),
                 Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_RETRY),
                 Err(TryLockError::WouldBlock) => {
-                    let held = format!("another process holds {} for {LOCK_DEADLINE:?}: is it stopped?", path.display());
+                    let held =
+                        format!("another process holds {} for {LOCK_DEADLINE:?}: is it stopped?", path.display());
                     return Err(io::Error::new(io::ErrorKind::TimedOut, held));
                 }
             }
@@ -88,8 +89,8 @@ fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 impl Register for FileRegister {
     fn read(&mut self, logspace: LogspaceId) -> Result<Option<Chain>, RegisterError> {
-        let bytes = content(&self.chain_path(logspace))
-            .map_err(|source| RegisterError::Unavailable { logspace, source })?;
+        let bytes =
+            content(&self.chain_path(logspace)).map_err(|source| RegisterError::Unavailable { logspace, source })?;
         let chain = bytes.map(|bytes| Chain::decode(&bytes)).transpose();
         chain.map_err(|source| RegisterError::Damaged { logspace, source })
     }
