@@ -467,7 +467,7 @@ pub struct BenchArguments {
     /// Different tags; each record carries one. 0: none.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000_000))]
     pub tags: u32,
-    /// What LogBooks are called: NAME-0, NAME-1, … [default: a name that is new for each run].
+    /// What LogBooks are called: NAME, or of several NAME-0, NAME-1, … [default: a name that is new for each run].
     #[arg(long, value_name = "NAME")]
     pub logbook: Option<String>,
     /// Seed of all choices.
