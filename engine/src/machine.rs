@@ -519,7 +519,8 @@ impl Machine for Engine {
             | Input::Swapped
             | Input::Members(_)
             | Input::Space { .. }
-            | Input::Vacate { .. } => {}
+            | Input::Vacate { .. }
+            | Input::Rotten { .. } => {}
         }
     }
 
