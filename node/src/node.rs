@@ -12,7 +12,7 @@ use sealog_protocol::machine::{Address, Role};
 use sealog_protocol::peer::PeerIdentity;
 use sealog_runtime::{
     ClientLimits, ExecutorConfig, ExecutorContext, ExecutorId, Handle, JournalConfig, Listen, NodeConfig, Poster,
-    RunError, StartError,
+    RunError, ScrubConfig, StartError,
 };
 use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
@@ -226,6 +226,12 @@ fn segments_max(settings: &Settings, journals: usize) -> usize {
     part.max(SEGMENTS_MIN) as usize
 }
 
+/// Each journal's part of the scrub.
+fn scrub(settings: &Settings, journals: usize) -> ScrubConfig {
+    let part = settings.scrub_bytes_per_s.div_ceil(journals.max(1) as u64);
+    ScrubConfig { bytes_per_s: part, interval: settings.scrub_interval }
+}
+
 /// Clients connect to the first executor, which forwards what others serve.
 fn executor_configs(settings: &Settings, directory: &DataDirectory, listen: Vec<Listen>) -> Vec<ExecutorConfig> {
     let mut listen = Some(listen);
@@ -234,6 +240,7 @@ fn executor_configs(settings: &Settings, directory: &DataDirectory, listen: Vec<
         journal: JournalConfig {
             segment_bytes: settings.segment_bytes,
             segments_max: segments_max(settings, directory.identity.journals.len()),
+            scrub: scrub(settings, directory.identity.journals.len()),
             ..JournalConfig::new(*journal_id)
         },
     };
