@@ -142,8 +142,8 @@ pub struct OutputArguments {
 /// What every client verb takes.
 #[derive(Clone, Debug, Args)]
 pub struct ClientArguments {
-    /// The node to talk to: HOST:PORT or unix:PATH.
-    #[arg(long, value_name = "ADDR", env = "SEALOG_CONNECT", default_value = LISTEN_DEFAULT, value_parser = address)]
+    /// The node to talk to: HOST:PORT or unix:PATH; of a cluster, several with commas between.
+    #[arg(long, value_name = "ADDR[,ADDR]", env = "SEALOG_CONNECT", default_value = LISTEN_DEFAULT, value_parser = address)]
     pub connect: String,
     /// How long an answer may take, for example 500ms or 1m.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
