@@ -3,8 +3,8 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
-use sealog_protocol::NodeId;
 use sealog_protocol::peer::PeerIdentity;
+use sealog_protocol::{Incarnation, NodeId};
 use sealog_runtime::{Listen, PeerAddress, PeerLimits, PeersConfig};
 
 use crate::settings::{Settings, SettingsError};
@@ -89,7 +89,7 @@ impl Settings {
         let peer = |peer: &PeerSetting| {
             let PeerSetting { node, address } = peer.clone();
             match resolve(&address) {
-                Ok(address) => Ok(PeerAddress { node, address }),
+                Ok(address) => Ok(PeerAddress { node, incarnation: Incarnation(0), address }),
                 Err(reason) => Err(SettingsError::PeerAddress { node, address, reason }),
             }
         };
