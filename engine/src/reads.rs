@@ -89,6 +89,8 @@ struct Read {
     complete: bool,
     /// Some may be dead by their tags: the index did not know all of those yet.
     may_be_dead: bool,
+    /// Trims that were applied when it looked.
+    trims: u64,
     /// The answer is to have aux data.
     aux: bool,
     fetches: usize,
@@ -137,6 +139,8 @@ pub struct Reads {
     by_deadline: BTreeSet<(Time, u64)>,
     /// Reads that want the next commit query, and those that wait for one under way.
     unasked: Vec<u64>,
+    /// Trims applied so far, and indexes that came in the place of others.
+    trims: u64,
     queries: BTreeMap<u64, Vec<u64>>,
     last_query: u64,
     fetches: BTreeMap<u64, Fetch>,
@@ -163,6 +167,7 @@ impl Reads {
             by_key: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             by_deadline: BTreeSet::new(),
             unasked: Vec::new(),
+            trims: 0,
             queries: BTreeMap::new(),
             last_query: 0,
             fetches: BTreeMap::new(),
@@ -344,11 +349,8 @@ impl Reads {
             self.keep(id, read);
             return;
         }
-        read.slots = found
-            .into_iter()
-            .map(|seqnum| Slot { seqnum, at: sources.order.find(seqnum).expect("indexed, so ordered"), batch: None })
-            .collect();
-        read.stage = Stage::Bytes;
+        read.found(&found, sources.order);
+        (read.stage, read.trims) = (Stage::Bytes, self.trims);
         read.may_be_dead = read.key.1 == Tag::ALL && !sources.index.knows_its_dead();
         self.gather(id, read, sources, outputs);
     }
@@ -356,6 +358,10 @@ impl Reads {
     /// Gets the bytes of a read's records: from memory, else in waves from the storages. Answers
     /// when all are there, or enough for one answer.
     fn gather(&mut self, id: u64, mut read: Read, sources: Sources<'_>, outputs: &mut Outputs) {
+        if read.may_be_dead && read.trims != self.trims {
+            // What is dead now was perhaps not as it looked, and would be missing from a whole answer.
+            return self.look(id, read, sources, outputs);
+        }
         let mut present = 0;
         while let Some(slot) = read.slots.get(present) {
             if slot.batch.is_none()
@@ -497,7 +503,13 @@ impl Reads {
 
     /// Another index has come: whoever waits for a record looks again.
     pub fn wake_all(&mut self) {
+        self.trim_applied();
         self.woken.extend(self.by_key.keys().copied());
+    }
+
+    /// The index has applied a trim.
+    pub fn trim_applied(&mut self) {
+        self.trims += 1;
     }
 
     /// The index has applied more: answers what waited for it.
@@ -568,18 +580,12 @@ impl Read {
             slots: Vec::new(),
             complete: true,
             may_be_dead: false,
+            trims: 0,
             aux: false,
             fetches: 0,
             seen: SeqNum::MIN,
             stride: 1,
             corrupt: false,
-        }
-    }
-
-    /// Looks for what comes after a record.
-    fn go_on_after(&mut self, last: SeqNum) {
-        if let Want::Records { from, backward, .. } = &mut self.want {
-            *from = if *backward { last.prev() } else { last.next() };
         }
     }
 }

@@ -88,6 +88,7 @@ impl Engine {
             mark(Mark::TrimClamped);
         }
         index.trim(logbook, tag, clamped);
+        self.reads.trim_applied();
         self.reads.aux.trimmed(logbook, clamped);
         let answer = (index.first(logbook, tag), logspace.place());
         self.trims.granted((logbook, tag), first, answer, outputs);

@@ -6,9 +6,10 @@ use sealog_protocol::client::RecordsPart;
 use sealog_protocol::frame::{Frame, HEADER_BYTES, Header};
 use sealog_protocol::{LocalId, LogBookId, SeqNum};
 
-use super::Read;
+use super::{Read, Want};
 use crate::aux::AuxCache;
 use crate::index::Index;
+use crate::order::Order;
 
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -18,7 +19,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Whether each tag of the record was trimmed past it.
+    /// Whether each tag of the record, or all of its LogBook, is trimmed past it.
     pub fn is_dead(&self, index: &Index, logbook: LogBookId) -> bool {
         let frame = self.batch.as_ref().and_then(|batch| Frame::parse_unverified(batch).ok().flatten());
         let Some(batch) = frame.and_then(|frame| Batch::parse_metadata(frame).ok()) else { return false };
@@ -29,6 +30,25 @@ impl Slot {
 }
 
 impl Read {
+    /// The records that it looks for are these. Bytes of them that it has it keeps.
+    pub(super) fn found(&mut self, found: &[SeqNum], order: &Order) {
+        let mut known = std::mem::take(&mut self.slots);
+        known.sort_unstable_by_key(|slot| slot.seqnum);
+        let mut slot = |seqnum: SeqNum| {
+            let before = known.binary_search_by_key(&seqnum, |slot| slot.seqnum).ok();
+            let batch = before.and_then(|before| known[before].batch.take());
+            Slot { seqnum, at: order.find(seqnum).expect("indexed, so ordered"), batch }
+        };
+        self.slots = found.iter().map(|seqnum| slot(*seqnum)).collect();
+    }
+
+    /// Looks for what comes after a record.
+    pub(super) fn go_on_after(&mut self, last: SeqNum) {
+        if let Want::Records { from, backward, .. } = &mut self.want {
+            *from = if *backward { last.prev() } else { last.next() };
+        }
+    }
+
     /// A batch came: fills the slots of all its records that the read wants.
     pub(super) fn fill(&mut self, slot: usize, batch: &Bytes) {
         let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
