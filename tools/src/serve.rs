@@ -117,9 +117,10 @@ fn wait(node: Node) -> Result<(), Failure> {
 
 fn node_failure(error: NodeError) -> Failure {
     let kind = match &error {
-        NodeError::Join(JoinError::Cluster { .. }) | NodeError::Settings(_) | NodeError::UnixSocket { .. } => {
-            Kind::Usage
-        }
+        NodeError::Join(JoinError::Cluster { .. })
+        | NodeError::Directory(DirectoryError::Join(JoinError::Cluster { .. }))
+        | NodeError::Settings(_)
+        | NodeError::UnixSocket { .. } => Kind::Usage,
         NodeError::Directory(DirectoryError::Unusable { .. } | DirectoryError::Register(_)) => Kind::Corrupt,
         NodeError::Directory(DirectoryError::Fixed { .. }) => Kind::Usage,
         NodeError::Directory(DirectoryError::Io { error, .. }) if error.kind() == io::ErrorKind::StorageFull => {

@@ -532,7 +532,7 @@ fn aux_data_is_attached_read_and_counted_and_gone_with_the_node() {
     node.stop();
 
     let mut command = NodeCommand::new(&directory);
-    command.settings.push(("SEALOG_AUX_MEMORY", "0".to_owned()));
+    command.settings.push(("SEALOG_AUX_MEMORY", "0"));
     let node = command.start().expect("it starts");
     let all = lines(&node, &["read", "orders", "--aux"]);
     assert_eq!(data_of(&all), ["one", "two"], "the records are what they were");

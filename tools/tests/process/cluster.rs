@@ -29,7 +29,7 @@ fn member(directory: &Path, name: &str) -> NodeCommand {
     let mut command = NodeCommand::new(&directory.join(name));
     command.verb = "serve";
     command.listen = format!("127.0.0.1:{}", free_port());
-    command.settings =
+    command.variables =
         vec![("SEALOG_REGISTER", register(directory)), ("SEALOG_PEER_LISTEN", format!("127.0.0.1:{}", free_port()))];
     command
 }
@@ -99,7 +99,7 @@ fn a_cluster_goes_on_through_kills_of_each_node_and_loses_nothing() {
     let directory = fresh_directory("cluster-kills");
     let commands = ["a", "b", "c"].map(|name| member(&directory, name));
     let mut nodes: Vec<Option<Node>> = form(&directory, &commands).into_iter().map(Some).collect();
-    let (clock, mut history, mut lines) = (Instant::now(), History::new(1), 0);
+    let (clock, mut history, mut lines) = (Instant::now(), History::new(2), 0);
     for killed in 0..3 {
         let address = commands[(killed + 1) % 3].listen.clone();
         let settings = LoadSettings {
@@ -109,6 +109,7 @@ fn a_cluster_goes_on_through_kills_of_each_node_and_loses_nothing() {
             in_flight_per_client: 8,
             deadline: Duration::from_secs(120),
             seed: seed ^ killed as u64,
+            logspaces: 2,
         };
         let load = Load::start(&settings, clock);
         assert!(load.wait_for_acknowledgements(500), "the clients have given up");
@@ -133,14 +134,14 @@ fn what_is_no_member_is_refused() {
     let commands = ["a", "b", "c"].map(|name| member(&directory, name));
     let nodes = form(&directory, &commands);
     let mut alone = member(&directory, "alone");
-    alone.settings[1].1 = "127.0.0.1:0".to_owned();
+    alone.variables[1].1 = "127.0.0.1:0".to_owned();
     alone.start_failing().expect_failure(2, &["peer_listen", "with a port"]);
     // A node that was alone does not become a member with what it has.
     let data = directory.join("d");
     Node::start(&data).stop();
     let mut other = member(&directory, "d");
     other.start_failing().expect_failure(2, &["of cluster"]);
-    other.settings.clear();
+    other.variables.clear();
     other.verb = "dev";
     other.start().expect("it is what it was").stop();
     // The data directory of a member, as it was a life ago.

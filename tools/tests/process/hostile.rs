@@ -205,7 +205,7 @@ fn metadata_of_any_bytes_with_a_good_checksum_harms_nobody() {
 #[test]
 fn a_flood_that_reads_no_answer_is_held_back() {
     let data = fresh_directory("hostile-flood");
-    let mut node = node_with(&data, &[("SEALOG_SEND_DEADLINE", "1s".to_owned())]);
+    let mut node = node_with(&data, &[("SEALOG_SEND_DEADLINE", "1s")]);
     let mut bystander = Bystander::new(&node);
     let ended = AtomicBool::new(false);
     let address = node.address.clone();
@@ -234,7 +234,7 @@ fn a_flood_that_reads_no_answer_is_held_back() {
 #[test]
 fn who_stalls_anywhere_is_closed_in_time() {
     let data = fresh_directory("hostile-stall");
-    let deadlines = [("SEALOG_HANDSHAKE_DEADLINE", "1s".to_owned()), ("SEALOG_FRAME_DEADLINE", "1s")];
+    let deadlines = [("SEALOG_HANDSHAKE_DEADLINE", "1s"), ("SEALOG_FRAME_DEADLINE", "1s")];
     let mut node = node_with(&data, &deadlines);
     let mut bystander = Bystander::new(&node);
     let whole = [hello(), batch()].concat();
@@ -296,7 +296,7 @@ fn more_connections_than_allowed_or_than_files_cost_nobody_else_anything() {
     let data = fresh_directory("hostile-many");
     // 300 descriptors are fewer than the journal and the allowed connections would take together.
     let wrapper = ["prlimit", "--nofile=300:300", "--"].map(str::to_owned).to_vec();
-    let settings = vec![("SEALOG_CONNECTIONS_MAX", "200".to_owned())];
+    let settings = vec![("SEALOG_CONNECTIONS_MAX", "200")];
     let command = NodeCommand { wrapper, settings, segment_size: "4MiB", ..NodeCommand::new(&data) };
     let mut node = command.start().expect("it starts");
     let mut bystander = Bystander::new(&node);
@@ -330,7 +330,7 @@ fn more_connections_than_allowed_or_than_files_cost_nobody_else_anything() {
 #[test]
 fn one_address_keeps_nobody_else_out() {
     let data = fresh_directory("hostile-address");
-    let mut node = node_with(&data, &[("SEALOG_CONNECTIONS_PER_ADDRESS_MAX", "20".to_owned())]);
+    let mut node = node_with(&data, &[("SEALOG_CONNECTIONS_PER_ADDRESS_MAX", "20")]);
     let from = |address: [u8; 4]| connect_from(address.into(), &node.address);
     let greeting = [hello(), request(LAST, &Request::Status)].concat();
     let is_served = |stream: &mut TcpStream| {

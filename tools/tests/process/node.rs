@@ -105,7 +105,9 @@ pub struct NodeCommand {
     pub segment_size: &'static str,
     pub executors: usize,
     /// Variables that it is started with.
-    pub settings: Vec<(&'static str, String)>,
+    pub settings: Vec<(&'static str, &'static str)>,
+    /// More of them, whose values the test makes.
+    pub variables: Vec<(&'static str, String)>,
     /// `dev`, or `serve`.
     pub verb: &'static str,
     /// The program is given to this one to be run.
@@ -121,6 +123,7 @@ impl NodeCommand {
             segment_size: "8MiB",
             executors: 1,
             settings: Vec::new(),
+            variables: Vec::new(),
             verb: "dev",
             wrapper: Vec::new(),
         }
@@ -133,7 +136,8 @@ impl NodeCommand {
         command.args(&words[1..]).args([self.verb, "--listen", &self.listen, "--data"]).arg(&self.data);
         without_settings(&mut command);
         command.args(["--executors", &self.executors.to_string()]);
-        command.env("SEALOG_SEGMENT_SIZE", self.segment_size).envs(self.settings.iter().cloned());
+        command.env("SEALOG_SEGMENT_SIZE", self.segment_size).envs(self.settings.iter().copied());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }

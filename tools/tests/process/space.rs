@@ -61,7 +61,7 @@ fn bytes_of(directory: &Path) -> u64 {
 
 fn command(data: &Path) -> NodeCommand {
     let mut command = NodeCommand::new(data);
-    command.settings.push(("SEALOG_DISK_BUDGET", "192MiB".to_owned()));
+    command.settings.push(("SEALOG_DISK_BUDGET", "192MiB"));
     command
 }
 
