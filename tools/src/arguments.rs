@@ -10,6 +10,7 @@ use sealog_node::settings::LISTEN_DEFAULT;
 
 use crate::aux::AuxVerb;
 use crate::backup::{BackupArguments, RestoreArguments};
+use crate::cluster::ClusterVerb;
 
 /// A shared, durable, ordered log.
 ///
@@ -28,6 +29,9 @@ pub enum Verb {
     Dev(NodeArguments),
     /// Run a node as its configuration says.
     Serve(ServeArguments),
+    /// A cluster of several nodes.
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
     /// Append one record, or one for each line of stdin.
     Append(AppendArguments),
     /// Read records.
@@ -484,7 +488,7 @@ fn duration_or_zero(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 500ms, 10s or 1m"))
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let duration = duration_or_zero(text)?;
     if duration.is_zero() { Err("it must be more than zero".to_owned()) } else { Ok(duration) }
 }
