@@ -7,11 +7,13 @@
 //! are in `host` and `machines`.
 
 pub mod backup;
+pub mod cluster;
 pub mod configuration;
 pub mod directory;
 mod durable_file;
 mod embedded;
 pub mod examination;
+pub mod forming;
 mod host;
 pub mod identity;
 mod machines;
