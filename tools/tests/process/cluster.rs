@@ -20,23 +20,33 @@ fn free_port() -> u16 {
     listener.local_addr().expect("it has an address").port()
 }
 
+/// A register in files of this directory.
 fn register(directory: &Path) -> String {
     format!("file:{}", directory.join("register").display())
 }
 
 /// A node with all roles of the cluster in this directory.
 fn member(directory: &Path, name: &str) -> NodeCommand {
+    member_of(&register(directory), directory, name)
+}
+
+/// As [`member`], of the cluster of another register.
+pub fn member_of(register: &str, directory: &Path, name: &str) -> NodeCommand {
     let mut command = NodeCommand::new(&directory.join(name));
     command.verb = "serve";
     command.listen = format!("127.0.0.1:{}", free_port());
     command.variables =
-        vec![("SEALOG_REGISTER", register(directory)), ("SEALOG_PEER_LISTEN", format!("127.0.0.1:{}", free_port()))];
+        vec![("SEALOG_REGISTER", register.to_owned()), ("SEALOG_PEER_LISTEN", format!("127.0.0.1:{}", free_port()))];
     command
 }
 
 fn init(directory: &Path, more: &[&str]) -> Ended {
+    init_in(&register(directory), more)
+}
+
+fn init_in(register: &str, more: &[&str]) -> Ended {
     let mut command = Command::new(binary());
-    command.args(["cluster", "init", "-o", "json", "--register", &register(directory)]).args(more);
+    command.args(["cluster", "init", "-o", "json", "--register", register]).args(more);
     let output = command.stdin(Stdio::null()).output().expect("the binary runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints UTF-8");
     Ended { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
@@ -44,13 +54,18 @@ fn init(directory: &Path, more: &[&str]) -> Ended {
 
 /// Starts nodes that serve only once the cluster is formed, and forms it of them.
 fn form(directory: &Path, commands: &[NodeCommand]) -> Vec<Node> {
+    form_in(&register(directory), commands)
+}
+
+/// As [`form`], by another register.
+pub fn form_in(register: &str, commands: &[NodeCommand]) -> Vec<Node> {
     let start = |command: &NodeCommand| {
         let command = command.clone();
         std::thread::spawn(move || command.start())
     };
     let starting: Vec<JoinHandle<Result<Node, Ended>>> = commands.iter().map(start).collect();
     let nodes = commands.len().to_string();
-    let ended = init(directory, &["--nodes", &nodes, "--replicas", "3", "--write-quorum", "2", "--logspaces", "2"]);
+    let ended = init_in(register, &["--nodes", &nodes, "--replicas", "3", "--write-quorum", "2", "--logspaces", "2"]);
     assert_eq!(ended.code(), Some(0), "{ended:?}");
     let ready = |starting: JoinHandle<Result<Node, Ended>>| {
         starting.join().expect("no panic").unwrap_or_else(|ended| panic!("it does not start: {ended:?}"))
