@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use sealog_history::History;
 
 use crate::load::{Load, LoadSettings, join, read_everything_and_check};
@@ -198,7 +199,48 @@ fn roles_are_spread_over_nodes() {
     assert_ne!(ended.code(), Some(0));
     assert!(ended.stderr.contains("runs no engine") && ended.stderr.contains(&nodes[0].address), "{ended:?}");
     assert_eq!(nodes[1].status()["roles"], serde_json::json!(["storage", "sequencer"]));
-    nodes.into_iter().for_each(Node::stop);
+    // One more joins the running cluster: the others are told of it, let it in and call it.
+    let mut more = member(&directory, "more");
+    more.variables.push(("SEALOG_ROLES", "engine".to_owned()));
+    let more = more.start().unwrap_or_else(|ended| panic!("it does not start: {ended:?}"));
+    let ended = more.sealog(&["append", "orders", "--tag", "all", "more"]);
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    assert_eq!(payloads(&more, "all"), ["spread", "more"]);
+    nodes.into_iter().chain([more]).for_each(Node::stop);
+}
+
+/// A copy that was made of a node while it was stopped takes its place; when the node goes on it ends,
+/// and says why. Nothing tells which of the two its operator wants.
+#[test]
+fn a_node_whose_later_life_began_elsewhere_ends() {
+    let _machine = quiet_machine();
+    let directory = fresh_directory("cluster-twice");
+    let commands = ["a", "b", "c"].map(|name| member(&directory, name));
+    let mut nodes = form(&directory, &commands);
+    let first = nodes.remove(0);
+    first.signal(Signal::STOP);
+    copy_files(&directory.join("a"), &directory.join("copy"));
+    let copy = member(&directory, "copy").start().unwrap_or_else(|ended| panic!("it does not start: {ended:?}"));
+    first.signal(Signal::CONT);
+    first.wait().expect_failure(1, &["has begun at", "was copied, or is used twice"]);
+    let ended = nodes[0].sealog(&["append", "orders", "--tag", "all", "on"]);
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    let ended = commands[0].start_failing();
+    ended.expect_failure(1, &["runs already"]);
+    nodes.into_iter().chain([copy]).for_each(Node::stop);
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let kind = entry.file_type().expect("it has one");
+        if kind.is_dir() {
+            copy_files(&entry.path(), &to.join(entry.file_name()));
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+        }
+    }
 }
 
 #[test]
