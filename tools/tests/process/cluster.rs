@@ -217,11 +217,16 @@ fn a_node_whose_later_life_began_elsewhere_ends() {
     let directory = fresh_directory("cluster-twice");
     let commands = ["a", "b", "c"].map(|name| member(&directory, name));
     let mut nodes = form(&directory, &commands);
-    let first = nodes.remove(0);
+    let mut first = nodes.remove(0);
     first.signal(Signal::STOP);
     copy_files(&directory.join("a"), &directory.join("copy"));
     let copy = member(&directory, "copy").start().unwrap_or_else(|ended| panic!("it does not start: {ended:?}"));
     first.signal(Signal::CONT);
+    let began = Instant::now();
+    while first.is_running() {
+        assert!(began.elapsed() < PATIENCE, "it goes on in a life that is over");
+        std::thread::yield_now();
+    }
     first.wait().expect_failure(1, &["has begun at", "was copied, or is used twice"]);
     let ended = nodes[0].sealog(&["append", "orders", "--tag", "all", "on"]);
     assert_eq!(ended.code(), Some(0), "{ended:?}");
