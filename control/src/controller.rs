@@ -263,7 +263,8 @@ impl Machine for Controller {
             | Input::Swapped
             | Input::Members(_)
             | Input::Space { .. }
-            | Input::Vacate { .. } => {}
+            | Input::Vacate { .. }
+            | Input::Rotten { .. } => {}
         }
     }
 

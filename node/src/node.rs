@@ -14,7 +14,7 @@ use sealog_protocol::members::{Member, MemberState, Members};
 use sealog_protocol::peer::PeerIdentity;
 use sealog_runtime::{
     ClientLimits, ExecutorConfig, ExecutorContext, ExecutorId, Handle, HostError, JournalConfig, Listen, NodeConfig,
-    Poster, RunError, StartError,
+    Poster, RunError, ScrubConfig, StartError,
 };
 use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
@@ -281,6 +281,12 @@ fn segments_max(settings: &Settings, journals: usize) -> usize {
     part.max(SEGMENTS_MIN) as usize
 }
 
+/// Each journal's part of the scrub.
+fn scrub(settings: &Settings, journals: usize) -> ScrubConfig {
+    let part = settings.scrub_bytes_per_s.div_ceil(journals.max(1) as u64);
+    ScrubConfig { bytes_per_s: part, interval: settings.scrub_interval }
+}
+
 /// Clients connect to the first executor, which forwards what others serve.
 fn executor_configs(settings: &Settings, directory: &DataDirectory, listen: Vec<Listen>) -> Vec<ExecutorConfig> {
     let mut listen = Some(listen);
@@ -289,6 +295,7 @@ fn executor_configs(settings: &Settings, directory: &DataDirectory, listen: Vec<
         journal: JournalConfig {
             segment_bytes: settings.segment_bytes,
             segments_max: segments_max(settings, directory.identity.journals.len()),
+            scrub: scrub(settings, directory.identity.journals.len()),
             ..JournalConfig::new(*journal_id)
         },
     };

@@ -34,6 +34,7 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 const INDEX_BYTES_MIN: u64 = 1 << 20;
 const CACHE_BYTES_MIN: u64 = 4 << 20;
 const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+const SCRUB_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(366 * 24 * 3600);
 /// Every key is a variable with this before it.
 pub(crate) const ENVIRONMENT_PREFIX: &str = "SEALOG_";
 
@@ -82,6 +83,10 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Space for the journals of all executors together, in bytes; 0: as much as the disk has.
     pub disk_bytes_max: u64,
+    /// Bytes of the journals that are read again in a second, of all executors together; 0: none.
+    pub scrub_bytes_per_s: u64,
+    /// From the beginning of one such pass to that of the next, at least.
+    pub scrub_interval: Duration,
     /// Client connections at once; those beyond are told so and closed.
     pub connections_max: usize,
     /// Of them from one address; `None`: half, and all for processes of this machine.
@@ -133,6 +138,8 @@ impl Default for Settings {
             aux_bytes_max: AUX_MEMORY_BYTES_MAX as u64,
             segment_bytes: 64 << 20,
             disk_bytes_max: 0,
+            scrub_bytes_per_s: 4 << 20,
+            scrub_interval: Duration::from_secs(24 * 3600),
             connections_max: clients.connections_max,
             connections_per_address_max: clients.connections_per_address_max,
             handshake_deadline: clients.handshake_deadline,
@@ -454,6 +461,29 @@ pub(crate) const KEYS: &[Key] = &[
         expected: "0, or a size of at least 64MiB",
         set: |settings, text| {
             settings.disk_bytes_max = parse_bytes(text).filter(|bytes| *bytes == 0 || *bytes >= DISK_BYTES_MIN)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "scrub_rate",
+        about: "Bytes a second of old records that are read again and held against their checksums, of all executors together, so that a disk that forgets is found out while copies are left. What is found is logged, and in the status; 0 reads none.",
+        unit: SIZE,
+        default: "\"4MiB\"",
+        expected: "a size",
+        set: |settings, text| {
+            settings.scrub_bytes_per_s = parse_bytes(text)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "scrub_interval",
+        about: "Everything is read again once in this time, or as often as scrub_rate allows.",
+        unit: "a time, written as \"1h\" or \"7d\"",
+        default: "\"1d\"",
+        expected: "a time from 100ms to 366d",
+        set: |settings, text| {
+            let interval = humantime::parse_duration(text).ok();
+            settings.scrub_interval = interval.filter(|interval| SCRUB_INTERVALS.contains(interval))?;
             Some(())
         },
     },

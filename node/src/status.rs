@@ -6,7 +6,7 @@ use std::time::Instant;
 use sealog_engine::EngineStatus;
 use sealog_protocol::client::Reply;
 use sealog_protocol::machine::{ConnectionId, Role};
-use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId};
+use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, Time};
 use sealog_runtime::{Action, Counters, ExecutorContext, JournalWatch, PeerStatus};
 use sealog_sequencer::SequencerStatus;
 use sealog_storage::StorageStatus;
@@ -129,8 +129,12 @@ fn node_status<E>(
     };
     let index_bytes: usize = part.engines.iter().map(|(_, engine)| engine.index_bytes).sum();
     let records: u64 = part.engines.iter().map(|(_, engine)| engine.records).sum();
-    let executors: Vec<Value> =
-        counters.iter().zip(journals.iter()).map(|(counters, journal)| executor_status(counters, journal)).collect();
+    let now = context.clock.now();
+    let executors: Vec<Value> = counters
+        .iter()
+        .zip(journals.iter())
+        .map(|(counters, journal)| executor_status(counters, journal, now))
+        .collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "state": state,
@@ -191,6 +195,13 @@ fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWat
         let reason = outage.reason;
         reasons.push(format!(
             "the register {name} can't be used since {seconds} s: views can't be changed, appends and reads go on ({reason})"
+        ));
+    }
+    let rotten: u64 = journals.iter().map(|journal| journal.status().scrub.findings).sum();
+    if rotten > 0 {
+        reasons.push(format!(
+            "the scrub found {rotten} damaged ranges in the journal: what is damaged can't be read from here, all else \
+             is served; `scrub.findings` of the executors says where; check the disk (dmesg, smartctl)"
         ));
     }
     for (logspace, storage) in &part.storages {
@@ -304,10 +315,33 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
     }
 }
 
-fn executor_status(counters: &Counters, journal: &JournalWatch) -> Value {
+fn executor_status(counters: &Counters, journal: &JournalWatch, now: Time) -> Value {
     let mut status: Map<String, Value> = counters.all().map(|(name, value)| (name.to_owned(), value.into())).collect();
     status.insert("journal".to_owned(), journal_status(journal));
+    status.insert("scrub".to_owned(), scrub_status(journal, now));
     Value::Object(status)
+}
+
+/// What is read again: the last finished pass, and what was found in segments that are still there.
+fn scrub_status(journal: &JournalWatch, now: Time) -> Value {
+    let status = journal.status().scrub;
+    let findings = journal.findings().into_iter().map(|damage| {
+        json!({
+            "file": format!("segment-{:08}.seg", damage.segment),
+            "offset": damage.offset,
+            "bytes": damage.bytes,
+            "what": damage.kind.name(),
+        })
+    });
+    json!({
+        "passes": status.passes,
+        "last_pass_ago_s": status.last_pass.map(|finished| now.since(finished).as_secs()),
+        "last_pass_bytes": status.last_pass_bytes,
+        "bytes": status.bytes,
+        "segment": status.segment,
+        "damaged": status.findings,
+        "findings": findings.collect::<Vec<Value>>(),
+    })
 }
 
 fn journal_status(journal: &JournalWatch) -> Value {

@@ -163,6 +163,8 @@ impl Host for Peer {
 
     fn space(&mut self, _: Time, _: bool) {}
 
+    fn rotten(&mut self, _: Time, _: Owner, _: sealog_runtime::Damage) {}
+
     fn vacate(&mut self, _: Time, _: Owner, _: u32) {}
 
     fn tick(&mut self, _: Time) {}
