@@ -272,10 +272,14 @@ fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines
             }
             Role::Storage => RoleMachine::Storage(Box::new(Storage::new(StorageConfig::new(node, logspace)))),
             Role::Sequencer => {
-                let config = SequencerConfig::new(node, incarnation, logspace, node);
+                let config = SequencerConfig::new(node, incarnation, logspace);
                 RoleMachine::Sequencer(Box::new(Sequencer::new(config)))
             }
-            Role::Controller => RoleMachine::Controller(Box::new(Controller::new(ControllerConfig::new(logspace)))),
+            Role::Controller => {
+                let mut config = ControllerConfig::new(node, logspace);
+                config.time_of_day_ms = time_of_day_ms();
+                RoleMachine::Controller(Box::new(Controller::new(config)))
+            }
         };
         machines.insert(Address { node, logspace, role }, machine);
     }

@@ -154,7 +154,7 @@ fn describe(world: &World) -> String {
                     )
                 }
                 RoleMachine::Sequencer(sequencer) => format!("{:?}", sequencer.status()),
-                RoleMachine::Controller(controller) => format!("changing {}", controller.is_changing()),
+                RoleMachine::Controller(controller) => format!("{:?}", controller.status()),
             };
             text += &format!("\n  {}: {address:?} {status}", node.index.0);
         }

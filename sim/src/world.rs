@@ -25,6 +25,9 @@ use crate::trace::Trace;
 use crate::violation::Failure;
 use crate::workload::{Book, books};
 
+/// How often the world looks for connections that are silent.
+const WATCH: Instant = 25 * MILLISECOND;
+
 /// What happens at a time. `life` is the node's incarnation that it is meant for.
 #[derive(Debug)]
 pub enum Event {
@@ -48,6 +51,7 @@ pub enum Event {
     NodeLostClient { node: NodeIndex, life: u64, connection: ConnectionId },
     Fault,
     ControllerDies,
+    MembersChanged { node: NodeIndex, life: u64 },
     Heal(Heal),
     Watch,
 }
@@ -107,7 +111,7 @@ impl World {
         for client in 0..world.clients.len() {
             world.wake_client(client, world.now);
         }
-        world.queue.push(world.now + 50 * MILLISECOND, Event::Watch);
+        world.queue.push(world.now + WATCH, Event::Watch);
         Ok(world)
     }
 
@@ -246,10 +250,15 @@ impl World {
                 self.controller_dies();
                 Ok(())
             }
+            Event::MembersChanged { node, life } => {
+                let members = Box::new(self.register.members());
+                self.input(node, life, NodeInput::Members(members));
+                Ok(())
+            }
             Event::Heal(heal) => self.heal(heal),
             Event::Watch => {
                 self.watch();
-                self.queue.push(self.now + 50 * MILLISECOND, Event::Watch);
+                self.queue.push(self.now + WATCH, Event::Watch);
                 Ok(())
             }
         }
@@ -259,7 +268,7 @@ impl World {
 
     pub fn start_node(&mut self, node: NodeIndex) -> Result<(), Failure> {
         let chains = self.plan.logspaces().map(|logspace| self.register.chain(logspace)).collect();
-        self.nodes[node.0].start(&self.plan, chains)?;
+        self.nodes[node.0].start(&self.plan, self.register.members(), chains)?;
         let incarnation = self.nodes[node.0].incarnation.0;
         self.trace.event(self.now, &[4, node.0 as u64, incarnation], || {
             let started = &self.nodes[node.0];
@@ -451,7 +460,7 @@ impl World {
         if !self.is_alive(one) || !self.is_alive(other) || self.network.living(one, other).is_some() {
             return;
         }
-        if self.network.is_blocked(one, other) || self.network.is_blocked(other, one) {
+        if self.is_silent(one, other) {
             self.schedule_dial(one, other);
             return;
         }
@@ -471,6 +480,13 @@ impl World {
         });
         let peer = self.nodes[peer.0].id;
         self.input(node, life, NodeInput::Connected { node: peer, incarnation, connection });
+    }
+
+    /// Whether one of two nodes hears nothing of the other.
+    pub fn is_silent(&self, one: NodeIndex, other: NodeIndex) -> bool {
+        self.network.is_blocked(one, other)
+            || self.network.is_blocked(other, one)
+            || [one, other].iter().any(|node| self.nodes[node.0].paused_until > self.now)
     }
 
     /// Breaks the living connection of two nodes; it is dialed again after a while.
