@@ -99,6 +99,11 @@ impl Controller {
         }
     }
 
+    /// Whether a view change is under way.
+    pub fn is_changing(&self) -> bool {
+        self.change.is_some()
+    }
+
     pub fn status(&self) -> ControllerStatus {
         let change = self.change.as_ref();
         ControllerStatus {

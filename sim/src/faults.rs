@@ -1,14 +1,14 @@
 //! What breaks, and when it heals; the end of all faults; and the watch that closes silent connections,
 //! as the runtime does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sealog::ConnectionError;
 use sealog_history::Line;
 use sealog_protocol::machine::{Address, Role};
 use sealog_protocol::members::MemberState;
 use sealog_protocol::message::Message;
-use sealog_protocol::{LogspaceId, ViewReason};
+use sealog_protocol::{LogspaceId, NodeId, ViewReason};
 
 use crate::client::Client;
 use crate::disk::Stop;
@@ -35,6 +35,8 @@ pub struct Faults {
     pub counts: BTreeMap<FaultKind, u64>,
     /// Nodes that stay dead.
     buried: Vec<NodeIndex>,
+    /// Nodes that were to be drained at some time.
+    pub drained: BTreeSet<NodeId>,
     /// Since when pairs of connected nodes have not heard of each other.
     silent_since: BTreeMap<(NodeIndex, NodeIndex), Instant>,
     pub torn_sectors: u64,
@@ -48,6 +50,7 @@ impl Faults {
             active: false,
             counts: BTreeMap::new(),
             buried: Vec::new(),
+            drained: BTreeSet::new(),
             silent_since: BTreeMap::new(),
             torn_sectors: 0,
             next_line: plan.load.clients as u32,
@@ -176,6 +179,7 @@ impl World {
             _ => MemberState::Active,
         };
         self.register.set_state(id, state);
+        self.faults.drained.insert(id);
         for node in (0..self.nodes.len()).map(NodeIndex) {
             let at = self.now + self.register.delay(self.now, &mut self.rng);
             let life = self.nodes[node.0].incarnation.0;

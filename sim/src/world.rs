@@ -1,6 +1,7 @@
 //! The world: everything simulated, and the one loop that takes events in time order.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -421,10 +422,27 @@ impl World {
             return Ok(());
         }
         self.invariants.installed(chain)?;
+        self.look_at_replaced(chain)?;
         for node in (0..self.nodes.len()).map(NodeIndex) {
             let at = self.now + self.register.delay(self.now, &mut self.rng);
             let life = self.nodes[node.0].incarnation.0;
             self.queue.push(at, Event::RegisterAnswers { node, life, logspace: chain.logspace, swapped: false });
+        }
+        Ok(())
+    }
+
+    /// Who is in the view before and not in this one: drained once, or perhaps lost for long.
+    fn look_at_replaced(&self, chain: &Chain) -> Result<(), Failure> {
+        if self.plan.limits.replace_lost < Duration::from_secs(100) {
+            return Ok(());
+        }
+        let [.., before, now] = chain.views.as_slice() else { return Ok(()) };
+        let sets = [(before.sequencers, now.sequencers), (before.storages, now.storages)];
+        for (before, now) in sets {
+            let mut gone = before.iter().filter(|node| !now.contains(*node));
+            if let Some(node) = gone.find(|node| !self.faults.drained.contains(node)) {
+                return Err(Failure::ReplacedForNothing { node, view: chain.current().number });
+            }
         }
         Ok(())
     }
