@@ -303,7 +303,6 @@ pub(crate) fn random_id() -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::register::check_register;
     use sealog_control::register::Swap;
 
     fn open(path: &Path, executors: usize) -> Result<DataDirectory, DirectoryError> {
@@ -412,15 +411,5 @@ mod tests {
         let other = Founding { cluster: Some(8), ..founding };
         assert!(DataDirectory::open(data.path(), &other).unwrap_err().to_string().contains("cluster 9, not 8"));
         assert_eq!(open(data.path(), 1).unwrap().identity.incarnation, Incarnation(3), "a refused start is no life");
-    }
-
-    #[test]
-    fn the_file_register_is_a_register() {
-        let data = tempfile::tempdir().unwrap();
-        let chain = first_chain(NodeId(1), ClusterSettings::new(ClusterId(1), 1), LogspaceId(0));
-        let mut register = FileRegister::new(data.path());
-        check_register(&mut register, &chain);
-        std::fs::write(data.path().join("logspace-0.chain"), "rubbish").unwrap();
-        assert!(matches!(register.read(LogspaceId(0)), Err(RegisterError::Damaged { .. })));
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
 use bytes::Bytes;
 use sealog_protocol::batch::Batch;
@@ -12,6 +11,7 @@ use sealog_protocol::frame::{Frame, FrameError, FrameKind};
 use sealog_protocol::machine::{
     Address, ConnectionId, Input, JournalPlace, Output, Outputs, ReadFailure, Recovered, Role,
 };
+use sealog_protocol::members::Members;
 use sealog_protocol::message::Message;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Time};
@@ -19,13 +19,15 @@ use sealog_runtime::{Action, ExecutorContext, ExecutorId, Host, HostError, Owner
 
 use crate::machines::{Machines, Placement, RoleMachine};
 use crate::readiness::Readiness;
-use crate::register_thread::{RegisterRequest, RegisterWish};
+use crate::register_thread::{RegisterRequest, RegisterWish, RegisterWishes};
 use crate::status::{NodeFacts, StatusPart, StatusRounds};
 
 /// What comes to a host from other threads.
 pub enum Event {
     /// What a register holds now; `swapped`: after a compare-and-swap of this machine.
     Chain { chain: Arc<Chain>, swapped: Option<Address> },
+    /// The nodes of the cluster as a register holds them now.
+    Members(Arc<Members>),
     /// Another executor collects the node's status.
     StatusWanted { by: ExecutorId, round: u64 },
     /// What an executor said to that.
@@ -38,7 +40,9 @@ pub struct HostConfig {
     pub facts: Arc<NodeFacts>,
     pub placement: Placement,
     pub chains: Arc<Vec<Chain>>,
-    pub register: Sender<RegisterRequest>,
+    /// The nodes of the cluster, where the register has them.
+    pub members: Option<Arc<Members>>,
+    pub register: RegisterWishes,
     pub readiness: Arc<Readiness>,
 }
 
@@ -141,10 +145,7 @@ impl NodeHost {
 
     fn ask_register(&mut self, from: Address, wish: RegisterWish) {
         let request = RegisterRequest { from, wish, poster: self.context.poster.clone() };
-        // The register's thread ends only when this node does.
-        if self.config.register.send(request).is_err() {
-            tracing::error!("the register's thread is gone");
-        }
+        self.config.register.ask(request);
     }
 
     fn chain(&mut self, now: Time, chain: &Chain, swapped: Option<Address>) {
@@ -158,6 +159,17 @@ impl NodeHost {
             }
             self.handle(now, at, Input::Chain(chain));
         }
+    }
+
+    /// The register is read and watched on two ways: what one of them saw earlier may come later.
+    fn members(&mut self, now: Time, members: Arc<Members>) {
+        if self.config.members.as_ref().is_some_and(|known| known.version >= members.version) {
+            return;
+        }
+        for at in 0..self.machines.slots().len() {
+            self.handle(now, at, Input::Members(&members));
+        }
+        self.config.members = Some(members);
     }
 
     fn flush_machines(&mut self, now: Time) {
@@ -259,6 +271,9 @@ impl Host for NodeHost {
         for at in 0..self.machines.slots().len() {
             let logspace = self.machines.slots()[at].address.logspace;
             self.handle(now, at, Input::Chain(&chains[usize::from(logspace.0)]));
+            if let Some(members) = self.config.members.clone() {
+                self.handle(now, at, Input::Members(&members));
+            }
             self.handle(now, at, Input::Connected { node, incarnation });
         }
         Ok(())
@@ -288,6 +303,7 @@ impl Host for NodeHost {
     fn event(&mut self, now: Time, event: Event) {
         match event {
             Event::Chain { chain, swapped } => self.chain(now, &chain, swapped),
+            Event::Members(members) => self.members(now, members),
             Event::StatusWanted { by, round } => {
                 let part = StatusPart::of(&self.machines);
                 self.context.poster.post(by, Event::StatusTold { round, part });

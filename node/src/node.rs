@@ -4,10 +4,9 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
-use sealog_control::{Controller, ControllerConfig};
+use sealog_control::{Controller, ControllerConfig, RegisterError};
 use sealog_engine::{Engine, EngineConfig};
 use sealog_protocol::machine::{Address, Role};
 use sealog_protocol::peer::PeerIdentity;
@@ -25,7 +24,9 @@ use crate::identity::Identity;
 use crate::machines::{Machines, Placement, RoleMachine};
 use crate::peer_settings::Meeting;
 use crate::readiness::{Readiness, Start};
-use crate::register_thread;
+use crate::register::{self, OpenRegisterError};
+use crate::register_health::RegisterHealth;
+use crate::register_thread::RegisterThread;
 use crate::settings::{Settings, SettingsError};
 use crate::status::NodeFacts;
 
@@ -39,6 +40,10 @@ pub enum NodeError {
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    OpenRegister(#[from] OpenRegisterError),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
     #[error(transparent)]
     Start(#[from] StartError),
     #[error("cannot {doing}: {error}")]
@@ -107,7 +112,11 @@ impl Node {
         let executors = directory.identity.journals.len();
         let hash_seed = random_id().map_err(|error| NodeError::Io { doing: "draw a random number", error })?;
         let readiness = Arc::new(Readiness::default());
-        let (register, requests) = mpsc::channel();
+        let mut register = register::open(&settings.register, &directory.path)?;
+        let members = register.members()?.map(Arc::new);
+        let register_health = Arc::new(RegisterHealth::new(settings.register.to_string()));
+        let register = RegisterThread::start(register, register_health.clone(), executors as u8)
+            .map_err(|error| NodeError::Io { doing: "start the register's thread", error })?;
         let host = HostConfig {
             facts: Arc::new(NodeFacts {
                 node: directory.identity.node,
@@ -115,17 +124,14 @@ impl Node {
                 incarnation: directory.identity.incarnation,
                 index_bytes_max: settings.index_bytes_max,
                 started: Instant::now(),
+                register: register_health,
             }),
             placement: Placement { executors: executors as u8, logspaces: directory.chains.len() as u16 },
             chains: Arc::new(directory.chains.clone()),
-            register,
+            members,
+            register: register.wishes.clone(),
             readiness: readiness.clone(),
         };
-        let (file_register, count) = (directory.register.clone(), executors as u8);
-        std::thread::Builder::new()
-            .name("sealog-register".to_owned())
-            .spawn(move || register_thread::serve(file_register, &requests, count))
-            .map_err(|error| NodeError::Io { doing: "start the register's thread", error })?;
         let mut config = NodeConfig::new(directory.path.clone(), executor_configs(settings, &directory, listen));
         config.clients = ClientLimits {
             connections_max: settings.connections_max,
@@ -140,6 +146,9 @@ impl Node {
             let machines = machines(&host, context.executor, limits);
             Ok(NodeHost::new(host.clone(), context, machines))
         })?;
+        register
+            .watch(handle.poster())
+            .map_err(|error| NodeError::Io { doing: "start the thread that watches the register", error })?;
         Ok(Node { handle, readiness, executors, directory })
     }
 

@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use crate::configuration::Configuration;
 use crate::peer_settings::{PeerSetting, parse_address, parse_id, parse_peers};
+use crate::register::RegisterSetting;
 
 /// Where a node listens unless it is told otherwise, and where clients look for it.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:7440";
@@ -56,6 +57,8 @@ pub struct Settings {
     pub node: Option<u64>,
     /// The id of its cluster, likewise.
     pub cluster: Option<u64>,
+    /// Where views and nodes of the cluster are agreed upon.
+    pub register: RegisterSetting,
     /// Where other nodes connect: `host:port` or `unix:` and a path. `None`: nowhere, it has no peers.
     pub peer_listen: Option<String>,
     /// The other nodes of the cluster.
@@ -111,6 +114,7 @@ impl Default for Settings {
             logspaces: None,
             node: None,
             cluster: None,
+            register: RegisterSetting::default(),
             peer_listen: None,
             peers: Vec::new(),
             peer_silence: PeerLimits::default().silence_max,
@@ -290,6 +294,17 @@ pub(crate) const KEYS: &[Key] = &[
         expected: "a number from 1 to 18446744073709551615",
         set: |settings, text| {
             settings.cluster = id_or_none(text)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "register",
+        about: "Where the nodes of a cluster agree on views and find each other: the same for all. file: in the data directory, for a node alone; file:/DIR: in a directory that nodes of one machine share; etcd://HOST:PORT/PREFIX: in etcd, below /sealog/PREFIX/, several HOST:PORT with commas between. Without it views can't change, while appends and reads go on.",
+        unit: "a register",
+        default: "\"file\"",
+        expected: "file, file:/DIR with an absolute path, or etcd://HOST:PORT[,HOST:PORT…]/PREFIX with a prefix of letters, digits and ._-",
+        set: |settings, text| {
+            settings.register = RegisterSetting::parse(text)?;
             Some(())
         },
     },

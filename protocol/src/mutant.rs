@@ -107,6 +107,8 @@ named! {
         TrimUnconfirmed,
         /// Aux data comes with the first record of an answer, whichever it is of.
         AuxOfFirstRecord,
+        /// An engine stays with a shard one of whose storages is lost.
+        LostReplicaIgnored,
     }
 }
 
@@ -178,6 +180,8 @@ named! {
         AuxCameBack,
         AuxGaveWay,
         AuxOfTrimmed,
+        ShardLeftLostStorage,
+        PastTaught,
     }
 }
 

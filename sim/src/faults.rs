@@ -322,7 +322,7 @@ impl World {
         Ok(())
     }
 
-    /// Nodes that can be missed: of all views together a minority of a view's sequencers, R − W storages,
+    /// Nodes that can be missed: of all views together a minority of a view's sequencers, W − 1 storages,
     /// so that whatever a view before left on some of its nodes is still there; all engines but one, and
     /// all controllers but one.
     fn draw_buried(&mut self) -> Vec<NodeIndex> {
@@ -331,7 +331,7 @@ impl World {
         let wanted = self.rng.usize(0..=self.nodes.len());
         let replicas = self.plan.first_chain(LogspaceId(0)).current().sequencers;
         let (sequencers_max, storages_max) =
-            (replicas.len() - replicas.majority(), usize::from(self.plan.replicas - self.plan.write_quorum));
+            (replicas.len() - replicas.majority(), usize::from(self.plan.write_quorum) - 1);
         let mut buried: Vec<NodeIndex> = Vec::new();
         for node in order {
             let counts = |has: fn(&crate::swarm::Roles) -> bool| {

@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sealog::session::Direction;
 use sealog_history::{FinalLog, Fingerprint, Found, Report, check};
-use sealog_protocol::{LogBookId, SeqNum, Tag};
+use sealog_protocol::members::MemberState;
+use sealog_protocol::{LogBookId, NodeId, SeqNum, Tag};
 
 use crate::client::Client;
 use crate::disk::Stop;
@@ -72,6 +73,7 @@ fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
     world.calm()?;
     finish(&mut world)?;
     settle(&mut world)?;
+    leave_the_lost(&mut world)?;
     let again = world.rng.u8(0..4) == 0;
     if again {
         // The power goes everywhere, once more: what was acknowledged is still there.
@@ -126,6 +128,33 @@ fn settle(world: &mut World) -> Result<(), Failure> {
     }
     let after = format!("{} ms", (world.now - began) / 1_000_000);
     Err(Failure::Stuck { pending: pending(world), after, details: describe(world) })
+}
+
+/// Where a view has enough living storages that are not drained, no engine goes on writing to a dead one.
+fn leave_the_lost(world: &mut World) -> Result<(), Failure> {
+    let on_lost = |world: &World| -> Option<NodeId> {
+        let is_lost = |node: &NodeId| world.plan.index(*node).is_some_and(|index| world.is_buried(index));
+        let machines = world.nodes.iter().filter_map(|node| node.life.as_ref()).flat_map(|life| &life.machines);
+        let members = world.register.members();
+        let stays = |node: &NodeId| {
+            !is_lost(node) && members.get(*node).is_some_and(|member| member.state == MemberState::Active)
+        };
+        let mut engines = machines.filter_map(|(address, machine)| match machine {
+            RoleMachine::Engine(engine) => Some((address.logspace, engine.open_replicas()?)),
+            _ => None,
+        });
+        engines.find_map(|(logspace, replicas)| {
+            let view = world.register.chain(logspace).current().clone();
+            let living = view.storages.iter().filter(stays).count();
+            let lost = replicas.iter().find(is_lost);
+            lost.filter(|_| living >= usize::from(view.replicas))
+        })
+    };
+    if world.run(world.now + CALM_MAX, |world| on_lost(world).is_none())? {
+        return Ok(());
+    }
+    let storage = on_lost(world).expect("it was not left");
+    Err(Failure::LostStorageKept { storage, details: describe(world) })
 }
 
 /// How the machines stand, for a failure's report.

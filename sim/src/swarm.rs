@@ -97,6 +97,7 @@ impl Span {
 pub struct Limits {
     pub cuts_in_flight_max: usize,
     pub stuck_cut: Duration,
+    pub replica_patience: Duration,
     pub repair_retries_max: u32,
     /// How long controllers bear the loss of a primary, and of a node for which there is another.
     pub primary_suspicion: Duration,
@@ -202,6 +203,7 @@ impl Plan {
             limits: Limits {
                 cuts_in_flight_max: *pick(rng, &[1, 2, 4, 16]),
                 stuck_cut: Duration::from_millis(*pick(rng, &[30, 100, 500])),
+                replica_patience: Duration::from_millis(*pick(rng, &[10, 100, 1_000])),
                 repair_retries_max: *pick(rng, &[0, 2, 10]),
                 primary_suspicion: Duration::from_millis(*pick(rng, &[0, 20, 100])),
                 replace_lost: Duration::from_millis(*pick(rng, &[50, 500, 300_000])),
@@ -338,6 +340,9 @@ fn topology(rng: &mut Rng) -> (Vec<(NodeId, Roles)>, u8, u8) {
             nodes
         }
     };
+    // Storages that can be missed: engines put shards on any three.
+    let more = *pick(rng, &[0, 0, 1, 2]);
+    roles.extend(vec![Roles { storage: true, ..Roles::default() }; more]);
     if rng.bool() {
         let controller = rng.bool();
         let spare = Roles { storage: true, sequencer: true, controller, spare: true, engine: false };
