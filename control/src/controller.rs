@@ -1,76 +1,117 @@
-//! The controller: seal, decide, repair, install. Several at once would be safe; one is enough on
-//! one machine.
+//! The controller: seal, decide, repair, install. Several at once are safe, for the register takes one
+//! change of a view, and merely slow: the first that is connected begins, the others stand back for a
+//! while each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use sealog_protocol::limits::REQUEST_RETRY;
+use sealog_protocol::limits::{CONTROLLER_STAND_BACK, PRIMARY_SUSPICION, REPLACE_LOST_NODE, REQUEST_RETRY};
 use sealog_protocol::machine::{Address, Input, Machine, Output, Outputs, Role};
 use sealog_protocol::message::Message;
-use sealog_protocol::mutant::{Mark, Mutant, active, mark};
+use sealog_protocol::mutant::{Mark, mark};
 use sealog_protocol::view::{Chain, View};
-use sealog_protocol::{Incarnation, LogspaceId, NodeId, NodeSet, ShardId, Time, ViewNumber};
+use sealog_protocol::{LogspaceId, Members, NodeId, NodeSet, Time, ViewCause, ViewNumber, ViewReason};
 
-use crate::decide::{Decision, KeptShard, SequencerAnswer, StorageAnswers, decide, holders};
+use crate::decide::{Loss, SequencerAnswer, decide};
+use crate::plan::{NextNodes, Situation, rank};
+use crate::suspicion::{Damping, Peers};
+
+mod change;
+mod wanting;
+
+use change::{Change, Repair};
+use wanting::Wanted;
 
 const REPAIR_RETRIES_MAX: u32 = 10;
+/// So often nodes are asked for what they have before it is given up that the others answer, where an
+/// operator accepts the loss.
+const FORCED_RETRIES: u32 = 3;
 
 /// What a controller is told at its start.
 #[derive(Clone, Debug)]
 pub struct ControllerConfig {
+    pub node: NodeId,
     pub logspace: LogspaceId,
     /// After so many retries of a repair its sources are given up: the change begins again at the seal.
     pub repair_retries_max: u32,
+    /// How long a primary may be disconnected.
+    pub primary_suspicion: Duration,
+    /// How long a node may be disconnected before another takes its place in the view.
+    pub replace_lost: Duration,
+    /// The time of day at [`Time::ZERO`], in milliseconds since 1970: when views were installed.
+    pub time_of_day_ms: u64,
 }
 
 impl ControllerConfig {
-    pub fn new(logspace: LogspaceId) -> ControllerConfig {
-        ControllerConfig { logspace, repair_retries_max: REPAIR_RETRIES_MAX }
+    /// The defaults of [`sealog_protocol::limits`].
+    pub fn new(node: NodeId, logspace: LogspaceId) -> ControllerConfig {
+        ControllerConfig {
+            node,
+            logspace,
+            repair_retries_max: REPAIR_RETRIES_MAX,
+            primary_suspicion: PRIMARY_SUSPICION,
+            replace_lost: REPLACE_LOST_NODE,
+            time_of_day_ms: 0,
+        }
     }
+}
+
+/// What a controller tells of itself, for `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControllerStatus {
+    pub view: ViewNumber,
+    /// Why a change is under way, and since when.
+    pub changing: Option<(ViewReason, Time)>,
+    /// Answers to the seal, of replicas and of storages.
+    pub sealed: (usize, usize),
+    /// Whether the end is decided, and what is kept is being made durable.
+    pub repairing: bool,
 }
 
 /// Changes the views of one logspace.
 pub struct Controller {
     config: ControllerConfig,
     chain: Option<Chain>,
-    connected: BTreeMap<NodeId, Incarnation>,
+    members: Option<Members>,
+    peers: Peers,
+    damping: Damping,
+    wanted: Option<Wanted>,
+    /// Since when the view has named a node that another is to replace.
+    differs_since: Option<Time>,
+    /// When a change may be due.
+    look_at: Option<Time>,
     change: Option<Change>,
     retry_at: Option<Time>,
 }
 
-/// A view change under way.
-struct Change {
-    view: View,
-    sequencers: BTreeMap<NodeId, SequencerAnswer>,
-    storages: StorageAnswers,
-    repair: Option<Repair>,
-    retries: u32,
-}
-
-/// What must be durable before the next view is installed, and who has it.
-struct Repair {
-    decision: Decision,
-    /// Replicas that have the kept entries.
-    metalog: BTreeSet<NodeId>,
-    /// For each kept shard: the storages that have its records, of which [`Copies::targets`] are
-    /// asked to.
-    copies: Vec<Copies>,
-    installing: bool,
-}
-
-struct Copies {
-    kept: KeptShard,
-    have: BTreeSet<NodeId>,
-    source: NodeId,
-}
-
 impl Controller {
     pub fn new(config: ControllerConfig) -> Controller {
-        Controller { config, chain: None, connected: BTreeMap::new(), change: None, retry_at: None }
+        Controller {
+            config,
+            chain: None,
+            members: None,
+            peers: Peers::default(),
+            damping: Damping::default(),
+            wanted: None,
+            differs_since: None,
+            look_at: None,
+            change: None,
+            retry_at: None,
+        }
     }
 
     /// Whether a view change is under way.
     pub fn is_changing(&self) -> bool {
         self.change.is_some()
+    }
+
+    pub fn status(&self) -> ControllerStatus {
+        let change = self.change.as_ref();
+        ControllerStatus {
+            view: self.chain.as_ref().map_or(ViewNumber(0), |chain| chain.current().number),
+            changing: change.map(|change| (change.reason, change.began)),
+            sealed: change.map_or((0, 0), |change| (change.sequencers.len(), change.storages.len())),
+            repairing: change.is_some_and(|change| change.repair.is_some()),
+        }
     }
 
     fn address(&self, node: NodeId, role: Role) -> Address {
@@ -79,7 +120,7 @@ impl Controller {
 
     fn message(&mut self, now: Time, from: Address, message: Message, outputs: &mut Outputs) {
         match message {
-            Message::ViewWanted { view, .. } => self.begin(now, view, outputs),
+            Message::ViewWanted { view, reason } => self.wanted(now, view, reason, outputs),
             Message::SequencerSealed { view, tail, commit, entries, shards } => {
                 if let Some(change) = self.sealing(view) {
                     let answer = SequencerAnswer { tail, commit, entries, shards };
@@ -120,25 +161,32 @@ impl Controller {
         self.change.as_mut().filter(|change| change.view.number == view && change.repair.is_none())
     }
 
-    fn begin(&mut self, now: Time, view: ViewNumber, outputs: &mut Outputs) {
+    fn begin(&mut self, now: Time, reason: ViewReason, outputs: &mut Outputs) {
         let Some(current) = self.chain.as_ref().map(Chain::current) else { return };
-        if current.number < view {
-            outputs.push(Output::ReadRegister);
-            return;
+        if reason == ViewReason::PrimaryLost {
+            mark(Mark::PrimarySuspected);
         }
-        if current.number != view || self.change.is_some() {
-            return;
-        }
-        self.change = Some(Change::new(current));
+        self.change = Some(Change::new(current, reason, now));
+        self.wanted = None;
         self.ask(now, outputs);
     }
 
     /// Takes the change as far as the answers allow.
     fn advance(&mut self, now: Time, outputs: &mut Outputs) {
-        let Some(change) = &mut self.change else { return };
+        let Some(change) = &self.change else { return };
         if change.repair.is_none() {
-            let Some(decision) = decide(&change.view, &change.sequencers, &change.storages) else { return };
-            change.repair = Some(Repair::new(change, decision));
+            let with = |loss| decide(&change.view, &change.sequencers, &change.storages, loss);
+            let given_up = change.accepts_loss && change.retries >= FORCED_RETRIES;
+            let decided = with(Loss::Refused).map(|decision| (decision, false));
+            let decided = decided.or_else(|| Some((with(Loss::Accepted).filter(|_| given_up)?, true)));
+            let Some((decision, lossy)) = decided else { return };
+            let next = self.next_nodes(now, &change.view, lossy);
+            if next != NextNodes::of(&change.view) {
+                mark(Mark::NodeReplaced);
+            }
+            let repair = Repair::new(change, decision, next, lossy);
+            let change = self.change.as_mut().expect("looked at above");
+            change.repair = Some(repair);
             change.retries = 0;
             self.ask(now, outputs);
         }
@@ -161,12 +209,13 @@ impl Controller {
             Some(repair) if repair.installing => outputs.push(Output::ReadRegister),
             Some(repair) => {
                 let (end, source) = (repair.decision.end, repair.decision.source);
-                for node in change.view.sequencers.iter().filter(|node| !repair.metalog.contains(node)) {
+                let replicas = repair.replicas(&change.view).into_iter();
+                for node in replicas.filter(|node| !repair.metalog.contains(node)) {
                     let message = Message::RepairMetalog { view, end, source };
                     outputs.send(self.address(node, Role::Sequencer), message);
                 }
                 for copies in &repair.copies {
-                    for node in copies.targets(&change.view) {
+                    for node in copies.targets(&change.view, &repair.next.storages) {
                         let (shard, prefix) = (copies.kept.shard, copies.kept.prefix);
                         let message = Message::RepairShard { shard, prefix, source: copies.source };
                         outputs.send(self.address(node, Role::Storage), message);
@@ -179,37 +228,67 @@ impl Controller {
 
     /// Installs the next view once everything kept is on enough disks.
     fn install(&mut self, now: Time, outputs: &mut Outputs) {
-        let (Some(chain), Some(change)) = (&self.chain, &mut self.change) else { return };
-        let Some(repair) = &mut change.repair else { return };
-        let quorum = usize::from(change.view.write_quorum);
-        let metalog_safe =
-            repair.metalog.len() >= change.view.sequencers.majority() || active(Mutant::MetalogNotRepaired);
-        let records_safe =
-            repair.copies.iter().all(|copies| copies.have.len() >= quorum) || active(Mutant::RecordsNotRepaired);
-        if repair.installing || !metalog_safe || !records_safe {
+        let (Some(chain), Some(change)) = (&self.chain, &self.change) else { return };
+        let Some(repair) = &change.repair else { return };
+        let safe = repair.is_metalog_safe(&change.view) && repair.are_records_safe(&change.view);
+        if repair.installing || !safe {
             return;
         }
         // A replica that has everything leads next, in the life in which it is connected now.
-        let mut able = repair.metalog.iter().filter_map(|node| Some((*node, *self.connected.get(node)?)));
-        let Some((primary, primary_incarnation)) = able.next() else { return };
+        let able = repair.metalog.iter().copied().filter(|node| repair.next.sequencers.contains(*node));
+        let accused = matches!(change.reason, ViewReason::PrimaryLost | ViewReason::QuorumLost);
+        let avoided = Some(change.view.primary).filter(|_| accused);
+        let is_connected = |node| self.peers.is_connected(node);
+        let situation = self.situation(&change.view, &is_connected, &|_| false, false);
+        let Some(primary) = situation.primary(&repair.next.sequencers, able, avoided) else { return };
+        let primary_incarnation = self.peers.life(primary).expect("only a connected one is chosen");
         let next = View {
             number: ViewNumber(change.view.number.0 + 1),
             primary,
             primary_incarnation,
-            moves: repair.copies.iter().filter_map(Copies::moved).collect(),
+            sequencers: repair.next.sequencers,
+            storages: repair.next.storages,
+            moves: repair.moves(),
+            cause: self.cause(now, change, repair.lossy),
             ..change.view.clone()
         };
         let chain = Box::new(chain.extended(repair.decision.end, next));
-        repair.installing = true;
+        if let Some(repair) = self.change.as_mut().and_then(|change| change.repair.as_mut()) {
+            repair.installing = true;
+        }
         outputs.push(Output::CompareAndSwap { chain });
         self.retry_at = Some(now + REQUEST_RETRY);
     }
 
-    fn chain(&mut self, chain: &Chain) {
-        let newer = self.chain.as_ref().is_none_or(|known| known.views.len() < chain.views.len());
-        if newer {
+    fn cause(&self, now: Time, change: &Change, lossy: bool) -> ViewCause {
+        let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let reason = match change.reason {
+            _ if lossy => ViewReason::ForceSealed,
+            // Asked for, but nothing had to be given up.
+            ViewReason::ForceSealed => ViewReason::Requested,
+            reason => reason,
+        };
+        let installed_at_ms = match self.config.time_of_day_ms {
+            0 => 0,
+            at_zero => at_zero.saturating_add(milliseconds(now.since(Time::ZERO))),
+        };
+        ViewCause { reason, change_ms: milliseconds(now.since(change.began)), installed_at_ms }
+    }
+
+    fn chain(&mut self, now: Time, chain: &Chain) {
+        let known = self.chain.as_ref().map(|known| known.views.len());
+        if known.is_none_or(|known| known < chain.views.len()) {
+            if known.is_some() {
+                self.damping.changed(now);
+            }
+            let repair = self.change.as_ref().and_then(|change| change.repair.as_ref());
+            if repair.is_some_and(|repair| chain.current().number.0 > 1 && !repair.installing) {
+                mark(Mark::ChangeLostToAnother);
+            }
             self.chain = Some(chain.clone());
             self.change = None;
+            self.wanted = None;
+            self.differs_since = None;
             self.retry_at = None;
         } else if let Some(repair) = self.change.as_mut().and_then(|change| change.repair.as_mut())
             && repair.installing
@@ -233,35 +312,45 @@ impl Controller {
         if change.repair.is_some() && change.retries > self.config.repair_retries_max {
             // Nothing is installed, so a shorter end is still safe.
             mark(Mark::RepairStartedAgain);
-            *change = Change::new(&change.view.clone());
+            *change = change.again();
         }
-        self.install(now, outputs);
+        self.advance(now, outputs);
         self.ask(now, outputs);
     }
 }
 
 impl Machine for Controller {
     fn handle(&mut self, now: Time, input: Input<'_>, outputs: &mut Outputs) {
+        self.peers.begin(now);
         match input {
             Input::Message { from, message } => self.message(now, from, message, outputs),
             Input::Connected { node, incarnation } => {
-                self.connected.insert(node, incarnation);
+                self.peers.connected(node, incarnation);
                 self.ask(now, outputs);
                 self.install(now, outputs);
+                self.look(now, outputs);
             }
             Input::Disconnected { node } => {
-                self.connected.remove(&node);
+                self.peers.disconnected(now, node);
+                self.look(now, outputs);
             }
             Input::Chain(chain) => {
-                self.chain(chain);
+                self.chain(now, chain);
                 self.install(now, outputs);
+                self.look(now, outputs);
             }
-            Input::Tick => self.tick(now, outputs),
+            Input::Members(members) => {
+                self.members = Some(members.clone());
+                self.look(now, outputs);
+            }
+            Input::Tick => {
+                self.tick(now, outputs);
+                self.look(now, outputs);
+            }
             Input::Durable(_)
             | Input::Read { .. }
             | Input::TagsRead { .. }
             | Input::Swapped
-            | Input::Members(_)
             | Input::Space { .. }
             | Input::Vacate { .. }
             | Input::Rotten { .. } => {}
@@ -271,46 +360,6 @@ impl Machine for Controller {
     fn flush(&mut self, _now: Time, _outputs: &mut Outputs) {}
 
     fn deadline(&self) -> Option<Time> {
-        self.retry_at
-    }
-}
-
-impl Change {
-    fn new(view: &View) -> Change {
-        Change { view: view.clone(), sequencers: BTreeMap::new(), storages: BTreeMap::new(), repair: None, retries: 0 }
-    }
-}
-
-impl Repair {
-    fn new(change: &Change, decision: Decision) -> Repair {
-        let has_all = |answer: &SequencerAnswer| answer.tail >= decision.end;
-        let metalog = change.sequencers.iter().filter(|(_, answer)| has_all(answer)).map(|(node, _)| *node).collect();
-        let copies = decision.shards.iter().map(|kept| {
-            let have: BTreeSet<NodeId> = holders(&kept.replicas, kept.shard, kept.prefix, &change.storages).collect();
-            let source = have.first().copied().unwrap_or(decision.source);
-            Copies { kept: kept.clone(), have, source }
-        });
-        Repair { metalog, copies: copies.collect(), installing: false, decision }
-    }
-}
-
-impl Copies {
-    /// Storages that are asked for a copy: the shard's own first, then any other of the view.
-    fn targets(&self, view: &View) -> impl Iterator<Item = NodeId> {
-        let missing = usize::from(view.write_quorum).saturating_sub(self.have.len());
-        let own = self.kept.replicas.iter().filter(|node| !self.have.contains(node));
-        let others =
-            view.storages.iter().filter(|node| !self.kept.replicas.contains(*node) && !self.have.contains(node));
-        let all: Vec<NodeId> = own.chain(others).collect();
-        all.into_iter().take(if missing == 0 { 0 } else { NodeSet::MAX })
-    }
-
-    /// Where the shard is now, if a copy is on a storage that is not one of its own.
-    fn moved(&self) -> Option<(ShardId, NodeSet)> {
-        if self.have.iter().all(|node| self.kept.replicas.contains(*node)) {
-            return None;
-        }
-        let have: Vec<NodeId> = self.have.iter().copied().take(NodeSet::MAX).collect();
-        Some((self.kept.shard, NodeSet::new(&have)?))
+        self.retry_at.into_iter().chain(self.look_at).min()
     }
 }

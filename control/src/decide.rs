@@ -39,14 +39,23 @@ pub struct KeptShard {
     pub prefix: u64,
 }
 
+/// Whether a view may end although what was acknowledged in it may be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    Refused,
+    /// An operator said so: those that answered decide, however few.
+    Accepted,
+}
+
 /// Decides the end of a view; `None` while answers are missing.
 pub fn decide(
     view: &View,
     sequencers: &BTreeMap<NodeId, SequencerAnswer>,
     storages: &StorageAnswers,
+    loss: Loss,
 ) -> Option<Decision> {
-    let majority = if active(Mutant::MinoritySeals) { 1 } else { view.sequencers.majority() };
-    if sequencers.len() < majority {
+    let few = active(Mutant::MinoritySeals) || loss == Loss::Accepted;
+    if sequencers.len() < if few { 1 } else { view.sequencers.majority() } {
         return None;
     }
     let known = sequencers.values().map(|answer| answer.commit).max()?;
@@ -61,7 +70,10 @@ pub fn decide(
         let replicas = longest.shards.iter().find(|(index, _)| *index == moved.0).map(|(_, nodes)| *nodes)?;
         needed.insert(moved.0, replicas);
     }
-    let quorum = view.read_quorum() - usize::from(active(Mutant::OneAnswerTooFew));
+    let quorum = match loss {
+        Loss::Refused => view.read_quorum() - usize::from(active(Mutant::OneAnswerTooFew)),
+        Loss::Accepted => 0,
+    };
     let answered = |replicas: &NodeSet| replicas.iter().filter(|node| storages.contains_key(node)).count();
     if needed.values().any(|replicas| answered(replicas) < quorum) {
         return None;
@@ -141,6 +153,7 @@ mod tests {
             write_quorum: 2,
             replicas: 3,
             moves: Vec::new(),
+            cause: Default::default(),
         }
     }
 
@@ -161,7 +174,7 @@ mod tests {
 
     fn end(sequencers: &[(u64, SequencerAnswer)], storages: &StorageAnswers) -> Option<u64> {
         let sequencers = sequencers.iter().map(|(node, answer)| (NodeId(*node), answer.clone())).collect();
-        decide(&view(), &sequencers, storages).map(|decision| decision.end)
+        decide(&view(), &sequencers, storages, Loss::Refused).map(|decision| decision.end)
     }
 
     #[test]
@@ -170,6 +183,17 @@ mod tests {
         assert_eq!(end(&answers, &storages(&[(1, 10), (2, 0)])), Some(2));
         assert_eq!(end(&answers, &storages(&[(1, 20), (3, 0)])), Some(3));
         assert_eq!(end(&answers, &storages(&[(1, 9), (3, 0)])), Some(1));
+    }
+
+    #[test]
+    fn accepted_loss_decides_with_the_answers_there_are() {
+        let answers = BTreeMap::from([(NodeId(2), answer(1, &[10, 20]))]);
+        let end = |storages: &StorageAnswers| {
+            decide(&view(), &answers, storages, Loss::Accepted).map(|decision| decision.end)
+        };
+        assert_eq!(end(&storages(&[(3, 10)])), Some(2), "what no answering storage has is not kept");
+        assert_eq!(end(&storages(&[])), Some(1));
+        assert_eq!(decide(&view(), &BTreeMap::new(), &storages(&[(3, 10)]), Loss::Accepted), None, "no metalog at all");
     }
 
     #[test]

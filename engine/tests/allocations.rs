@@ -62,6 +62,7 @@ impl World {
             write_quorum: 1,
             replicas: 1,
             moves: Vec::new(),
+            cause: Default::default(),
         };
         let chain = Chain {
             settings: ClusterSettings::new(ClusterId(1), 1),
@@ -73,7 +74,7 @@ impl World {
         let mut world = World {
             engine: Engine::new(EngineConfig::new(NODE, Incarnation(1), LOGSPACE, 1)),
             storage: Storage::new(StorageConfig::new(NODE, LOGSPACE)),
-            sequencer: Sequencer::new(SequencerConfig::new(NODE, Incarnation(1), LOGSPACE, NODE)),
+            sequencer: Sequencer::new(SequencerConfig::new(NODE, Incarnation(1), LOGSPACE)),
             journal,
             outputs: Outputs::default(),
             local: Vec::new(),

@@ -68,13 +68,14 @@ impl World {
             write_quorum: 1,
             replicas: 1,
             moves: Vec::new(),
+            cause: Default::default(),
         };
         let settings = ClusterSettings { sessions_max: 2, session_window: 4, ..ClusterSettings::new(ClusterId(1), 1) };
         let mut world = World {
             engine: Engine::new(config),
             storage: Storage::new(StorageConfig::new(NODE, LOGSPACE)),
-            sequencer: Sequencer::new(SequencerConfig::new(NODE, incarnation, LOGSPACE, NODE)),
-            controller: Controller::new(ControllerConfig::new(LOGSPACE)),
+            sequencer: Sequencer::new(SequencerConfig::new(NODE, incarnation, LOGSPACE)),
+            controller: Controller::new(ControllerConfig::new(NODE, LOGSPACE)),
             chain: Chain { settings, logspace: LOGSPACE, views: vec![view], ends: Vec::new() },
             now: Time(1),
             outputs: Outputs::default(),

@@ -148,6 +148,7 @@ fn directory() -> Vec<Vec<u8>> {
         write_quorum: 1,
         replicas: 1,
         moves: Vec::new(),
+        cause: Default::default(),
     };
     let settings = ClusterSettings::new(ClusterId(1), 1);
     let chain = Chain { settings, logspace: LogspaceId(0), views: vec![view], ends: Vec::new() };

@@ -140,6 +140,7 @@ mod tests {
             write_quorum: 2,
             replicas: 3,
             moves: Vec::new(),
+            cause: Default::default(),
         };
         let settings = ClusterSettings::new(ClusterId(7), 1);
         let chains = [Chain { settings, logspace: LogspaceId(0), views: vec![view], ends: Vec::new() }];

@@ -319,6 +319,7 @@ fn first_chain(node: NodeId, settings: ClusterSettings, logspace: LogspaceId) ->
         write_quorum: 1,
         replicas: 1,
         moves: Vec::new(),
+        cause: Default::default(),
     };
     Chain { settings, logspace, views: vec![view], ends: Vec::new() }
 }

@@ -221,6 +221,7 @@ impl Chosen {
             write_quorum: formation.write_quorum as u8,
             replicas: formation.replicas as u8,
             moves: Vec::new(),
+            cause: Default::default(),
         };
         Chain { settings, logspace, views: vec![view], ends: Vec::new() }
     }

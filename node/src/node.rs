@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sealog_control::{Controller, ControllerConfig, RegisterError};
 use sealog_engine::{Engine, EngineConfig};
-use sealog_protocol::NodeId;
 use sealog_protocol::machine::{Address, Role};
 use sealog_protocol::members::{Member, MemberState, Members};
 use sealog_protocol::peer::PeerIdentity;
@@ -328,13 +327,6 @@ fn time_of_day_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Who changes views for a node that has no controller of its own.
-fn first_controller(host: &HostConfig) -> NodeId {
-    let members = host.members.as_deref();
-    let mut controllers = members.into_iter().flat_map(|members| members.with_role(Role::Controller));
-    controllers.next().map_or(host.facts.node, |member| member.node)
-}
-
 fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines {
     let (node, incarnation) = (host.facts.node, host.facts.incarnation);
     let mut machines = Machines::default();
@@ -350,11 +342,14 @@ fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines
             }
             Role::Storage => RoleMachine::Storage(Box::new(Storage::new(StorageConfig::new(node, logspace)))),
             Role::Sequencer => {
-                let controller = if host.placement.roles.has(Role::Controller) { node } else { first_controller(host) };
-                let config = SequencerConfig::new(node, incarnation, logspace, controller);
+                let config = SequencerConfig::new(node, incarnation, logspace);
                 RoleMachine::Sequencer(Box::new(Sequencer::new(config)))
             }
-            Role::Controller => RoleMachine::Controller(Box::new(Controller::new(ControllerConfig::new(logspace)))),
+            Role::Controller => {
+                let mut config = ControllerConfig::new(node, logspace);
+                config.time_of_day_ms = time_of_day_ms();
+                RoleMachine::Controller(Box::new(Controller::new(config)))
+            }
         };
         machines.insert(Address { node, logspace, role }, machine);
     }

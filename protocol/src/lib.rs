@@ -20,6 +20,7 @@ pub mod seqnum;
 pub mod tags;
 pub mod time;
 pub mod view;
+pub mod view_cause;
 
 pub use ids::{
     ClusterId, Incarnation, LocalId, LogBookId, LogspaceId, NodeId, NodeSet, Place, RequestNumber, SessionId, ShardId,
@@ -28,3 +29,4 @@ pub use ids::{
 pub use members::Members;
 pub use seqnum::SeqNum;
 pub use time::Time;
+pub use view_cause::{ViewCause, ViewReason};

@@ -42,6 +42,22 @@ pub const CACHE_BYTES_MAX: usize = 64 << 20;
 pub const CUTS_IN_FLIGHT_MAX: usize = 16;
 /// How long the first uncommitted cut may stay so, its engine gone, before a view change is asked for.
 pub const STUCK_CUT: Duration = Duration::from_millis(500);
+/// How long the primary may be gone, its connection closed, before a controller changes the view. What
+/// is silent without a closed connection is found by the runtime, which closes it.
+pub const PRIMARY_SUSPICION: Duration = Duration::from_millis(20);
+/// How long a controller that was never connected to a node since its start does not call it lost.
+pub const FIRST_CONTACT: Duration = Duration::from_secs(1);
+/// How long a controller leaves a view change to each connected one that comes before it.
+pub const CONTROLLER_STAND_BACK: Duration = Duration::from_millis(100);
+/// Between two view changes that rest on suspicion alone: doubled from the least to the most with each
+/// that comes soon after the last.
+pub const SUSPICION_BACK_OFF: Duration = Duration::from_millis(50);
+pub const SUSPICION_BACK_OFF_MAX: Duration = Duration::from_millis(1600);
+/// View changes with so much time between them do not count as one soon after the other.
+pub const SUSPICION_QUIET: Duration = Duration::from_secs(5);
+/// How long a node may be gone before another takes its place in a view: longer than a restart takes,
+/// for its successor copies what it had.
+pub const REPLACE_LOST_NODE: Duration = Duration::from_secs(300);
 /// How long an append may be pending before its engine reads the register.
 pub const PENDING_PROBE: Duration = Duration::from_secs(1);
 /// Before a request between nodes without an answer is sent again on a living connection.

@@ -4,11 +4,11 @@
 //! all that one turn gathered; bulk is a reference-counted slice.
 
 use bytes::Bytes;
-use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::ids::{LogBookId, NodeId, NodeSet, Place, ShardId, Tag, ViewNumber};
 use crate::metalog::EngineIncarnation;
 use crate::seqnum::SeqNum;
+use crate::view_cause::ViewReason;
 
 mod wire;
 
@@ -323,20 +323,6 @@ pub enum Message {
         shard: ShardId,
         durable: u64,
     },
-}
-
-/// Why a view change is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-#[repr(u8)]
-pub enum ViewReason {
-    /// The primary has started again: it never goes on in a view of its earlier life.
-    PrimaryRestarted,
-    /// The first uncommitted cut can't commit, for its shard's engine is gone.
-    StuckCut,
-    /// Somebody asked.
-    Requested,
-    /// It was sealed and nothing came after it: the controller that sealed it may have forgotten.
-    Sealed,
 }
 
 const _: () = assert!(size_of::<Message>() <= 88, "messages are moved about: they stay small");

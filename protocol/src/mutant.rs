@@ -59,6 +59,10 @@ named! {
         MetalogNotRepaired,
         /// Records of kept entries are not made durable on W storages.
         RecordsNotRepaired,
+        /// Kept metalog entries are not made durable on a majority of the next view's replicas.
+        NextViewNotRepaired,
+        /// A node of a view that lives is replaced as if it were lost.
+        LivingNodeReplaced,
         /// A view is installed whatever the register holds.
         InstallWithoutCompare,
         /// The verdicts that tell a repeat are forgotten at a view change.
@@ -135,6 +139,12 @@ named! {
         RepairedMetalog,
         RepairedRecords,
         RepairStartedAgain,
+        QuorumLostAsksForView,
+        PrimarySuspected,
+        SuspicionDamped,
+        ControllerTookOver,
+        ChangeLostToAnother,
+        NodeReplaced,
         ViewInstalledTwiceRead,
         ReappendAfterViewChange,
         VoidByCondition,

@@ -7,6 +7,7 @@ use crate::frame::{Frame, FrameError, FrameKind, write_frame};
 use crate::ids::{ClusterId, Incarnation, LogspaceId, NodeId, NodeSet, Place, ShardId, ViewNumber};
 use crate::limits::{LOGSPACES_MAX, SESSION_WINDOW, SESSIONS_MAX};
 use crate::seqnum::SeqNum;
+use crate::view_cause::ViewCause;
 
 /// An immutable configuration of one logspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct View {
     pub replicas: u8,
     /// Where the view before was repaired to: `MoveShard`s that begin this view.
     pub moves: Vec<(ShardId, NodeSet)>,
+    /// How it came to be.
+    pub cause: ViewCause,
 }
 
 impl View {
@@ -108,8 +111,10 @@ impl Chain {
     pub fn encode(&self) -> Vec<u8> {
         let bytes =
             rkyv::to_bytes::<rancor::Error>(&StoredChain::from(self)).expect("serialising into memory cannot fail");
+        let causes: Vec<ViewCause> = self.views.iter().map(|view| view.cause).collect();
+        let causes = rkyv::to_bytes::<rancor::Error>(&causes).expect("serialising into memory cannot fail");
         let mut out = Vec::new();
-        write_frame(&mut out, FrameKind::Chain, u64::from(self.logspace.0), 0, &bytes, &[]);
+        write_frame(&mut out, FrameKind::Chain, u64::from(self.logspace.0), 0, &bytes, &[&causes]);
         out
     }
 
@@ -121,7 +126,18 @@ impl Chain {
         }
         let stored =
             rkyv::from_bytes::<StoredChain, rancor::Error>(frame.metadata).map_err(|_| FrameError::Metadata)?;
-        let chain = stored.into_chain().ok_or(FrameError::Metadata)?;
+        let mut chain = stored.into_chain().ok_or(FrameError::Metadata)?;
+        // A release before this one wrote none: it kept no reasons.
+        if !frame.payload.is_empty() {
+            let causes =
+                rkyv::from_bytes::<Vec<ViewCause>, rancor::Error>(frame.payload).map_err(|_| FrameError::Metadata)?;
+            if causes.len() != chain.views.len() {
+                return Err(FrameError::Metadata);
+            }
+            for (view, cause) in chain.views.iter_mut().zip(causes) {
+                view.cause = cause;
+            }
+        }
         chain.validate()?;
         Ok(chain)
     }
@@ -212,6 +228,7 @@ impl StoredChain {
                 write_quorum: stored.write_quorum,
                 replicas: stored.replicas,
                 moves: moves.collect::<Option<_>>()?,
+                cause: ViewCause::default(),
             })
         });
         let views: Vec<View> = views.collect::<Option<_>>()?;
@@ -235,6 +252,7 @@ impl StoredChain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view_cause::ViewReason;
 
     fn chain() -> Chain {
         let nodes = NodeSet::new(&[NodeId(1), NodeId(2), NodeId(3)]).expect("three nodes");
@@ -247,6 +265,7 @@ mod tests {
             write_quorum: 2,
             replicas: 3,
             moves: vec![(ShardId { view: ViewNumber(1), index: 0 }, nodes)],
+            cause: ViewCause::default(),
         };
         Chain {
             settings: ClusterSettings::new(ClusterId(9), 1),
@@ -260,6 +279,7 @@ mod tests {
     fn a_chain_round_trips_and_refuses_nonsense() {
         let mut next = chain().current().clone();
         next.number = ViewNumber(2);
+        next.cause = ViewCause { reason: ViewReason::ForceSealed, change_ms: 41, installed_at_ms: 1_790_000_000_000 };
         let chain = chain().extended(17, next);
         assert_eq!(Chain::decode(&chain.encode()), Ok(chain.clone()));
         assert!(chain.covers(Place { view: ViewNumber(1), index: 17 }));
@@ -268,5 +288,14 @@ mod tests {
         let mut broken = chain;
         broken.ends.push(3);
         assert!(Chain::decode(&broken.encode()).is_err());
+    }
+
+    #[test]
+    fn a_chain_without_causes_is_read_as_before() {
+        let chain = chain();
+        let bytes = rkyv::to_bytes::<rancor::Error>(&StoredChain::from(&chain)).expect("fits memory");
+        let mut old = Vec::new();
+        write_frame(&mut old, FrameKind::Chain, 0, 0, &bytes, &[]);
+        assert_eq!(Chain::decode(&old), Ok(chain));
     }
 }

@@ -7,11 +7,11 @@ use bytes::{Bytes, BytesMut};
 use sealog_protocol::limits::{CUTS_IN_FLIGHT_MAX, REQUEST_RETRY, STREAM_MESSAGE_BYTES_MAX, STUCK_CUT};
 use sealog_protocol::logspace::Checkpoint;
 use sealog_protocol::machine::{Address, DurableEntry, Input, Machine, Output, Outputs, Recovered, Role};
-use sealog_protocol::message::{Message, ViewReason};
+use sealog_protocol::message::Message;
 use sealog_protocol::metalog::{EngineIncarnation, Entry, EntryError};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::Chain;
-use sealog_protocol::{Incarnation, LogspaceId, NodeId, NodeSet, Place, SeqNum, Time, ViewNumber};
+use sealog_protocol::{Incarnation, LogspaceId, NodeId, NodeSet, Place, SeqNum, Time, ViewNumber, ViewReason};
 
 use crate::entry_log::{Cursor, EntryLog};
 use crate::held::{Held, HeldRun};
@@ -23,6 +23,7 @@ mod past;
 mod recovery;
 mod sealing;
 mod space;
+mod successor;
 mod teaching;
 
 use past::Past;
@@ -42,23 +43,15 @@ pub struct SequencerConfig {
     pub node: NodeId,
     pub incarnation: Incarnation,
     pub logspace: LogspaceId,
-    /// Who changes views.
-    pub controller: NodeId,
     pub cuts_in_flight_max: usize,
+    /// How long a cut may be stuck, or a primary without a quorum, before another view is asked for.
     pub stuck_cut: Duration,
 }
 
 impl SequencerConfig {
     /// The defaults of [`sealog_protocol::limits`].
-    pub fn new(node: NodeId, incarnation: Incarnation, logspace: LogspaceId, controller: NodeId) -> SequencerConfig {
-        SequencerConfig {
-            node,
-            incarnation,
-            logspace,
-            controller,
-            cuts_in_flight_max: CUTS_IN_FLIGHT_MAX,
-            stuck_cut: STUCK_CUT,
-        }
+    pub fn new(node: NodeId, incarnation: Incarnation, logspace: LogspaceId) -> SequencerConfig {
+        SequencerConfig { node, incarnation, logspace, cuts_in_flight_max: CUTS_IN_FLIGHT_MAX, stuck_cut: STUCK_CUT }
     }
 }
 
@@ -142,14 +135,19 @@ pub struct Sequencer {
     appended: VecDeque<Appended>,
     /// Entries became durable here since the last flush.
     acknowledge: bool,
+    /// Who changes views, as the register has them; the own node, while it was told of none.
+    controllers: Vec<NodeId>,
     /// When to ask again for a view that is needed.
     ask_again: Option<Time>,
+    /// Since when, as primary, too few replicas or storages have been connected to commit anything.
+    short_of_quorum: Option<Time>,
     encoded: BytesMut,
 }
 
 impl Sequencer {
     pub fn new(config: SequencerConfig) -> Sequencer {
         Sequencer {
+            controllers: vec![config.node],
             config,
             chain: None,
             views: BTreeMap::new(),
@@ -171,6 +169,7 @@ impl Sequencer {
             appended: VecDeque::new(),
             acknowledge: false,
             ask_again: None,
+            short_of_quorum: None,
             encoded: BytesMut::new(),
         }
     }
@@ -405,19 +404,6 @@ impl Sequencer {
         self.primary = Some(primary);
     }
 
-    /// Whether the newest view that this replica knows is sealed here: it needs a successor, and a
-    /// controller that died after its Seal does not know that.
-    fn is_sealed(&self) -> bool {
-        self.chain.as_ref().is_some_and(|chain| chain.current().number <= self.sealed)
-    }
-
-    fn ask_for_view(&mut self, now: Time, reason: ViewReason, outputs: &mut Outputs) {
-        let Some(view) = self.chain.as_ref().map(|chain| chain.current().number) else { return };
-        let controller = self.address(self.config.controller, Role::Controller);
-        outputs.send(controller, Message::ViewWanted { view, reason });
-        self.ask_again = Some(now + REQUEST_RETRY);
-    }
-
     fn connected(&mut self, node: NodeId, incarnation: Incarnation, outputs: &mut Outputs) {
         self.learners.retain(|learner| learner.to.node != node);
         self.connected.insert(node, incarnation);
@@ -465,14 +451,7 @@ impl Sequencer {
             }
         }
         self.hurry_past(now);
-        if self.ask_again.is_some_and(|at| at <= now) {
-            let sealed = self.is_sealed();
-            let reason = if sealed { ViewReason::Sealed } else { ViewReason::PrimaryRestarted };
-            if sealed {
-                mark(Mark::SealedAsksForView);
-            }
-            self.ask_for_view(now, reason, outputs);
-        }
+        self.tick_successor(now, outputs);
     }
 }
 
@@ -493,8 +472,9 @@ impl Machine for Sequencer {
             Input::Chain(chain) => self.chain(now, chain, outputs),
             Input::Connected { node, incarnation } => self.connected(node, incarnation, outputs),
             Input::Disconnected { node } => self.disconnected(now, node),
+            Input::Members(members) => self.members(members),
             Input::Tick => self.tick(now, outputs),
-            Input::Read { .. } | Input::TagsRead { .. } | Input::Swapped | Input::Members(_) | Input::Space { .. } => {}
+            Input::Read { .. } | Input::TagsRead { .. } | Input::Swapped | Input::Space { .. } => {}
         }
     }
 
@@ -503,6 +483,7 @@ impl Machine for Sequencer {
             return;
         }
         self.lead(now, outputs);
+        self.count_quorum(now);
         self.look_at_past(now, outputs);
         self.acknowledge(outputs);
         self.teach_all(outputs);
@@ -516,6 +497,7 @@ impl Machine for Sequencer {
 
     fn deadline(&self) -> Option<Time> {
         let primary = self.active_primary().and_then(|primary| primary.deadline(self.config.stuck_cut));
-        primary.into_iter().chain(self.ask_again).chain(self.past.ask_at).min()
+        let quorum = self.short_of_quorum.map(|since| since + self.config.stuck_cut);
+        primary.into_iter().chain(self.ask_again).chain(quorum).chain(self.past.ask_at).min()
     }
 }

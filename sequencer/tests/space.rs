@@ -47,7 +47,7 @@ impl World {
             node,
             life: 1,
             sequencers: NodeSet::new(sequencers).expect("distinct"),
-            sequencer: Sequencer::new(SequencerConfig::new(node, Incarnation(1), LOGSPACE, ONE)),
+            sequencer: Sequencer::new(SequencerConfig::new(node, Incarnation(1), LOGSPACE)),
             open: 0,
             kept: BTreeMap::new(),
             in_flight: VecDeque::new(),
@@ -77,6 +77,7 @@ impl World {
             write_quorum: 1,
             replicas: 1,
             moves: Vec::new(),
+            cause: Default::default(),
         };
         Chain {
             settings: ClusterSettings::new(ClusterId(1), 1),
@@ -98,7 +99,7 @@ impl World {
         self.life += 1;
         self.open += 1;
         self.in_flight.clear();
-        self.sequencer = Sequencer::new(SequencerConfig::new(self.node, Incarnation(self.life), LOGSPACE, ONE));
+        self.sequencer = Sequencer::new(SequencerConfig::new(self.node, Incarnation(self.life), LOGSPACE));
         // The newest segment first: any order will do.
         for (segment, kept) in self.kept.iter().rev() {
             let segment = *segment;

@@ -1,13 +1,14 @@
-//! What breaks, and when it heals; the end of all faults; and the watch that stands for failure
-//! detection.
+//! What breaks, and when it heals; the end of all faults; and the watch that closes silent connections,
+//! as the runtime does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sealog::ConnectionError;
 use sealog_history::Line;
-use sealog_protocol::LogspaceId;
 use sealog_protocol::machine::{Address, Role};
-use sealog_protocol::message::{Message, ViewReason};
+use sealog_protocol::members::MemberState;
+use sealog_protocol::message::Message;
+use sealog_protocol::{LogspaceId, NodeId, ViewReason};
 
 use crate::client::Client;
 use crate::disk::Stop;
@@ -16,9 +17,6 @@ use crate::queue::{Instant, MILLISECOND};
 use crate::swarm::{FaultKind, NodeIndex, Plan};
 use crate::violation::Failure;
 use crate::world::{Event, World};
-
-/// For so long a primary is gone before a view change is asked for.
-const PRIMARY_GONE: Instant = 150 * MILLISECOND;
 
 /// The end of one fault.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +35,10 @@ pub struct Faults {
     pub counts: BTreeMap<FaultKind, u64>,
     /// Nodes that stay dead.
     buried: Vec<NodeIndex>,
-    /// Since when each logspace's primary seems to be gone.
-    gone_since: Vec<Option<Instant>>,
+    /// Nodes that were to be drained at some time.
+    pub drained: BTreeSet<NodeId>,
+    /// Since when pairs of connected nodes have not heard of each other.
+    silent_since: BTreeMap<(NodeIndex, NodeIndex), Instant>,
     pub torn_sectors: u64,
     /// The next line of a client that takes a vanished one's place.
     next_line: u32,
@@ -50,7 +50,8 @@ impl Faults {
             active: false,
             counts: BTreeMap::new(),
             buried: Vec::new(),
-            gone_since: vec![None; usize::from(plan.settings.logspaces)],
+            drained: BTreeSet::new(),
+            silent_since: BTreeMap::new(),
             torn_sectors: 0,
             next_line: plan.load.clients as u32,
         }
@@ -143,6 +144,13 @@ impl World {
                 let logspace = LogspaceId(self.rng.u16(0..self.plan.settings.logspaces));
                 self.want_view(logspace);
             }
+            FaultKind::NodeDrained => self.drain_or_not(node),
+            FaultKind::ViewsRaced => {
+                let logspace = LogspaceId(self.rng.u16(0..self.plan.settings.logspaces));
+                for node in self.plan.with_role(|roles| roles.controller) {
+                    self.want_view_of(node, logspace, ViewReason::Requested);
+                }
+            }
             FaultKind::ViewChangeInterrupted => {
                 for logspace in self.plan.logspaces() {
                     self.want_view(logspace);
@@ -162,10 +170,33 @@ impl World {
         Ok(())
     }
 
-    /// The controller's process dies, unless the faults are over.
+    /// The node's work is to go to others, or it may be given some again; all hear of it.
+    fn drain_or_not(&mut self, node: NodeIndex) {
+        let id = self.nodes[node.0].id;
+        let members = self.register.members();
+        let state = match members.get(id).map(|member| member.state) {
+            Some(MemberState::Active) => MemberState::Draining,
+            _ => MemberState::Active,
+        };
+        self.register.set_state(id, state);
+        self.faults.drained.insert(id);
+        for node in (0..self.nodes.len()).map(NodeIndex) {
+            let at = self.now + self.register.delay(self.now, &mut self.rng);
+            let life = self.nodes[node.0].incarnation.0;
+            self.queue.push(at, Event::MembersChanged { node, life });
+        }
+    }
+
+    fn some_controller(&mut self) -> NodeIndex {
+        let controllers = self.plan.with_role(|roles| roles.controller);
+        controllers[self.rng.usize(0..controllers.len())]
+    }
+
+    /// A controller's process dies, unless the faults are over.
     pub fn controller_dies(&mut self) {
         if self.faults.active {
-            self.crash(self.plan.controller(), Stop::Process);
+            let node = self.some_controller();
+            self.crash(node, Stop::Process);
         }
     }
 
@@ -291,25 +322,27 @@ impl World {
         Ok(())
     }
 
-    /// Nodes that can be missed: a majority of each view's sequencers stays, all storages but W − 1, one
-    /// engine, and the controller.
+    /// Nodes that can be missed: of all views together a minority of a view's sequencers, W − 1 storages,
+    /// so that whatever a view before left on some of its nodes is still there; all engines but one, and
+    /// all controllers but one.
     fn draw_buried(&mut self) -> Vec<NodeIndex> {
         let mut order: Vec<NodeIndex> = (0..self.nodes.len()).map(NodeIndex).collect();
         self.rng.shuffle(&mut order);
         let wanted = self.rng.usize(0..=self.nodes.len());
+        let replicas = self.plan.first_chain(LogspaceId(0)).current().sequencers;
+        let (sequencers_max, storages_max) =
+            (replicas.len() - replicas.majority(), usize::from(self.plan.write_quorum) - 1);
         let mut buried: Vec<NodeIndex> = Vec::new();
         for node in order {
-            let rest = |has: fn(&crate::swarm::Roles) -> bool| {
+            let counts = |has: fn(&crate::swarm::Roles) -> bool| {
                 let nodes = self.plan.with_role(has);
-                let left = nodes.iter().filter(|other| **other != node && !buried.contains(other)).count();
-                (left, nodes.len())
+                let gone = nodes.iter().filter(|other| **other == node || buried.contains(other)).count();
+                (gone, nodes.len() - gone)
             };
-            let (sequencers, of) = rest(|roles| roles.sequencer);
-            let (storages, all_storages) = rest(|roles| roles.storage);
-            let spared = rest(|roles| roles.engine).0 >= 1
-                && storages + usize::from(self.plan.write_quorum) > all_storages
-                && sequencers > of / 2
-                && rest(|roles| roles.controller).0 >= 1;
+            let spared = counts(|roles| roles.engine).1 >= 1
+                && counts(|roles| roles.storage).0 <= storages_max
+                && counts(|roles| roles.sequencer).0 <= sequencers_max
+                && counts(|roles| roles.controller).1 >= 1;
             if spared && buried.len() < wanted {
                 buried.push(node);
             }
@@ -317,40 +350,37 @@ impl World {
         buried
     }
 
-    /// Asks the controller for a view change where the primary has been gone for long.
+    /// Closes connections that have been silent for too long.
     pub fn watch(&mut self) {
-        if self.submitting && self.rng.u8(0..4) == 0 {
+        if self.submitting && self.rng.u8(0..8) == 0 {
             self.hand_over();
         }
-        for logspace in self.plan.logspaces() {
-            let gone = self.primary_is_gone(logspace);
-            let since = &mut self.faults.gone_since[usize::from(logspace.0)];
-            *since = if gone { Some(since.unwrap_or(self.now)) } else { None };
-            if since.is_some_and(|since| self.now - since >= PRIMARY_GONE) {
-                *since = None;
-                self.want_view(logspace);
+        for one in 0..self.nodes.len() {
+            for other in one + 1..self.nodes.len() {
+                let pair = (NodeIndex(one), NodeIndex(other));
+                if !self.is_silent(pair.0, pair.1) || self.network.living(pair.0, pair.1).is_none() {
+                    self.faults.silent_since.remove(&pair);
+                    continue;
+                }
+                let since = *self.faults.silent_since.entry(pair).or_insert(self.now);
+                if self.now - since >= self.plan.limits.peer_silence {
+                    self.break_connection(pair.0, pair.1);
+                }
             }
         }
     }
 
-    fn primary_is_gone(&self, logspace: LogspaceId) -> bool {
-        let chain = self.register.chain(logspace);
-        let view = chain.current();
-        let Some(primary) = self.plan.index(view.primary) else { return false };
-        let node = &self.nodes[primary.0];
-        if node.life.is_none() || node.incarnation != view.primary_incarnation || node.paused_until > self.now {
-            return true;
-        }
-        let others = view.sequencers.iter().filter_map(|id| self.plan.index(id)).filter(|other| *other != primary);
-        let reached = others.filter(|other| self.network.living(primary, *other).is_some()).count() + 1;
-        reached < view.sequencers.majority()
+    fn want_view(&mut self, logspace: LogspaceId) {
+        let node = self.some_controller();
+        // Either is asked for by somebody who may be wrong.
+        let reason = if self.rng.u8(0..8) == 0 { ViewReason::QuorumLost } else { ViewReason::Requested };
+        self.want_view_of(node, logspace, reason);
     }
 
-    fn want_view(&mut self, logspace: LogspaceId) {
-        let node = self.plan.controller();
+    fn want_view_of(&mut self, node: NodeIndex, logspace: LogspaceId, reason: ViewReason) {
         let view = self.register.chain(logspace).current().number;
         let to = Address { node: self.nodes[node.0].id, logspace, role: Role::Controller };
-        let message = Message::ViewWanted { view, reason: ViewReason::Requested };
+        let message = Message::ViewWanted { view, reason };
         self.trace.event(self.now, &[13, u64::from(logspace.0)], || format!("view {view} of {logspace} is to end"));
         let life = self.nodes[node.0].incarnation.0;
         self.input(node, life, NodeInput::Request { to, message });

@@ -13,7 +13,7 @@ use sealog_protocol::machine::{
 };
 use sealog_protocol::message::Message;
 use sealog_protocol::view::Chain;
-use sealog_protocol::{Incarnation, LogspaceId, NodeId, Time, ViewNumber};
+use sealog_protocol::{Incarnation, LogspaceId, Members, NodeId, Time, ViewNumber};
 use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
 
@@ -107,6 +107,7 @@ pub enum NodeInput {
         chain: Box<Chain>,
         swapped: bool,
     },
+    Members(Box<Members>),
     ClientBytes {
         connection: ConnectionId,
         bytes: Vec<u8>,
@@ -235,7 +236,7 @@ impl Node {
     }
 
     /// Begins a life: the incarnation is raised, machines recover from the journal, the register is read.
-    pub fn start(&mut self, plan: &Plan, chains: Vec<Chain>) -> Result<(), Failure> {
+    pub fn start(&mut self, plan: &Plan, members: Members, chains: Vec<Chain>) -> Result<(), Failure> {
         self.incarnation.0 += 1;
         let mut machines = self.machines(plan);
         let mut config = plan.journal;
@@ -281,6 +282,7 @@ impl Node {
             outputs: Outputs::default(),
             full,
         };
+        life.inbox.push(NodeInput::Members(Box::new(members)));
         life.inbox.extend(chains.into_iter().map(|chain| NodeInput::Chain { chain: Box::new(chain), swapped: false }));
         self.life = Some(Box::new(life));
         Ok(())
@@ -288,7 +290,6 @@ impl Node {
 
     fn machines(&self, plan: &Plan) -> Vec<(Address, RoleMachine)> {
         let (node, incarnation, roles) = (self.id, self.incarnation, self.roles);
-        let controller = plan.nodes[plan.controller().0].0;
         let mut machines = Vec::new();
         for logspace in plan.logspaces() {
             let mut add = |role, machine| machines.push((Address { node, logspace, role }, machine));
@@ -313,13 +314,16 @@ impl Node {
                 add(Role::Storage, RoleMachine::Storage(Box::new(Storage::new(config))));
             }
             if roles.sequencer {
-                let mut config = SequencerConfig::new(node, incarnation, logspace, controller);
+                let mut config = SequencerConfig::new(node, incarnation, logspace);
                 config.cuts_in_flight_max = plan.limits.cuts_in_flight_max;
                 config.stuck_cut = plan.limits.stuck_cut;
                 add(Role::Sequencer, RoleMachine::Sequencer(Box::new(Sequencer::new(config))));
             }
             if roles.controller {
-                let mut config = ControllerConfig::new(logspace);
+                let mut config = ControllerConfig::new(node, logspace);
+                config.primary_suspicion = plan.limits.primary_suspicion;
+                config.replace_lost = plan.limits.replace_lost;
+                config.time_of_day_ms = 1_790_000_000_000;
                 config.repair_retries_max = plan.limits.repair_retries_max;
                 add(Role::Controller, RoleMachine::Controller(Box::new(Controller::new(config))));
             }

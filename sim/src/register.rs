@@ -2,8 +2,9 @@
 
 use fastrand::Rng;
 use sealog_control::register::extends;
-use sealog_protocol::LogspaceId;
+use sealog_protocol::members::{MemberState, Members};
 use sealog_protocol::view::Chain;
+use sealog_protocol::{LogspaceId, NodeId};
 
 use crate::queue::{Instant, MILLISECOND};
 use crate::swarm::{Plan, Span};
@@ -21,6 +22,7 @@ pub struct SwapFate {
 pub struct Register {
     /// As stored: what a node reads is decoded from these bytes.
     chains: Vec<Vec<u8>>,
+    members: Vec<u8>,
     delay: Span,
     /// Until then, requests are lost or late.
     troubled_until: Instant,
@@ -29,7 +31,18 @@ pub struct Register {
 impl Register {
     pub fn new(plan: &Plan) -> Register {
         let chains = plan.logspaces().map(|logspace| plan.first_chain(logspace).encode()).collect();
-        Register { chains, delay: plan.register, troubled_until: 0 }
+        Register { chains, members: plan.first_members().encode(), delay: plan.register, troubled_until: 0 }
+    }
+
+    pub fn members(&self) -> Members {
+        Members::decode(&self.members).expect("only encoded members are stored")
+    }
+
+    /// An operator wants another state of a node.
+    pub fn set_state(&mut self, node: NodeId, state: MemberState) {
+        let members = self.members();
+        let member = members.get(node).expect("a member is never forgotten").clone();
+        self.members = members.with(sealog_protocol::members::Member { state, ..member }).encode();
     }
 
     pub fn chain(&self, logspace: LogspaceId) -> Chain {

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sealog::session::Direction;
 use sealog_history::{FinalLog, Fingerprint, Found, Report, check};
+use sealog_protocol::members::MemberState;
 use sealog_protocol::{LogBookId, NodeId, SeqNum, Tag};
 
 use crate::client::Client;
@@ -129,24 +130,25 @@ fn settle(world: &mut World) -> Result<(), Failure> {
     Err(Failure::Stuck { pending: pending(world), after, details: describe(world) })
 }
 
-/// Where enough storages live, no engine goes on writing to one that is dead.
+/// Where a view has enough living storages that are not drained, no engine goes on writing to a dead one.
 fn leave_the_lost(world: &mut World) -> Result<(), Failure> {
-    let storages = world.plan.with_role(|roles| roles.storage);
-    let lost = |world: &World| -> Vec<NodeId> {
-        let buried = storages.iter().filter(|node| world.is_buried(**node));
-        buried.map(|node| world.plan.nodes[node.0].0).collect()
-    };
-    if storages.len() - lost(world).len() < usize::from(world.plan.replicas) {
-        return Ok(());
-    }
     let on_lost = |world: &World| -> Option<NodeId> {
-        let lost = lost(world);
+        let is_lost = |node: &NodeId| world.plan.index(*node).is_some_and(|index| world.is_buried(index));
         let machines = world.nodes.iter().filter_map(|node| node.life.as_ref()).flat_map(|life| &life.machines);
-        let engines = machines.filter_map(|(_, machine)| match machine {
-            RoleMachine::Engine(engine) => engine.open_replicas(),
+        let members = world.register.members();
+        let stays = |node: &NodeId| {
+            !is_lost(node) && members.get(*node).is_some_and(|member| member.state == MemberState::Active)
+        };
+        let mut engines = machines.filter_map(|(address, machine)| match machine {
+            RoleMachine::Engine(engine) => Some((address.logspace, engine.open_replicas()?)),
             _ => None,
         });
-        engines.into_iter().find_map(|replicas| replicas.iter().find(|node| lost.contains(node)))
+        engines.find_map(|(logspace, replicas)| {
+            let view = world.register.chain(logspace).current().clone();
+            let living = view.storages.iter().filter(stays).count();
+            let lost = replicas.iter().find(is_lost);
+            lost.filter(|_| living >= usize::from(view.replicas))
+        })
     };
     if world.run(world.now + CALM_MAX, |world| on_lost(world).is_none())? {
         return Ok(());
@@ -181,7 +183,7 @@ fn describe(world: &World) -> String {
                     )
                 }
                 RoleMachine::Sequencer(sequencer) => format!("{:?}", sequencer.status()),
-                RoleMachine::Controller(controller) => format!("changing {}", controller.is_changing()),
+                RoleMachine::Controller(controller) => format!("{:?}", controller.status()),
             };
             text += &format!("\n  {}: {address:?} {status}", node.index.0);
         }

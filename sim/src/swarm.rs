@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use sealog_journal::{JournalConfig, ScrubConfig};
+use sealog_protocol::machine::Role;
+use sealog_protocol::members::{Member, MemberState, Members};
 use sealog_protocol::view::{Chain, ClusterSettings, View};
 use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, NodeSet, ViewNumber};
 
@@ -22,6 +24,8 @@ pub struct Roles {
     pub storage: bool,
     pub sequencer: bool,
     pub controller: bool,
+    /// No first view names it: it can take another's place.
+    pub spare: bool,
 }
 
 /// A fault the swarm may switch on for a seed.
@@ -41,14 +45,18 @@ pub enum FaultKind {
     ClockStep,
     RegisterTrouble,
     ViewRequested,
+    /// All controllers are asked at once.
+    ViewsRaced,
     /// A view change is asked for, and its controller dies in it.
     ViewChangeInterrupted,
+    /// An operator drains a node, or wants a drained one back.
+    NodeDrained,
     BreakClient,
     ClientVanishes,
 }
 
 impl FaultKind {
-    pub const ALL: [FaultKind; 17] = [
+    pub const ALL: [FaultKind; 19] = [
         FaultKind::CrashProcess,
         FaultKind::PowerLossOfOne,
         FaultKind::PowerLossOfAll,
@@ -63,7 +71,9 @@ impl FaultKind {
         FaultKind::ClockStep,
         FaultKind::RegisterTrouble,
         FaultKind::ViewRequested,
+        FaultKind::ViewsRaced,
         FaultKind::ViewChangeInterrupted,
+        FaultKind::NodeDrained,
         FaultKind::BreakClient,
         FaultKind::ClientVanishes,
     ];
@@ -89,6 +99,11 @@ pub struct Limits {
     pub stuck_cut: Duration,
     pub replica_patience: Duration,
     pub repair_retries_max: u32,
+    /// How long controllers bear the loss of a primary, and of a node for which there is another.
+    pub primary_suspicion: Duration,
+    pub replace_lost: Duration,
+    /// After so much silence a connection is closed.
+    pub peer_silence: Instant,
     pub pending_bytes_max: usize,
     pub pending_records_max: usize,
     pub cache_bytes_max: usize,
@@ -191,6 +206,9 @@ impl Plan {
                 stuck_cut: Duration::from_millis(*pick(rng, &[30, 100, 500])),
                 replica_patience: Duration::from_millis(*pick(rng, &[10, 100, 1_000])),
                 repair_retries_max: *pick(rng, &[0, 2, 10]),
+                primary_suspicion: Duration::from_millis(*pick(rng, &[0, 20, 100])),
+                replace_lost: Duration::from_millis(*pick(rng, &[50, 500, 300_000])),
+                peer_silence: *pick(rng, &[50, 150, 400]) * MILLISECOND,
                 pending_bytes_max: *pick(rng, &[2 << 10, 16 << 10, 32 << 20]),
                 pending_records_max: *pick(rng, &[4, 64, 1 << 16]),
                 cache_bytes_max: *pick(rng, &[0, 1 << 10, 16 << 10, 1 << 20]),
@@ -225,15 +243,19 @@ impl Plan {
         indices.map(NodeIndex).collect()
     }
 
-    /// Where the controllers of all logspaces live.
-    pub fn controller(&self) -> NodeIndex {
-        self.with_role(|roles| roles.controller)[0]
+    /// The nodes of the cluster, when it is created.
+    pub fn first_members(&self) -> Members {
+        let mut nodes: Vec<Member> = self.nodes.iter().map(|(node, roles)| member(*node, *roles)).collect();
+        nodes.sort_by_key(|member| member.node);
+        Members { cluster: self.settings.cluster, version: 1, nodes }
     }
 
     /// The logspace's chain when the cluster is created.
     pub fn first_chain(&self, logspace: LogspaceId) -> Chain {
         let ids = |has: fn(&Roles) -> bool| {
-            let ids: Vec<NodeId> = self.with_role(has).iter().map(|index| self.nodes[index.0].0).collect();
+            let first =
+                self.with_role(has).into_iter().map(|index| self.nodes[index.0]).filter(|(_, roles)| !roles.spare);
+            let ids: Vec<NodeId> = first.map(|(node, _)| node).collect();
             NodeSet::new(&ids).expect("few distinct nodes")
         };
         let sequencers = ids(|roles| roles.sequencer);
@@ -247,12 +269,31 @@ impl Plan {
             write_quorum: self.write_quorum,
             replicas: self.replicas,
             moves: Vec::new(),
+            cause: Default::default(),
         };
         Chain { settings: self.settings, logspace, views: vec![view], ends: Vec::new() }
     }
 
     pub fn logspaces(&self) -> impl Iterator<Item = LogspaceId> + use<> {
         (0..self.settings.logspaces).map(LogspaceId)
+    }
+}
+
+fn member(node: NodeId, roles: Roles) -> Member {
+    let runs = [
+        (roles.engine, Role::Engine),
+        (roles.storage, Role::Storage),
+        (roles.sequencer, Role::Sequencer),
+        (roles.controller, Role::Controller),
+    ];
+    let roles: Vec<Role> = runs.into_iter().filter(|(runs, _)| *runs).map(|(_, role)| role).collect();
+    Member {
+        node,
+        incarnation: Incarnation(1),
+        roles: sealog_protocol::members::Roles::new(&roles),
+        state: MemberState::Active,
+        peer_address: String::new(),
+        client_address: String::new(),
     }
 }
 
@@ -265,36 +306,49 @@ fn topology(rng: &mut Rng) -> (Vec<(NodeId, Roles)>, u8, u8) {
     let mut roles = match rng.u8(0..8) {
         // One machine, as `sealog dev` runs it.
         0 => {
-            let all = Roles { engine: true, storage: true, sequencer: true, controller: true };
+            let all = Roles { engine: true, storage: true, sequencer: true, controller: true, spare: false };
             return (vec![(NodeId(1), all)], 1, 1);
         }
         // Every role on each of three nodes; the engine perhaps not on all of them.
         1..=4 => {
-            let engines = rng.usize(1..=3);
+            let (engines, controllers) = (rng.usize(1..=3), rng.usize(1..=3));
             (0..3)
-                .map(|at| Roles { engine: at < engines, storage: true, sequencer: true, controller: at == 1 })
+                .map(|at| Roles {
+                    engine: at < engines,
+                    storage: true,
+                    sequencer: true,
+                    controller: at < controllers,
+                    spare: false,
+                })
                 .collect::<Vec<Roles>>()
         }
         // Storages and sequencers together, engines apart.
         5 | 6 => {
             let mut nodes = vec![Roles { storage: true, sequencer: true, ..Roles::default() }; 3];
             nodes.extend(vec![Roles { engine: true, ..Roles::default() }; rng.usize(1..=3)]);
-            let controller = rng.usize(0..nodes.len());
-            nodes[controller].controller = true;
+            for _ in 0..rng.usize(1..=3) {
+                let controller = rng.usize(0..nodes.len());
+                nodes[controller].controller = true;
+            }
             nodes
         }
-        // All apart, and the controller on its own.
+        // All apart, and the controllers on their own.
         _ => {
             let mut nodes = vec![Roles { storage: true, ..Roles::default() }; 3];
             nodes.extend(vec![Roles { sequencer: true, ..Roles::default() }; 3]);
             nodes.extend(vec![Roles { engine: true, ..Roles::default() }; rng.usize(1..=3)]);
-            nodes.push(Roles { controller: true, ..Roles::default() });
+            nodes.extend(vec![Roles { controller: true, ..Roles::default() }; rng.usize(1..=2)]);
             nodes
         }
     };
     // Storages that can be missed: engines put shards on any three.
-    let spares = *pick(rng, &[0, 0, 1, 2]);
-    roles.extend(vec![Roles { storage: true, ..Roles::default() }; spares]);
+    let more = *pick(rng, &[0, 0, 1, 2]);
+    roles.extend(vec![Roles { storage: true, ..Roles::default() }; more]);
+    if rng.bool() {
+        let controller = rng.bool();
+        let spare = Roles { storage: true, sequencer: true, controller, spare: true, engine: false };
+        roles.extend(vec![spare; rng.usize(1..=2)]);
+    }
     rng.shuffle(&mut roles);
     let mut ids: Vec<NodeId> = (1..=roles.len() as u64).map(NodeId).collect();
     rng.shuffle(&mut ids);

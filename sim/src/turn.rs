@@ -80,6 +80,11 @@ impl Turn<'_> {
                 self.effects.push(Effect::Prepare { wanted: WantedSegment { segment, recycled: None } });
             }
             NodeInput::Chain { chain, swapped } => self.chain(&chain, swapped),
+            NodeInput::Members(members) => {
+                for at in 0..self.life.machines.len() {
+                    self.handle(at, Input::Members(&members));
+                }
+            }
             NodeInput::ClientBytes { connection, bytes } => {
                 self.life.clients.entry(connection).or_default().received.extend_from_slice(&bytes);
             }

@@ -43,6 +43,8 @@ pub enum Failure {
         prefix: u64,
         copies: usize,
     },
+    #[error("view {view} replaces node {node}, which nobody drained and nobody could have given up")]
+    ReplacedForNothing { node: NodeId, view: ViewNumber },
     #[error("the register went back or changed its past (invariant 7): logspace {logspace}, view {view}")]
     TwoEnds { logspace: LogspaceId, view: ViewNumber },
     #[error(

@@ -1,6 +1,7 @@
 //! The world: everything simulated, and the one loop that takes events in time order.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -25,6 +26,9 @@ use crate::trace::Trace;
 use crate::violation::Failure;
 use crate::workload::{Book, books};
 
+/// How often the world looks for connections that are silent.
+const WATCH: Instant = 25 * MILLISECOND;
+
 /// What happens at a time. `life` is the node's incarnation that it is meant for.
 #[derive(Debug)]
 pub enum Event {
@@ -48,6 +52,7 @@ pub enum Event {
     NodeLostClient { node: NodeIndex, life: u64, connection: ConnectionId },
     Fault,
     ControllerDies,
+    MembersChanged { node: NodeIndex, life: u64 },
     Heal(Heal),
     Watch,
 }
@@ -107,7 +112,7 @@ impl World {
         for client in 0..world.clients.len() {
             world.wake_client(client, world.now);
         }
-        world.queue.push(world.now + 50 * MILLISECOND, Event::Watch);
+        world.queue.push(world.now + WATCH, Event::Watch);
         Ok(world)
     }
 
@@ -249,10 +254,15 @@ impl World {
                 self.controller_dies();
                 Ok(())
             }
+            Event::MembersChanged { node, life } => {
+                let members = Box::new(self.register.members());
+                self.input(node, life, NodeInput::Members(members));
+                Ok(())
+            }
             Event::Heal(heal) => self.heal(heal),
             Event::Watch => {
                 self.watch();
-                self.queue.push(self.now + 50 * MILLISECOND, Event::Watch);
+                self.queue.push(self.now + WATCH, Event::Watch);
                 Ok(())
             }
         }
@@ -262,7 +272,7 @@ impl World {
 
     pub fn start_node(&mut self, node: NodeIndex) -> Result<(), Failure> {
         let chains = self.plan.logspaces().map(|logspace| self.register.chain(logspace)).collect();
-        self.nodes[node.0].start(&self.plan, chains)?;
+        self.nodes[node.0].start(&self.plan, self.register.members(), chains)?;
         let incarnation = self.nodes[node.0].incarnation.0;
         self.trace.event(self.now, &[4, node.0 as u64, incarnation], || {
             let started = &self.nodes[node.0];
@@ -415,10 +425,27 @@ impl World {
             return Ok(());
         }
         self.invariants.installed(chain)?;
+        self.look_at_replaced(chain)?;
         for node in (0..self.nodes.len()).map(NodeIndex) {
             let at = self.now + self.register.delay(self.now, &mut self.rng);
             let life = self.nodes[node.0].incarnation.0;
             self.queue.push(at, Event::RegisterAnswers { node, life, logspace: chain.logspace, swapped: false });
+        }
+        Ok(())
+    }
+
+    /// Who is in the view before and not in this one: drained once, or perhaps lost for long.
+    fn look_at_replaced(&self, chain: &Chain) -> Result<(), Failure> {
+        if self.plan.limits.replace_lost < Duration::from_secs(100) {
+            return Ok(());
+        }
+        let [.., before, now] = chain.views.as_slice() else { return Ok(()) };
+        let sets = [(before.sequencers, now.sequencers), (before.storages, now.storages)];
+        for (before, now) in sets {
+            let mut gone = before.iter().filter(|node| !now.contains(*node));
+            if let Some(node) = gone.find(|node| !self.faults.drained.contains(node)) {
+                return Err(Failure::ReplacedForNothing { node, view: chain.current().number });
+            }
         }
         Ok(())
     }
@@ -454,7 +481,7 @@ impl World {
         if !self.is_alive(one) || !self.is_alive(other) || self.network.living(one, other).is_some() {
             return;
         }
-        if self.network.is_blocked(one, other) || self.network.is_blocked(other, one) {
+        if self.is_silent(one, other) {
             self.schedule_dial(one, other);
             return;
         }
@@ -474,6 +501,13 @@ impl World {
         });
         let peer = self.nodes[peer.0].id;
         self.input(node, life, NodeInput::Connected { node: peer, incarnation, connection });
+    }
+
+    /// Whether one of two nodes hears nothing of the other.
+    pub fn is_silent(&self, one: NodeIndex, other: NodeIndex) -> bool {
+        self.network.is_blocked(one, other)
+            || self.network.is_blocked(other, one)
+            || [one, other].iter().any(|node| self.nodes[node.0].paused_until > self.now)
     }
 
     /// Breaks the living connection of two nodes; it is dialed again after a while.

@@ -301,6 +301,7 @@ fn chain(views: u32) -> Chain {
         write_quorum: 1,
         replicas: 1,
         moves: Vec::new(),
+        cause: Default::default(),
     };
     Chain {
         settings: ClusterSettings::new(ClusterId(1), 1),

@@ -4,12 +4,13 @@ use bytes::Bytes;
 use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::{Message, ViewReason};
+use super::Message;
 use crate::frame::{Frame, FrameError, FrameKind, PlaceScope, write_frame};
 use crate::ids::{Incarnation, LogBookId, LogspaceId, NodeId, NodeSet, Place, ShardId, Tag, ViewNumber};
 use crate::machine::{Address, Role};
 use crate::metalog::EngineIncarnation;
 use crate::seqnum::SeqNum;
+use crate::view_cause::ViewReason;
 
 /// The form of a message's metadata in a frame.
 #[derive(Archive, Serialize, Deserialize)]
