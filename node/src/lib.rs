@@ -8,6 +8,7 @@
 
 pub mod backup;
 pub mod cluster;
+mod cluster_status;
 pub mod configuration;
 pub mod directory;
 mod durable_file;
@@ -25,6 +26,7 @@ mod register_health;
 mod register_thread;
 pub mod settings;
 mod status;
+mod twin;
 
 pub use embedded::{Embedded, EmbeddedError};
 pub use node::{Node, NodeError, Stopper};

@@ -171,6 +171,9 @@ impl Node {
             let machines = machines(&host, context.executor, limits);
             Ok(NodeHost::new(host.clone(), context, machines))
         })?;
+        if settings.register != RegisterSetting::Own {
+            directory.serve_cluster()?;
+        }
         register
             .watch(handle.poster())
             .map_err(|error| NodeError::Io { doing: "start the thread that watches the register", error })?;
