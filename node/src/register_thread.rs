@@ -159,7 +159,7 @@ impl Server {
             Ok(Swap::Held(held)) => Some(*held),
             Err(error) => {
                 // It may be installed all the same: what is held says.
-                self.failed(&error)?;
+                self.health.failed(Way::Wishes, &error);
                 self.register.read(next.logspace).or_else(|error| self.failed(&error).map(|()| None))?
             }
         };

@@ -1,5 +1,6 @@
 //! The register in etcd: a real one, which dies and comes back.
 
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,37 @@ fn what_etcd_forgot_is_read_again() {
     assert_eq!(one.compare_and_swap(&third).expect("answers"), Swap::Installed);
     etcd.compact().expect("it forgets all but the newest");
     assert_eq!(watch.changes(PATIENCE).expect("answers"), [Change::Chain(third)]);
+}
+
+fn signal(etcd: &EtcdProcess, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &etcd.process().to_string()]).status();
+    assert!(status.expect("there is a kill").success());
+}
+
+/// An etcd that takes a request and says nothing: whether it did it is read afterwards.
+#[test]
+fn an_answer_that_does_not_come_leaves_open_what_was_done() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let etcd = EtcdProcess::start(directory.path()).expect("etcd-server is installed");
+    let mut one = register(&etcd.setting("orders"));
+    let mut watch = one.watch();
+    assert_eq!(watch.changes(PATIENCE).expect("answers"), []);
+    let first = first_chain(LogspaceId(0));
+    signal(&etcd, "STOP");
+    let began = Instant::now();
+    let message = one.create(&first).expect_err("it is stopped").to_string();
+    assert!(message.contains("no answer in time"), "{message}");
+    assert!(watch.changes(Duration::from_millis(10)).is_err(), "a watch that does not begin is none");
+    assert!(began.elapsed() < PATIENCE, "every request has a deadline");
+    signal(&etcd, "CONT");
+    let held = one.read(first.logspace).expect("answers");
+    let swap = one.create(&first).expect("answers");
+    match held {
+        // It may still be done between the two.
+        None => assert!([Swap::Installed, Swap::Held(Box::new(first.clone()))].contains(&swap), "{swap:?}"),
+        Some(held) => assert_eq!((&held, &swap), (&first, &Swap::Held(Box::new(first.clone())))),
+    }
+    assert_eq!(watch.changes(PATIENCE).expect("answers"), [Change::Chain(first)]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The register in etcd, for nodes on several machines: a key for each document, and transactions
 //! that compare the revision that was read.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -163,7 +164,12 @@ impl Register for EtcdRegister {
 
 impl WatchedRegister for EtcdRegister {
     fn watch(&self) -> Box<dyn RegisterWatch> {
-        Box::new(EtcdWatch { gateway: self.gateway.clone(), keys: self.keys.clone(), next_revision: None })
+        Box::new(EtcdWatch {
+            gateway: self.gateway.clone(),
+            keys: self.keys.clone(),
+            next_revision: None,
+            told: BTreeMap::new(),
+        })
     }
 }
 
@@ -174,12 +180,18 @@ struct EtcdWatch {
     keys: Keys,
     /// `None`: all is to be read, at first and when etcd has forgotten what came since.
     next_revision: Option<u64>,
+    /// Of each key the revision that was told last: when all is read again, most of it is the same.
+    told: BTreeMap<String, u64>,
 }
 
 impl EtcdWatch {
-    fn changes_of(&self, pairs: &[KeyValue]) -> Result<Vec<Change>, RegisterError> {
-        let known = pairs.iter().filter_map(|held| Some((self.keys.document(&held.key)?, held)));
-        known.map(|(document, held)| document.change(held)).collect()
+    /// What of these was not told yet.
+    fn changes_of(&mut self, pairs: &[KeyValue]) -> Result<Vec<Change>, RegisterError> {
+        let new = pairs.iter().filter(|held| self.told.get(&held.key) != Some(&held.revision));
+        let known = new.filter_map(|held| Some((self.keys.document(&held.key)?, held)));
+        let changes = known.map(|(document, held)| document.change(held)).collect::<Result<_, _>>()?;
+        self.told.extend(pairs.iter().map(|held| (held.key.clone(), held.revision)));
+        Ok(changes)
     }
 }
 

@@ -144,7 +144,8 @@ impl Gateway {
             if said["compact_revision"].as_str().is_some_and(|revision| revision != "0") {
                 return Ok(WatchAnswer::Forgotten);
             }
-            // It lags behind, or is not the one that it was: what it has now counts.
+            // It lags behind, by a moment after each write, or is not the one that it was: what it has
+            // now counts.
             if said["created"].as_bool().unwrap_or(false) && number(&said["header"]["revision"])? + 1 < from {
                 return Ok(WatchAnswer::Forgotten);
             }
@@ -291,6 +292,21 @@ mod tests {
         for key in ["/sealog/orders-2/members", "/sealog/orders0", "/sealog/order/members"] {
             assert!(key < prefix || key >= &*end, "{key}");
         }
+    }
+
+    #[test]
+    fn what_is_not_etcd_is_told_from_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).unwrap();
+            std::io::Write::write_all(&mut stream, b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno").unwrap();
+        });
+        let message = Gateway::new(&[endpoint]).get("/sealog/x/members").unwrap_err().to_string();
+        assert!(message.contains("404") && message.contains("not etcd 3.4 or later"), "{message}");
+        server.join().unwrap();
     }
 
     #[test]
