@@ -352,7 +352,8 @@ impl Machine for Controller {
             | Input::TagsRead { .. }
             | Input::Swapped
             | Input::Space { .. }
-            | Input::Vacate { .. } => {}
+            | Input::Vacate { .. }
+            | Input::Rotten { .. } => {}
         }
     }
 

@@ -550,7 +550,8 @@ impl Machine for Engine {
             | Input::TagsRead { .. }
             | Input::Swapped
             | Input::Space { .. }
-            | Input::Vacate { .. } => {}
+            | Input::Vacate { .. }
+            | Input::Rotten { .. } => {}
         }
     }
 

@@ -126,6 +126,7 @@ mod tests {
             write_quorum: 2,
             replicas: 3,
             moves: Vec::new(),
+            cause: Default::default(),
         }
     }
 

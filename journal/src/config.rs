@@ -6,6 +6,7 @@ use sealog_protocol::ids::LogspaceId;
 use sealog_protocol::machine::Role;
 
 use crate::ALIGNMENT;
+use crate::scrub::ScrubConfig;
 
 /// Whose entry it is: machines of one executor share its journal.
 pub type Owner = (LogspaceId, Role);
@@ -37,6 +38,8 @@ pub struct JournalConfig {
     pub writes_in_flight_max: usize,
     /// After this long without a write, what is durable is marked so on disk.
     pub idle_mark: Duration,
+    /// How often, and how fast, what was written is read again.
+    pub scrub: ScrubConfig,
     /// Drawn at random when the journal is made, kept by the node, part of every checksum: blocks
     /// of another journal are never taken for ours.
     pub journal_id: u64,
@@ -53,6 +56,7 @@ impl JournalConfig {
             block_bytes_max: 1 << 20,
             writes_in_flight_max: 3,
             idle_mark: Duration::from_millis(200),
+            scrub: ScrubConfig::OFF,
             journal_id,
         }
     }

@@ -8,6 +8,8 @@
 //! A block gets its place and its number when it is written. At most
 //! [`JournalConfig::writes_in_flight_max`] blocks lie beyond the durable prefix.
 
+mod scrubbing;
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -23,6 +25,7 @@ use crate::entry::{Entry, Line, lines};
 use crate::header::{BlockHeader, BlockKind, HEADER_BYTES};
 use crate::recovery::recover;
 use crate::report::{RecoveryError, RecoveryReport};
+use crate::scrub::Scrub;
 use crate::segments::{OpenSegment, Segments, WantedSegment};
 use crate::source::SegmentSource;
 use crate::status::JournalStatus;
@@ -104,6 +107,7 @@ pub struct Journal {
     queued_bytes: usize,
     last_activity: Time,
     stopping: bool,
+    scrub: Scrub,
     counts: JournalStatus,
     report: RecoveryReport,
 }
@@ -147,6 +151,7 @@ impl Journal {
             queued_bytes: 0,
             last_activity: Time::ZERO,
             stopping: false,
+            scrub: Scrub::new(config.scrub, config.journal_id),
             counts: JournalStatus::default(),
             report: found.report,
         })
@@ -539,6 +544,7 @@ impl Journal {
             footer_bytes_in_memory: segments.unsealed().map(|segment| segment.footer.memory_bytes()).sum(),
             is_full: self.is_full(),
             damages: self.report.damages_total,
+            scrub: self.scrub.status(&segments.sealed),
             ..self.counts
         }
     }

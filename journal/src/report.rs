@@ -58,6 +58,17 @@ pub enum DamageKind {
     Footer = 3,
 }
 
+impl DamageKind {
+    /// In a word, for logs and `status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DamageKind::Data => "data",
+            DamageKind::Blocks => "blocks",
+            DamageKind::Footer => "footer",
+        }
+    }
+}
+
 /// The tail that a crash left half written, and that recovery cut off. Nothing of it had been
 /// reported durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -161,6 +161,11 @@ impl Space {
         }
     }
 
+    /// The machines that have something in a segment.
+    pub fn owners(&self, segment: u32) -> Vec<Owner> {
+        self.holders.get(&segment).map(|holders| holders.bytes.keys().copied().collect()).unwrap_or_default()
+    }
+
     pub fn is_held(&self, segment: u32) -> bool {
         self.holders.contains_key(&segment)
     }

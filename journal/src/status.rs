@@ -1,5 +1,7 @@
 //! A journal's numbers, for `sealog status` and for tests.
 
+use crate::scrub::ScrubStatus;
+
 /// Counters since the journal was opened, and how it stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JournalStatus {
@@ -40,4 +42,5 @@ pub struct JournalStatus {
     pub is_full: bool,
     /// Damaged ranges found when the journal was opened.
     pub damages: u64,
+    pub scrub: ScrubStatus,
 }

@@ -2,21 +2,22 @@
 //! delivered until nothing moves, and what leaves the executor as actions.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use sealog_protocol::batch::Batch;
-use sealog_protocol::client::{ClientHello, Welcome, decode_request};
+use sealog_protocol::client::{ClientHello, ErrorCode, Reply, Welcome, decode_request};
 use sealog_protocol::frame::{Frame, FrameError, FrameKind};
 use sealog_protocol::machine::{
     Address, ConnectionId, Input, JournalPlace, Output, Outputs, ReadFailure, Recovered, Role,
 };
-use sealog_protocol::members::Members;
+use sealog_protocol::members::{MemberState, Members};
 use sealog_protocol::message::Message;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Time};
-use sealog_runtime::{Action, ExecutorContext, ExecutorId, Host, HostError, Owner};
+use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner, PeersNow};
 
+use crate::cluster_status::ClusterFacts;
 use crate::machines::{Machines, Placement, RoleMachine};
 use crate::readiness::Readiness;
 use crate::register_thread::{RegisterRequest, RegisterWish, RegisterWishes};
@@ -28,6 +29,8 @@ pub enum Event {
     Chain { chain: Arc<Chain>, swapped: Option<Address> },
     /// The nodes of the cluster as a register holds them now.
     Members(Arc<Members>),
+    /// Whom the connections of this node are with, by the same. For the executor that holds them.
+    Peers(Box<PeersNow>),
     /// Another executor collects the node's status.
     StatusWanted { by: ExecutorId, round: u64 },
     /// What an executor said to that.
@@ -39,11 +42,14 @@ pub enum Event {
 pub struct HostConfig {
     pub facts: Arc<NodeFacts>,
     pub placement: Placement,
+    /// The newest that is known of each logspace.
     pub chains: Arc<Vec<Chain>>,
     /// The nodes of the cluster, where the register has them.
     pub members: Option<Arc<Members>>,
     pub register: RegisterWishes,
     pub readiness: Arc<Readiness>,
+    /// Why the node stops by itself.
+    pub ending: Arc<OnceLock<String>>,
 }
 
 /// The machines of one executor.
@@ -149,6 +155,10 @@ impl NodeHost {
     }
 
     fn chain(&mut self, now: Time, chain: &Chain, swapped: Option<Address>) {
+        let known = self.config.chains.get(usize::from(chain.logspace.0));
+        if known.is_some_and(|known| known.views.len() < chain.views.len()) {
+            Arc::make_mut(&mut self.config.chains)[usize::from(chain.logspace.0)] = chain.clone();
+        }
         for at in 0..self.machines.slots().len() {
             let address = self.machines.slots()[at].address;
             if address.logspace != chain.logspace {
@@ -169,7 +179,41 @@ impl NodeHost {
         for at in 0..self.machines.slots().len() {
             self.handle(now, at, Input::Members(&members));
         }
+        if let Some(reason) = self.superseded(&members) {
+            tracing::error!(reason, "this node stops");
+            // The first reason is the one that is told.
+            let _ = self.config.ending.set(reason);
+            self.context.poster.stop();
+        }
         self.config.members = Some(members);
+    }
+
+    /// Why this life of the node is over, if the members say so.
+    fn superseded(&self, members: &Members) -> Option<String> {
+        let own = members.get(self.node)?;
+        let node = self.node;
+        if own.state == MemberState::Removed {
+            return Some(format!(
+                "node {node} was removed from the cluster: its data directory is not needed any more"
+            ));
+        }
+        (own.incarnation > self.incarnation).then(|| {
+            let (ours, newest, address) = (self.incarnation, own.incarnation, &own.peer_address);
+            format!(
+                "life {newest} of node {node} has begun at {address}, and this is life {ours}: its data directory was \
+                 copied, or is used twice. Keep the one whose data is the newest"
+            )
+        })
+    }
+
+    /// What is said to a client whose request is for an engine, on a node that runs none.
+    fn no_engine(&self) -> Reply {
+        let members = self.config.members.as_deref();
+        let engines = members.into_iter().flat_map(|members| members.with_role(Role::Engine));
+        let addresses: Vec<&str> = engines.map(|member| &*member.client_address).collect();
+        let where_to = if addresses.is_empty() { "no node does".to_owned() } else { addresses.join(", ") };
+        let message = format!("this node runs no engine; connect to one that does: {where_to}");
+        Reply::Error { code: ErrorCode::Unavailable, message }
     }
 
     fn flush_machines(&mut self, now: Time) {
@@ -216,7 +260,14 @@ impl NodeHost {
     }
 
     fn status_told(&mut self, round: u64, part: StatusPart) {
-        let whole = self.status.told(round, part, &self.config.facts, &self.context);
+        let cluster = ClusterFacts {
+            node: self.node,
+            roles: self.config.placement.roles,
+            members: self.config.members.as_deref(),
+            chains: &self.config.chains,
+            peers: &self.context.peers.all(),
+        };
+        let whole = self.status.told(round, part, &self.config.facts, &cluster, &self.context);
         self.actions.extend(whole);
     }
 
@@ -280,7 +331,8 @@ impl Host for NodeHost {
     }
 
     fn place(&self, to: Address) -> Option<ExecutorId> {
-        let is_here = to.node == self.node && to.logspace.0 < self.config.placement.logspaces;
+        let placement = &self.config.placement;
+        let is_here = to.node == self.node && to.logspace.0 < placement.logspaces && placement.roles.has(to.role);
         is_here.then(|| self.config.placement.executor(to.logspace, to.role))
     }
 
@@ -304,6 +356,7 @@ impl Host for NodeHost {
         match event {
             Event::Chain { chain, swapped } => self.chain(now, &chain, swapped),
             Event::Members(members) => self.members(now, members),
+            Event::Peers(peers) => self.actions.push(Action::Peers(peers)),
             Event::StatusWanted { by, round } => {
                 let part = StatusPart::of(&self.machines);
                 self.context.poster.post(by, Event::StatusTold { round, part });
@@ -338,6 +391,11 @@ impl Host for NodeHost {
         };
         if logspace.0 >= self.config.placement.logspaces {
             return Err(FrameError::Metadata);
+        }
+        if !self.config.placement.roles.has(Role::Engine) {
+            let (request, reply) = (parsed.header.place, self.no_engine());
+            self.actions.push(Action::Reply { connection, request, reply });
+            return Ok(());
         }
         let executor = self.config.placement.executor(logspace, Role::Engine);
         if executor != self.context.executor {
@@ -383,6 +441,11 @@ impl Host for NodeHost {
 
     fn vacate(&mut self, now: Time, owner: Owner, segment: u32) {
         self.handle_owner(now, owner, Input::Vacate { segment });
+    }
+
+    fn rotten(&mut self, now: Time, owner: Owner, damage: Damage) {
+        let Damage { segment, offset, bytes, .. } = damage;
+        self.handle_owner(now, owner, Input::Rotten { segment, offset, bytes });
     }
 
     fn tick(&mut self, now: Time) {

@@ -7,11 +7,14 @@
 //! are in `host` and `machines`.
 
 pub mod backup;
+pub mod cluster;
+mod cluster_status;
 pub mod configuration;
 pub mod directory;
 mod durable_file;
 mod embedded;
 pub mod examination;
+pub mod forming;
 mod host;
 pub mod identity;
 mod machines;
@@ -23,6 +26,7 @@ mod register_health;
 mod register_thread;
 pub mod settings;
 mod status;
+mod twin;
 
 pub use embedded::{Embedded, EmbeddedError};
 pub use node::{Node, NodeError, Stopper};

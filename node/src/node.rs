@@ -3,28 +3,30 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use sealog_control::{Controller, ControllerConfig, RegisterError};
 use sealog_engine::{Engine, EngineConfig};
 use sealog_protocol::machine::{Address, Role};
+use sealog_protocol::members::{Member, MemberState, Members};
 use sealog_protocol::peer::PeerIdentity;
 use sealog_runtime::{
-    ClientLimits, ExecutorConfig, ExecutorContext, ExecutorId, Handle, JournalConfig, Listen, NodeConfig, Poster,
-    RunError, StartError,
+    ClientLimits, ExecutorConfig, ExecutorContext, ExecutorId, Handle, HostError, JournalConfig, Listen, NodeConfig,
+    Poster, RunError, ScrubConfig, StartError,
 };
 use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
 use thiserror::Error;
 
+use crate::cluster::{JoinError, admit, await_chains, await_members, join, peers_now};
 use crate::directory::{DataDirectory, DirectoryError, Founding, random_id};
 use crate::host::{Event, HostConfig, NodeHost};
 use crate::identity::Identity;
 use crate::machines::{Machines, Placement, RoleMachine};
-use crate::peer_settings::Meeting;
+use crate::peer_settings::{Meeting, is_any_port};
 use crate::readiness::{Readiness, Start};
-use crate::register::{self, OpenRegisterError};
+use crate::register::{self, OpenRegisterError, RegisterSetting, WatchedRegister};
 use crate::register_health::RegisterHealth;
 use crate::register_thread::RegisterThread;
 use crate::settings::{Settings, SettingsError};
@@ -40,6 +42,8 @@ pub enum NodeError {
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    Join(#[from] JoinError),
     #[error(transparent)]
     OpenRegister(#[from] OpenRegisterError),
     #[error(transparent)]
@@ -57,6 +61,8 @@ pub struct Node {
     handle: Handle<Event>,
     readiness: Arc<Readiness>,
     executors: usize,
+    /// Why it stops by itself, if it does.
+    ending: Arc<OnceLock<String>>,
     /// Held until the executors have ended: nobody else may use the directory before.
     directory: DataDirectory,
 }
@@ -85,10 +91,18 @@ impl Node {
     pub fn start(settings: &Settings) -> Result<Node, NodeError> {
         let address = settings.listen_address()?;
         let meeting = settings.meeting()?;
-        let directory = DataDirectory::open(&settings.data, &founding(settings))?;
+        let (directory, register, members) = if settings.register == RegisterSetting::Own {
+            let directory = DataDirectory::open(&settings.data, &founding(settings))?;
+            let register = register::open(&settings.register, &directory.path)?;
+            (directory, register, None)
+        } else {
+            let mut register = register::open(&settings.register, &settings.data)?;
+            let (directory, members) = member_of(settings, &mut *register)?;
+            (directory, register, Some(members))
+        };
         let mut listen = vec![Listen::Tcp(address)];
         listen.extend(unix_socket(settings, &directory)?.map(Listen::Unix));
-        Node::start_on(settings, directory, listen, meeting)
+        Node::start_on(settings, directory, listen, meeting, (register, members))
     }
 
     /// As [`Node::start`], on the Unix socket alone; where no path for one is short enough, on a free
@@ -100,7 +114,8 @@ impl Node {
             Some(path) => Listen::Unix(path),
             None => Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
         };
-        Node::start_on(settings, directory, vec![listen], meeting)
+        let register = register::open(&RegisterSetting::Own, &directory.path)?;
+        Node::start_on(settings, directory, vec![listen], meeting, (register, None))
     }
 
     fn start_on(
@@ -108,12 +123,16 @@ impl Node {
         directory: DataDirectory,
         listen: Vec<Listen>,
         meeting: Option<Meeting>,
+        (register, members): (Box<dyn WatchedRegister>, Option<Members>),
     ) -> Result<Node, NodeError> {
         let executors = directory.identity.journals.len();
         let hash_seed = random_id().map_err(|error| NodeError::Io { doing: "draw a random number", error })?;
         let readiness = Arc::new(Readiness::default());
-        let mut register = register::open(&settings.register, &directory.path)?;
-        let members = register.members()?.map(Arc::new);
+        let ending = Arc::new(OnceLock::new());
+        let meeting = meeting.map(|meeting| match &members {
+            Some(members) => meeting.with_peers(peers_now(members).peers),
+            None => meeting,
+        });
         let register_health = Arc::new(RegisterHealth::new(settings.register.to_string()));
         let register = RegisterThread::start(register, register_health.clone(), executors as u8)
             .map_err(|error| NodeError::Io { doing: "start the register's thread", error })?;
@@ -126,11 +145,16 @@ impl Node {
                 started: Instant::now(),
                 register: register_health,
             }),
-            placement: Placement { executors: executors as u8, logspaces: directory.chains.len() as u16 },
+            placement: Placement {
+                executors: executors as u8,
+                logspaces: directory.chains.len() as u16,
+                roles: settings.roles,
+            },
             chains: Arc::new(directory.chains.clone()),
-            members,
+            members: members.map(Arc::new),
             register: register.wishes.clone(),
             readiness: readiness.clone(),
+            ending: ending.clone(),
         };
         let mut config = NodeConfig::new(directory.path.clone(), executor_configs(settings, &directory, listen));
         config.clients = ClientLimits {
@@ -146,10 +170,13 @@ impl Node {
             let machines = machines(&host, context.executor, limits);
             Ok(NodeHost::new(host.clone(), context, machines))
         })?;
+        if settings.register != RegisterSetting::Own {
+            directory.serve_cluster()?;
+        }
         register
             .watch(handle.poster())
             .map_err(|error| NodeError::Io { doing: "start the thread that watches the register", error })?;
-        Ok(Node { handle, readiness, executors, directory })
+        Ok(Node { handle, readiness, executors, directory, ending })
     }
 
     /// Waits until every append that was ever acknowledged is readable; at most so long.
@@ -182,8 +209,35 @@ impl Node {
     pub fn wait(self) -> Result<(), RunError> {
         let ended = self.handle.wait();
         self.readiness.give_up();
-        ended
+        ended?;
+        self.ending.get().map_or(Ok(()), |reason| Err(RunError::Host(HostError(reason.clone()))))
     }
+}
+
+/// Opens the data directory of a node of a cluster, in a new life that the members know. Waits until
+/// the cluster is formed.
+fn member_of(settings: &Settings, register: &mut dyn WatchedRegister) -> Result<(DataDirectory, Members), NodeError> {
+    let members = await_members(register)?;
+    let mut founding = founding(settings);
+    founding.cluster = founding.cluster.or(Some(members.cluster.0));
+    let mut directory = DataDirectory::open_member(&settings.data, &founding, |identity| admit(&members, identity))?;
+    let unix = unix_socket(settings, &directory)?;
+    let own_socket = unix.map(|path| format!("unix:{}", std::path::absolute(&path).unwrap_or(path).display()));
+    let listen = Some(settings.listen.clone()).filter(|listen| !is_any_port(listen));
+    let client_address = settings.advertise_clients.clone().or(listen).or(own_socket);
+    let Identity { node, incarnation, cluster, .. } = directory.identity;
+    let own = Member {
+        node,
+        incarnation,
+        roles: settings.roles,
+        state: MemberState::Active,
+        peer_address: settings.advertised().expect("checked with the meeting"),
+        client_address: client_address.unwrap_or_default(),
+    };
+    join(register, &own)?;
+    directory.chains = await_chains(register, cluster)?;
+    // Others have joined meanwhile.
+    Ok((directory, await_members(register)?))
 }
 
 fn founding(settings: &Settings) -> Founding {
@@ -226,6 +280,12 @@ fn segments_max(settings: &Settings, journals: usize) -> usize {
     part.max(SEGMENTS_MIN) as usize
 }
 
+/// Each journal's part of the scrub.
+fn scrub(settings: &Settings, journals: usize) -> ScrubConfig {
+    let part = settings.scrub_bytes_per_s.div_ceil(journals.max(1) as u64);
+    ScrubConfig { bytes_per_s: part, interval: settings.scrub_interval }
+}
+
 /// Clients connect to the first executor, which forwards what others serve.
 fn executor_configs(settings: &Settings, directory: &DataDirectory, listen: Vec<Listen>) -> Vec<ExecutorConfig> {
     let mut listen = Some(listen);
@@ -234,6 +294,7 @@ fn executor_configs(settings: &Settings, directory: &DataDirectory, listen: Vec<
         journal: JournalConfig {
             segment_bytes: settings.segment_bytes,
             segments_max: segments_max(settings, directory.identity.journals.len()),
+            scrub: scrub(settings, directory.identity.journals.len()),
             ..JournalConfig::new(*journal_id)
         },
     };

@@ -13,9 +13,17 @@ use sealog_protocol::view::Chain;
 use crate::durable_file;
 
 pub mod conformance;
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(feature = "etcd")]
+mod etcd_process;
 mod file;
 mod file_watch;
+#[cfg(feature = "etcd")]
+mod gateway;
 
+#[cfg(feature = "etcd")]
+pub use etcd_process::{EtcdError, EtcdProcess};
 pub use file::FileRegister;
 
 /// What a register holds now and did not hold before.
@@ -109,6 +117,9 @@ pub fn open(setting: &RegisterSetting, data: &Path) -> Result<Box<dyn WatchedReg
     match setting {
         RegisterSetting::Own => directory(data.join("register")),
         RegisterSetting::Directory(path) => directory(path.clone()),
+        #[cfg(feature = "etcd")]
+        RegisterSetting::Etcd { endpoints, prefix } => Ok(Box::new(etcd::EtcdRegister::new(endpoints, prefix))),
+        #[cfg(not(feature = "etcd"))]
         RegisterSetting::Etcd { .. } => Err(OpenRegisterError::NoEtcd { setting: setting.to_string() }),
     }
 }
@@ -118,6 +129,7 @@ pub fn open(setting: &RegisterSetting, data: &Path) -> Result<Box<dyn WatchedReg
 pub enum OpenRegisterError {
     #[error("cannot make the register's directory {}: {source}; make it, or correct the setting register", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
+    #[cfg(not(feature = "etcd"))]
     #[error(
         "register is '{setting}', but this build has no etcd: build sealog-node with its feature etcd, or use file:/DIR"
     )]

@@ -15,6 +15,7 @@ use sealog_protocol::machine::Address;
 use sealog_protocol::view::Chain;
 use sealog_runtime::{ExecutorId, Poster};
 
+use crate::cluster::peers_now;
 use crate::host::Event;
 use crate::register::{Change, RegisterWatch, WatchedRegister};
 use crate::register_health::{RegisterHealth, Way};
@@ -110,6 +111,8 @@ impl Announcer {
         match change {
             Change::Chain(chain) => self.chain(chain, None),
             Change::Members(members) => {
+                // Names of hosts are looked up here: an executor must not wait for that.
+                self.poster.post(ExecutorId(0), Event::Peers(Box::new(peers_now(&members))));
                 let members = Arc::new(members);
                 for executor in 0..self.executors {
                     self.poster.post(ExecutorId(executor), Event::Members(members.clone()));

@@ -15,11 +15,12 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use sealog_protocol::NodeId;
 use sealog_protocol::limits::{AUX_MEMORY_BYTES_MAX, CACHE_BYTES_MAX, LOGSPACES_MAX};
+use sealog_protocol::members::Roles;
 use sealog_runtime::{ClientLimits, PeerLimits};
 use thiserror::Error;
 
 use crate::configuration::Configuration;
-use crate::peer_settings::{PeerSetting, parse_address, parse_id, parse_peers};
+use crate::peer_settings::{PeerSetting, parse_address, parse_id, parse_peers, parse_roles};
 use crate::register::RegisterSetting;
 
 /// Where a node listens unless it is told otherwise, and where clients look for it.
@@ -33,6 +34,7 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 const INDEX_BYTES_MIN: u64 = 1 << 20;
 const CACHE_BYTES_MIN: u64 = 4 << 20;
 const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+const SCRUB_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(366 * 24 * 3600);
 /// Every key is a variable with this before it.
 pub(crate) const ENVIRONMENT_PREFIX: &str = "SEALOG_";
 
@@ -59,6 +61,12 @@ pub struct Settings {
     pub cluster: Option<u64>,
     /// Where views and nodes of the cluster are agreed upon.
     pub register: RegisterSetting,
+    /// What the node runs.
+    pub roles: Roles,
+    /// Where other nodes call it. `None`: at `peer_listen`.
+    pub advertise: Option<String>,
+    /// Where clients call it. `None`: at `listen`, or its Unix socket where that is of any port.
+    pub advertise_clients: Option<String>,
     /// Where other nodes connect: `host:port` or `unix:` and a path. `None`: nowhere, it has no peers.
     pub peer_listen: Option<String>,
     /// The other nodes of the cluster.
@@ -75,6 +83,10 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Space for the journals of all executors together, in bytes; 0: as much as the disk has.
     pub disk_bytes_max: u64,
+    /// Bytes of the journals that are read again in a second, of all executors together; 0: none.
+    pub scrub_bytes_per_s: u64,
+    /// From the beginning of one such pass to that of the next, at least.
+    pub scrub_interval: Duration,
     /// Client connections at once; those beyond are told so and closed.
     pub connections_max: usize,
     /// Of them from one address; `None`: half, and all for processes of this machine.
@@ -115,6 +127,9 @@ impl Default for Settings {
             node: None,
             cluster: None,
             register: RegisterSetting::default(),
+            roles: Roles::ALL,
+            advertise: None,
+            advertise_clients: None,
             peer_listen: None,
             peers: Vec::new(),
             peer_silence: PeerLimits::default().silence_max,
@@ -123,6 +138,8 @@ impl Default for Settings {
             aux_bytes_max: AUX_MEMORY_BYTES_MAX as u64,
             segment_bytes: 64 << 20,
             disk_bytes_max: 0,
+            scrub_bytes_per_s: 4 << 20,
+            scrub_interval: Duration::from_secs(24 * 3600),
             connections_max: clients.connections_max,
             connections_per_address_max: clients.connections_per_address_max,
             handshake_deadline: clients.handshake_deadline,
@@ -187,6 +204,23 @@ pub enum SettingsError {
         "peer_listen is set, but no peers: nobody would be let in; say who is, for example peers = \"2@127.0.0.1:7442\""
     )]
     PeersMissing,
+    #[error(
+        "register is '{register}', so this is a node of a cluster, which others must find: set peer_listen to an \
+         address with a port, for example peer_listen = \"127.0.0.1:7441\""
+    )]
+    MemberUnreachable { register: String },
+    #[error(
+        "register and peers both say who the other nodes are: leave peers out, nodes find each other by the register"
+    )]
+    PeersAndRegister,
+    #[error(
+        "register is '{register}', so the number of logspaces was fixed by `sealog cluster init`: leave logspaces out"
+    )]
+    LogspacesAndRegister { register: String },
+    #[error(
+        "roles leave out some, but no other node could run them: set register, the one that they share, or leave roles out"
+    )]
+    RolesAlone,
     #[error("cannot listen for other nodes on '{listen}': {reason}; write peer_listen as HOST:PORT or unix:PATH")]
     PeerListen { listen: String, reason: String },
     #[error("cannot find node {node} at '{address}': {reason}; correct its address in peers")]
@@ -309,8 +343,41 @@ pub(crate) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "roles",
+        about: "What the node runs, for every logspace. A node alone runs all; in a cluster roles may be spread over nodes.",
+        unit: "roles",
+        default: "\"engine,storage,sequencer,controller\"",
+        expected: "some of engine, storage, sequencer and controller, with commas between",
+        set: |settings, text| {
+            settings.roles = parse_roles(text)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "advertise",
+        about: "Address that other nodes of the cluster are told to call. Empty: peer_listen.",
+        unit: "an address",
+        default: "\"\"",
+        expected: "HOST:PORT or unix:PATH",
+        set: |settings, text| {
+            settings.advertise = if text.is_empty() { None } else { Some(parse_address(text)?) };
+            Some(())
+        },
+    },
+    Key {
+        name: "advertise_clients",
+        about: "Address that clients of the cluster are told to call. Empty: listen, or the Unix socket if its port is 0.",
+        unit: "an address",
+        default: "\"\"",
+        expected: "HOST:PORT or unix:PATH",
+        set: |settings, text| {
+            settings.advertise_clients = if text.is_empty() { None } else { Some(parse_address(text)?) };
+            Some(())
+        },
+    },
+    Key {
         name: "peer_listen",
-        about: "Address for other nodes. Empty: the node has no peers and listens for none.",
+        about: "Address for other nodes: in a cluster always needed, with a port. Empty: the node has no peers and listens for none.",
         unit: "an address",
         default: "\"\"",
         expected: "HOST:PORT or unix:PATH",
@@ -394,6 +461,29 @@ pub(crate) const KEYS: &[Key] = &[
         expected: "0, or a size of at least 64MiB",
         set: |settings, text| {
             settings.disk_bytes_max = parse_bytes(text).filter(|bytes| *bytes == 0 || *bytes >= DISK_BYTES_MIN)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "scrub_rate",
+        about: "Bytes a second of old records that are read again and held against their checksums, of all executors together, so that a disk that forgets is found out while copies are left. What is found is logged, and in the status; 0 reads none.",
+        unit: SIZE,
+        default: "\"4MiB\"",
+        expected: "a size",
+        set: |settings, text| {
+            settings.scrub_bytes_per_s = parse_bytes(text)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "scrub_interval",
+        about: "Everything is read again once in this time, or as often as scrub_rate allows.",
+        unit: "a time, written as \"1h\" or \"7d\"",
+        default: "\"1d\"",
+        expected: "a time from 100ms to 366d",
+        set: |settings, text| {
+            let interval = humantime::parse_duration(text).ok();
+            settings.scrub_interval = interval.filter(|interval| SCRUB_INTERVALS.contains(interval))?;
             Some(())
         },
     },

@@ -6,12 +6,13 @@ use std::time::Instant;
 use sealog_engine::EngineStatus;
 use sealog_protocol::client::Reply;
 use sealog_protocol::machine::{ConnectionId, Role};
-use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId};
+use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, Time};
 use sealog_runtime::{Action, Counters, ExecutorContext, JournalWatch, PeerStatus};
 use sealog_sequencer::SequencerStatus;
 use sealog_storage::StorageStatus;
 use serde_json::{Map, Value, json};
 
+use crate::cluster_status::ClusterFacts;
 use crate::machines::{Machines, RoleMachine};
 use crate::register_health::RegisterHealth;
 
@@ -90,6 +91,7 @@ impl StatusRounds {
         id: u64,
         part: StatusPart,
         facts: &NodeFacts,
+        cluster: &ClusterFacts<'_>,
         context: &ExecutorContext<E>,
     ) -> Option<Action> {
         let at = self.rounds.iter().position(|round| round.id == id)?;
@@ -100,7 +102,7 @@ impl StatusRounds {
             return None;
         }
         let Round { connection, request, told, .. } = self.rounds.swap_remove(at);
-        let json = node_status(facts, &told, context).to_string();
+        let json = node_status(facts, &told, cluster, context).to_string();
         Some(Action::Reply { connection, request, reply: Reply::Status { json } })
     }
 
@@ -110,10 +112,16 @@ impl StatusRounds {
 }
 
 /// Ids are strings: they outgrow the numbers of many JSON readers.
-fn node_status<E>(facts: &NodeFacts, part: &StatusPart, context: &ExecutorContext<E>) -> Value {
+fn node_status<E>(
+    facts: &NodeFacts,
+    part: &StatusPart,
+    cluster: &ClusterFacts<'_>,
+    context: &ExecutorContext<E>,
+) -> Value {
     let (counters, journals) = (&context.counters, &context.journals);
     let ready = part.engines.iter().all(|(_, engine)| engine.ready);
-    let degraded = degraded_reasons(facts, part, journals);
+    let mut degraded = degraded_reasons(facts, part, journals);
+    degraded.extend(cluster.degraded());
     let state = match (ready, degraded.is_empty()) {
         (false, _) => "starting",
         (true, false) => "degraded",
@@ -121,8 +129,12 @@ fn node_status<E>(facts: &NodeFacts, part: &StatusPart, context: &ExecutorContex
     };
     let index_bytes: usize = part.engines.iter().map(|(_, engine)| engine.index_bytes).sum();
     let records: u64 = part.engines.iter().map(|(_, engine)| engine.records).sum();
-    let executors: Vec<Value> =
-        counters.iter().zip(journals.iter()).map(|(counters, journal)| executor_status(counters, journal)).collect();
+    let now = context.clock.now();
+    let executors: Vec<Value> = counters
+        .iter()
+        .zip(journals.iter())
+        .map(|(counters, journal)| executor_status(counters, journal, now))
+        .collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "state": state,
@@ -137,6 +149,9 @@ fn node_status<E>(facts: &NodeFacts, part: &StatusPart, context: &ExecutorContex
         "index": { "records": records, "bytes": index_bytes, "bytes_max": facts.index_bytes_max },
         "logspaces": logspaces_status(part),
         "executors": executors,
+        "roles": cluster.role_names(),
+        "members": cluster.members(),
+        "views": cluster.views(),
         "peers": context.peers.all().iter().map(peer_status).collect::<Vec<Value>>(),
     })
 }
@@ -182,6 +197,13 @@ fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWat
             "the register {name} can't be used since {seconds} s: views can't be changed, appends and reads go on ({reason})"
         ));
     }
+    let rotten: u64 = journals.iter().map(|journal| journal.status().scrub.findings).sum();
+    if rotten > 0 {
+        reasons.push(format!(
+            "the scrub found {rotten} damaged ranges in the journal: what is damaged can't be read from here, all else \
+             is served; `scrub.findings` of the executors says where; check the disk (dmesg, smartctl)"
+        ));
+    }
     for (logspace, storage) in &part.storages {
         if storage.corrupt_reads > 0 {
             let reads = storage.corrupt_reads;
@@ -208,8 +230,12 @@ fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWat
 }
 
 fn logspaces_status(part: &StatusPart) -> Vec<Value> {
-    let mut logspaces: Vec<LogspaceId> = part.engines.iter().map(|(logspace, _)| *logspace).collect();
+    let engines = part.engines.iter().map(|(logspace, _)| *logspace);
+    let storages = part.storages.iter().map(|(logspace, _)| *logspace);
+    let sequencers = part.sequencers.iter().map(|(logspace, _)| *logspace);
+    let mut logspaces: Vec<LogspaceId> = engines.chain(storages).chain(sequencers).collect();
     logspaces.sort_unstable();
+    logspaces.dedup();
     let status = |logspace: LogspaceId| {
         let mut value = json!({ "logspace": logspace.0 });
         let roles = [Role::Engine, Role::Storage, Role::Sequencer];
@@ -289,10 +315,33 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
     }
 }
 
-fn executor_status(counters: &Counters, journal: &JournalWatch) -> Value {
+fn executor_status(counters: &Counters, journal: &JournalWatch, now: Time) -> Value {
     let mut status: Map<String, Value> = counters.all().map(|(name, value)| (name.to_owned(), value.into())).collect();
     status.insert("journal".to_owned(), journal_status(journal));
+    status.insert("scrub".to_owned(), scrub_status(journal, now));
     Value::Object(status)
+}
+
+/// What is read again: the last finished pass, and what was found in segments that are still there.
+fn scrub_status(journal: &JournalWatch, now: Time) -> Value {
+    let status = journal.status().scrub;
+    let findings = journal.findings().into_iter().map(|damage| {
+        json!({
+            "file": format!("segment-{:08}.seg", damage.segment),
+            "offset": damage.offset,
+            "bytes": damage.bytes,
+            "what": damage.kind.name(),
+        })
+    });
+    json!({
+        "passes": status.passes,
+        "last_pass_ago_s": status.last_pass.map(|finished| now.since(finished).as_secs()),
+        "last_pass_bytes": status.last_pass_bytes,
+        "bytes": status.bytes,
+        "segment": status.segment,
+        "damaged": status.findings,
+        "findings": findings.collect::<Vec<Value>>(),
+    })
 }
 
 fn journal_status(journal: &JournalWatch) -> Value {

@@ -89,6 +89,9 @@ pub enum Input<'a> {
     /// Little in this segment is still held: append again what counts of yours, then say
     /// [`Output::Release`].
     Vacate { segment: u32 },
+    /// These bytes of the segment, in which the machine has something, are not any more what was
+    /// written: it may not be able to read back what lies there. Told again while it is so.
+    Rotten { segment: u32, offset: u64, bytes: u64 },
     /// The machine's deadline has passed.
     Tick,
 }

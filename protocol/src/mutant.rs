@@ -109,6 +109,8 @@ named! {
         AuxOfFirstRecord,
         /// An engine stays with a shard one of whose storages is lost.
         LostReplicaIgnored,
+        /// A replica is counted as repaired though it lacks the metalog of views before.
+        CountedWithoutPast,
     }
 }
 

@@ -52,6 +52,10 @@ counters! {
     zeroed_bytes,
     /// Reads from the journal.
     journal_reads,
+    /// Reads of the scrub.
+    scrub_reads,
+    /// Damaged ranges that it found, each once.
+    scrub_findings,
     /// Segments made ready.
     segments_prepared,
     /// Tries to prepare a segment that failed, mostly for want of space.

@@ -118,6 +118,7 @@ impl<H: Host> Driver<H> {
                 Kind::Send => self.sockets.on_send(completion, counters),
                 Kind::JournalWrite => self.journal.on_write(now, completion, counters),
                 Kind::JournalRead => self.journal.on_read(now, completion, &mut self.host, counters),
+                Kind::Scrub => self.journal.on_scrub(now, completion, counters),
                 Kind::Prepare => self.journal.on_prepare(now, completion, counters),
                 // How the cancelled operation ended is told by its own completion.
                 Kind::Cancel => {}
@@ -229,6 +230,7 @@ impl<H: Host> Driver<H> {
                     self.journal.read_tags(&mut self.ring, owner, ticket, shard, segment, from);
                 }
                 Action::Release { owner, segment } => self.journal.release(owner, segment),
+                Action::Peers(peers) => self.set_peers(now, *peers),
             }
         }
         self.actions = actions;
@@ -243,7 +245,9 @@ impl<H: Host> Driver<H> {
     }
 
     fn publish(&self) {
-        self.watch[usize::from(self.executor.0)].set(self.journal.status());
+        let watch = &self.watch[usize::from(self.executor.0)];
+        watch.set(self.journal.status());
+        watch.set_findings(self.journal.findings());
     }
 
     /// Whether something came that the next turn finds.

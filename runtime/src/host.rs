@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sealog_journal::Owner;
+use sealog_journal::{Damage, Owner};
 use sealog_protocol::Time;
 use sealog_protocol::client::{ClientHello, Reply, Welcome};
 use sealog_protocol::frame::FrameError;
@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::error::HostError;
 use crate::executor::Poster;
+use crate::peer_config::PeersNow;
 use crate::peer_watch::PeerWatch;
 use crate::watch::JournalWatch;
 
@@ -118,6 +119,9 @@ pub trait Host: 'static {
     /// says [`Action::Release`].
     fn vacate(&mut self, now: Time, owner: Owner, segment: u32);
 
+    /// These bytes of a segment in which the owner has something are damaged.
+    fn rotten(&mut self, now: Time, owner: Owner, damage: Damage);
+
     /// The host's deadline has passed.
     fn tick(&mut self, now: Time);
 
@@ -149,6 +153,9 @@ pub enum Action {
     ReadTags { owner: Owner, ticket: u64, shard: ShardId, segment: u32, from: u64 },
     /// The machine needs nothing of a segment any more.
     Release { owner: Owner, segment: u32 },
+    /// Who the other nodes are from now on. Only the first executor's host says so: it holds the
+    /// connections. Nothing comes of it on a node that was started without peers.
+    Peers(Box<PeersNow>),
 }
 
 const _: () = assert!(size_of::<Action>() <= 136, "actions are moved about: they stay small");

@@ -11,7 +11,8 @@ use std::os::fd::RawFd;
 use bytes::Bytes;
 use io_uring::{opcode, types};
 use sealog_journal::{
-    ALIGNMENT, BlockBuffer, FooterChunk, Journal, JournalStatus, Owner, RecoveryReport, TagsSource, WantedSegment,
+    ALIGNMENT, BlockBuffer, Damage, FooterChunk, Journal, JournalStatus, Owner, RecoveryReport, ScrubRead, TagsSource,
+    WantedSegment,
 };
 use sealog_protocol::Time;
 use sealog_protocol::ids::ShardId;
@@ -40,6 +41,8 @@ pub(crate) struct JournalIo {
     writes_in_flight: usize,
     reads: Vec<Option<ReadFlight>>,
     free_reads: Vec<u32>,
+    /// The scrub's read: one at a time.
+    scrub: Option<ScrubFlight>,
     /// Tags that were in memory: told to the host in the next turn.
     tags_at_hand: Vec<(Owner, u64, u64, Bytes)>,
     /// Files to be used again that are still being read: what is read stays what it is until then.
@@ -62,6 +65,11 @@ struct ReadFlight {
     what: Wanted,
     segment: u32,
     offset: u64,
+    buffer: BlockBuffer,
+}
+
+struct ScrubFlight {
+    read: ScrubRead,
     buffer: BlockBuffer,
 }
 
@@ -89,6 +97,7 @@ impl JournalIo {
             writes_in_flight: 0,
             reads: Vec::new(),
             free_reads: Vec::new(),
+            scrub: None,
             tags_at_hand: Vec::new(),
             still_read: Vec::new(),
             was_full: None,
@@ -130,7 +139,12 @@ impl JournalIo {
         self.journal.report().clone()
     }
 
-    /// Reads or writes are in flight.
+    /// What the scrub found in segments that are still there.
+    pub fn findings(&self) -> Vec<Damage> {
+        self.journal.findings()
+    }
+
+    /// Reads or writes are in flight that somebody waits for.
     pub fn is_waiting_for_disk(&self) -> bool {
         self.writes_in_flight > 0 || self.free_reads.len() < self.reads.len()
     }
@@ -173,6 +187,49 @@ impl JournalIo {
         self.reads[slot as usize] = Some(read);
         // SAFETY: the buffer's memory does not move with it, and stays in `reads` until completion.
         unsafe { ring.push(Token::new(Kind::JournalRead, slot, 0), entry) };
+    }
+
+    /// Begins the scrub's next read, if one is due.
+    fn scrub(&mut self, now: Time, ring: &mut Ring) {
+        let Some(read) = self.journal.next_scrub(now) else { return };
+        let descriptor = self.directory.segment(read.segment).unwrap_or_else(|error| {
+            tracing::error!(segment = read.segment, %error, "cannot open a journal segment");
+            -1
+        });
+        let mut buffer = BlockBuffer::zeroed(read.bytes);
+        let entry = opcode::Read::new(types::Fd(descriptor), buffer.as_mut_ptr(), read.bytes as u32);
+        let entry = entry.offset(read.offset).build();
+        self.scrub = Some(ScrubFlight { read, buffer });
+        // SAFETY: the buffer's memory does not move with it, and stays in `scrub` until completion.
+        unsafe { ring.push(Token::new(Kind::Scrub, 0, 0), entry) };
+    }
+
+    /// The scrub's read has ended.
+    pub fn on_scrub(&mut self, now: Time, completion: Completion, counters: &Counters) {
+        let ScrubFlight { read, buffer } = self.scrub.take().expect("the scrub's read was submitted");
+        counters.scrub_reads.add(1);
+        let content = match completion.bytes() {
+            Ok(bytes) if bytes == read.bytes => Some(&buffer[..]),
+            result => {
+                tracing::error!(
+                    segment = read.segment,
+                    offset = read.offset,
+                    ?result,
+                    "the scrub cannot read the journal"
+                );
+                None
+            }
+        };
+        self.journal.scrub_done(now, read, content);
+        while let Some(Damage { kind, segment, offset, bytes }) = self.journal.next_finding() {
+            counters.scrub_findings.add(1);
+            let path = self.directory.segment_path(segment);
+            tracing::error!(
+                file = %path.display(), offset, bytes, what = kind.name(),
+                "the scrub found damage on the disk: what is damaged can't be read from here, all else is served; \
+                 check the disk (dmesg, smartctl)"
+            );
+        }
     }
 
     /// A read has ended.
@@ -255,6 +312,10 @@ impl JournalIo {
             host.vacate(now, owner, segment);
             told = true;
         }
+        while let Some((owner, damage)) = self.journal.next_rotten() {
+            host.rotten(now, owner, damage);
+            told = true;
+        }
         let full = self.journal.is_full();
         if self.was_full != Some(full) {
             self.was_full = Some(full);
@@ -282,6 +343,7 @@ impl JournalIo {
             self.push_write(ring, descriptor, address, bytes, flight);
         }
         self.manage_files();
+        self.scrub(now, ring);
         if self.preparer.has_step_due() {
             let hurry = self.journal.status().segments_prepared == 0;
             self.preparer.submit(now, hurry, &self.directory, ring);
@@ -296,7 +358,9 @@ impl JournalIo {
         let mut wanted = std::mem::take(&mut self.still_read);
         wanted.extend(std::iter::from_fn(|| self.journal.wanted_segment()));
         for wanted in wanted {
-            let is_read = |segment| self.reads.iter().flatten().any(|read| read.segment == segment);
+            let is_scrubbed = |segment| self.scrub.as_ref().is_some_and(|scrub| scrub.read.segment == segment);
+            let is_read =
+                |segment| is_scrubbed(segment) || self.reads.iter().flatten().any(|read| read.segment == segment);
             if wanted.recycled.is_some_and(is_read) {
                 self.still_read.push(wanted);
             } else {
@@ -330,7 +394,7 @@ impl JournalIo {
 
     /// When [`JournalIo::submit`] is due at the latest.
     pub fn deadline(&self) -> Option<Time> {
-        self.journal.deadline().into_iter().chain(self.preparer.deadline()).min()
+        [self.journal.deadline(), self.journal.scrub_deadline(), self.preparer.deadline()].into_iter().flatten().min()
     }
 
     /// Finishes writing, with a last mark, and prepares no more segments unless one is needed.

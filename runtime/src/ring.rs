@@ -33,6 +33,7 @@ pub(crate) enum Kind {
     PeerConnect = 9,
     PeerReceive = 10,
     PeerSend = 11,
+    Scrub = 12,
 }
 
 /// Whom a completion concerns: a slot of a table, and which use of that slot.
@@ -57,7 +58,7 @@ impl Token {
     fn unpack(bits: u64) -> Option<Token> {
         use Kind::*;
         let of_peers = [PeerAccept, PeerConnect, PeerReceive, PeerSend];
-        let kind = [Accept, Receive, Send, JournalWrite, JournalRead, Prepare, Cancel]
+        let kind = [Accept, Receive, Send, JournalWrite, JournalRead, Prepare, Cancel, Scrub]
             .into_iter()
             .chain(of_peers)
             .find(|kind| *kind as u64 == bits >> 56)?;

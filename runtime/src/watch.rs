@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use sealog_journal::{JournalStatus, RecoveryReport};
+use sealog_journal::{Damage, JournalStatus, RecoveryReport};
 
 /// What is known of an executor's journal: its state a moment ago (at the latest when its executor
 /// went to sleep), and what recovery found.
@@ -10,6 +10,7 @@ use sealog_journal::{JournalStatus, RecoveryReport};
 pub struct JournalWatch {
     status: Mutex<JournalStatus>,
     report: Mutex<RecoveryReport>,
+    findings: Mutex<Vec<Damage>>,
 }
 
 impl JournalWatch {
@@ -19,6 +20,15 @@ impl JournalWatch {
 
     pub fn report(&self) -> RecoveryReport {
         self.report.lock().expect("nobody panics with this lock held").clone()
+    }
+
+    /// What the scrub found in segments that are still there.
+    pub fn findings(&self) -> Vec<Damage> {
+        self.findings.lock().expect("nobody panics with this lock held").clone()
+    }
+
+    pub(crate) fn set_findings(&self, findings: Vec<Damage>) {
+        *self.findings.lock().expect("nobody panics with this lock held") = findings;
     }
 
     pub(crate) fn set(&self, status: JournalStatus) {

@@ -467,7 +467,8 @@ impl Machine for Sequencer {
         match input {
             Input::Message { from, message } => self.message(from, message, outputs),
             Input::Durable(at) => self.durable(at.segment, outputs),
-            Input::Vacate { segment } => self.vacate(segment, outputs),
+            // What counts of the metalog is in memory, and is whole there: it goes to another segment.
+            Input::Vacate { segment } | Input::Rotten { segment, .. } => self.vacate(segment, outputs),
             Input::Chain(chain) => self.chain(now, chain, outputs),
             Input::Connected { node, incarnation } => self.connected(node, incarnation, outputs),
             Input::Disconnected { node } => self.disconnected(now, node),

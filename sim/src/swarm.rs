@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use sealog_journal::JournalConfig;
+use sealog_journal::{JournalConfig, ScrubConfig};
 use sealog_protocol::machine::Role;
 use sealog_protocol::members::{Member, MemberState, Members};
 use sealog_protocol::view::{Chain, ClusterSettings, View};
@@ -198,6 +198,7 @@ impl Plan {
                 block_bytes_max: *pick(rng, &[4096, 16 << 10, 1 << 20]),
                 writes_in_flight_max: rng.usize(1..=4),
                 idle_mark: Duration::from_millis(*pick(rng, &[2, 20, 200])),
+                scrub: ScrubConfig::OFF,
                 journal_id: rng.u64(1..),
             },
             limits: Limits {

@@ -524,7 +524,7 @@ impl Machine for Storage {
             Input::Disconnected { node } => self.disconnected(node),
             Input::Space { full } => self.space(full, outputs),
             Input::Vacate { segment } => self.vacate(segment, outputs),
-            Input::Swapped | Input::Members(_) | Input::Tick => {}
+            Input::Rotten { .. } | Input::Swapped | Input::Members(_) | Input::Tick => {}
         }
     }
 

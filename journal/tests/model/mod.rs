@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sealog_journal::{
-    BlockWrite, Journal, JournalConfig, Owner, RecoveryError, SegmentSource, SourceError, WantedSegment,
+    BlockWrite, Journal, JournalConfig, Owner, RecoveryError, ScrubConfig, SegmentSource, SourceError, WantedSegment,
 };
 use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
 use sealog_protocol::frame::{PlaceScope, set_place};
@@ -31,6 +31,7 @@ pub fn config() -> JournalConfig {
         writes_in_flight_max: 3,
         idle_mark: Duration::from_millis(200),
         journal_id: JOURNAL_ID,
+        scrub: ScrubConfig::OFF,
     }
 }
 

@@ -31,6 +31,7 @@ pub fn first_chain(logspace: LogspaceId) -> Chain {
         write_quorum: 1,
         replicas: 1,
         moves: Vec::new(),
+        cause: Default::default(),
     };
     Chain { settings: ClusterSettings::new(CLUSTER, 4), logspace, views: vec![view], ends: Vec::new() }
 }

@@ -288,6 +288,8 @@ impl Host for Toy {
         self.full = full;
     }
 
+    fn rotten(&mut self, _: Time, _: Owner, _: sealog_runtime::Damage) {}
+
     fn vacate(&mut self, _: Time, owner: Owner, segment: u32) {
         self.actions.push(Action::Release { owner, segment });
     }

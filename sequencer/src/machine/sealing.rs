@@ -49,7 +49,7 @@ impl Sequencer {
             return;
         }
         // It is counted among those that keep the metalog once it has all that is before, too.
-        if self.lacking(view).is_some() {
+        if self.lacking(view).is_some() && !active(Mutant::CountedWithoutPast) {
             return;
         }
         let Some(repair) = self.repairs.get(&view) else { return };

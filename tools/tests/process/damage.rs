@@ -306,3 +306,58 @@ fn verify_finds_missing_blocks_damaged_footers_and_what_is_beside_the_journal() 
     let (code, damages, _) = verify(&data);
     assert_eq!(code, Some(8), "{damages:?}");
 }
+
+/// Waits for a scrub that began after this, and returns the status then.
+fn after_a_pass(node: &Node) -> serde_json::Value {
+    let passes = |status: &serde_json::Value| status["executors"][0]["scrub"]["passes"].as_u64().expect("a count");
+    let (before, began) = (passes(&node.status()), std::time::Instant::now());
+    loop {
+        let status = node.status();
+        // One may have been under way.
+        if passes(&status) >= before + 2 {
+            return status;
+        }
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "no pass ended: {status}");
+    }
+}
+
+/// Bits rot in what a running node wrote long ago: within a pass it says so, with the place, while
+/// appends go on, and nothing is told of what is whole.
+#[test]
+fn a_running_node_finds_what_rots_in_cold_segments() {
+    let data = written_and_sealed("scrub", 150);
+    let mut command = crate::node::NodeCommand::new(&data);
+    command.settings.extend([("SEALOG_SCRUB_RATE", "64MiB"), ("SEALOG_SCRUB_INTERVAL", "100ms")]);
+    let node = command.start().expect("it is whole");
+    let logbook = Client::connect(&node.address).expect("a client").logbook("orders");
+    let status = after_a_pass(&node);
+    assert_eq!((&status["state"], &status["degraded"]), (&"ready".into(), &serde_json::json!([])), "{status}");
+    let scrub = &status["executors"][0]["scrub"];
+    assert!(scrub["last_pass_bytes"].as_u64() > Some(4 << 20), "a sealed segment was read: {scrub}");
+    assert_eq!((&scrub["damaged"], &scrub["findings"]), (&0.into(), &serde_json::json!([])));
+
+    let places = [1003, 1040].map(|number| find_in_journal(&data, payload(number).as_bytes()));
+    places.iter().for_each(flip_a_bit);
+    logbook.append(&[Tag(8)], "appends go on").expect("beside the scrub");
+    let status = after_a_pass(&node);
+    assert_eq!(status["state"], "degraded", "{status}");
+    assert!(status["degraded"][0].as_str().is_some_and(|reason| reason.contains("2 damaged ranges")), "{status}");
+    let findings = status["executors"][0]["scrub"]["findings"].as_array().expect("a list").clone();
+    for place in &places {
+        let is_here = |finding: &&serde_json::Value| {
+            let (offset, bytes) = (finding["offset"].as_u64(), finding["bytes"].as_u64());
+            let (offset, bytes) = (offset.expect("a place"), bytes.expect("a length"));
+            place.0.ends_with(finding["file"].as_str().expect("a file")) && (offset..offset + bytes).contains(&place.1)
+        };
+        assert_eq!(findings.iter().filter(is_here).count(), 1, "{place:?} is not in {findings:?}");
+    }
+    assert_eq!((findings.len(), &findings[0]["what"]), (2, &"data".into()), "{findings:?}");
+    after_a_pass(&node);
+    let status = node.status();
+    assert_eq!(status["executors"][0]["scrub_findings"], 2, "each is news once: {status}");
+    logbook.append(&[Tag(8)], "and on").expect("damage of old records stops nothing");
+    // What was a fault of the way only, and is whole again, is damage no more.
+    places.iter().for_each(flip_a_bit);
+    assert_eq!(after_a_pass(&node)["state"], "ready");
+    node.stop();
+}
