@@ -21,6 +21,7 @@ mod readiness;
 pub mod register;
 mod register_thread;
 pub mod settings;
+mod space_watch;
 mod status;
 
 pub use embedded::{Embedded, EmbeddedError};

@@ -27,6 +27,7 @@ use crate::peer_settings::Meeting;
 use crate::readiness::{Readiness, Start};
 use crate::register_thread;
 use crate::settings::{Settings, SettingsError};
+use crate::space_watch::{SpaceLooks, SpaceWatch};
 use crate::status::NodeFacts;
 
 /// The longest path that a Unix socket may have on Linux.
@@ -52,6 +53,7 @@ pub struct Node {
     handle: Handle<Event>,
     readiness: Arc<Readiness>,
     executors: usize,
+    _space_looks: SpaceLooks,
     /// Held until the executors have ended: nobody else may use the directory before.
     directory: DataDirectory,
 }
@@ -108,6 +110,8 @@ impl Node {
         let hash_seed = random_id().map_err(|error| NodeError::Io { doing: "draw a random number", error })?;
         let readiness = Arc::new(Readiness::default());
         let (register, requests) = mpsc::channel();
+        let segments_max = segments_max(settings, executors);
+        let space = Arc::new(SpaceWatch::new(directory.path.clone(), settings.segment_bytes, segments_max));
         let host = HostConfig {
             facts: Arc::new(NodeFacts {
                 node: directory.identity.node,
@@ -115,6 +119,7 @@ impl Node {
                 incarnation: directory.identity.incarnation,
                 index_bytes_max: settings.index_bytes_max,
                 started: Instant::now(),
+                space: space.clone(),
             }),
             placement: Placement { executors: executors as u8, logspaces: directory.chains.len() as u16 },
             chains: Arc::new(directory.chains.clone()),
@@ -140,7 +145,9 @@ impl Node {
             let machines = machines(&host, context.executor, limits);
             Ok(NodeHost::new(host.clone(), context, machines))
         })?;
-        Ok(Node { handle, readiness, executors, directory })
+        let space_looks = SpaceLooks::start(space, handle.journals().clone());
+        let space_looks = space_looks.map_err(|error| NodeError::Io { doing: "start the thread for space", error })?;
+        Ok(Node { handle, readiness, executors, directory, _space_looks: space_looks })
     }
 
     /// Waits until every append that was ever acknowledged is readable; at most so long.

@@ -1,5 +1,6 @@
 //! What a node tells of itself: one JSON object, gathered from all its executors.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use sealog_engine::EngineStatus;
@@ -12,6 +13,7 @@ use sealog_storage::StorageStatus;
 use serde_json::{Map, Value, json};
 
 use crate::machines::{Machines, RoleMachine};
+use crate::space_watch::SpaceWatch;
 
 /// What does not change while a node runs.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub struct NodeFacts {
     pub incarnation: Incarnation,
     pub index_bytes_max: u64,
     pub started: Instant,
+    pub space: Arc<SpaceWatch>,
 }
 
 /// What one executor's machines say.
@@ -135,6 +138,7 @@ fn node_status<E>(facts: &NodeFacts, part: &StatusPart, context: &ExecutorContex
         "uptime_s": facts.started.elapsed().as_secs(),
         "durability": "disk",
         "index": { "records": records, "bytes": index_bytes, "bytes_max": facts.index_bytes_max },
+        "space": facts.space.status(),
         "logspaces": logspaces_status(part),
         "executors": executors,
         "peers": context.peers.all().iter().map(peer_status).collect::<Vec<Value>>(),
