@@ -25,6 +25,7 @@ use sealog_protocol::limits::{
     SUBSCRIPTION_CREDIT_MAX, SUBSCRIPTION_PAGE_BYTES, SUBSCRIPTION_TURN_BYTES, SUBSCRIPTION_TURN_PAGES,
 };
 use sealog_protocol::machine::{ConnectionId, Outputs};
+use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::{LogBookId, Place, SeqNum, Tag};
 
 /// A subscription, never used again: a client may use a request id again.
@@ -278,6 +279,7 @@ impl Subscriptions {
             self.turn_pages -= 1;
             if subscription.credit <= 0 {
                 subscription.state = State::Broke;
+                mark(Mark::SubscriptionBroke);
                 if !std::mem::replace(&mut subscription.is_told, true) {
                     let nothing = RecordsReply { place: applied, ..RecordsReply::default() };
                     outputs.reply(subscription.connection, subscription.request, Reply::Records(nothing));
@@ -311,7 +313,8 @@ impl Subscriptions {
                 subscription.credit -= bytes as i64;
                 self.turn_bytes = self.turn_bytes.saturating_sub(bytes);
                 if let Some(last) = page.parts.last() {
-                    subscription.next = SeqNum(last.seqnum.0 + u64::from(last.records));
+                    let skipped = u64::from(!page.complete && active(Mutant::SubscriptionSkipsAtPageEnd));
+                    subscription.next = SeqNum(last.seqnum.0 + u64::from(last.records) + skipped);
                     is_news = true;
                 }
                 if page.complete {
@@ -322,7 +325,8 @@ impl Subscriptions {
             }
             Reply::Trimmed { first, .. } => {
                 subscription.next = subscription.next.max(*first);
-                is_news = true;
+                is_news = !active(Mutant::SubscriptionSilentAboutTrim);
+                mark(Mark::SubscriptionTrimTold);
             }
             _ => {
                 outputs.reply(connection, request, reply);
