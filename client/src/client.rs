@@ -10,7 +10,7 @@ use std::time::Duration;
 use sealog_protocol::LogBookId;
 
 use crate::error::{AppendError, ConnectError, ConnectionError, StatusError};
-use crate::face::address::Address;
+use crate::face::address::AddressList;
 use crate::face::call::{Call, append_outcome, status_outcome};
 use crate::face::core::Core;
 use crate::face::driver::Shared;
@@ -19,10 +19,10 @@ use crate::logbook::LogBook;
 use crate::session::{Appended, Counters, Operation, OperationId, SessionConfig};
 use crate::token::Token;
 
-/// A client of one node. Cheap to clone: clones share the connection and the session.
+/// A client of one node at a time. Cheap to clone: clones share the connection and the session.
 ///
-/// It reconnects by itself, and sends again what was not answered; appends take effect at most once
-/// all the same. Its futures run on any executor. One thread, shared by all clients of the process,
+/// It reconnects by itself, to another node if it knows of one, and sends again what was not
+/// answered; appends take effect at most once all the same. Its futures run on any executor. One thread, shared by all clients of the process,
 /// waits for sockets and times.
 #[derive(Clone)]
 pub struct Client {
@@ -32,6 +32,9 @@ pub struct Client {
 
 impl Client {
     /// Connects to `HOST:PORT` or `unix:PATH`, with the defaults of [`Client::builder`].
+    ///
+    /// Several addresses of one cluster may be given with commas between: the first that answers is
+    /// used, and when it is lost or silent the session goes on at the next at once, with no duplicate.
     ///
     /// # Errors
     /// When nothing answers there now, or what answers is no Sealog of this release.
@@ -157,7 +160,8 @@ impl Builder {
     /// As [`Client::connect`].
     pub async fn connect(self, address: &str) -> Result<Client, ConnectError> {
         let parsed = self.parse(address)?;
-        let shared = Shared::new(parsed, self.session_config()).map_err(|message| ConnectError::Start { message })?;
+        let config = self.session_config(&parsed);
+        let shared = Shared::new(parsed, config).map_err(|message| ConnectError::Start { message })?;
         let deadline = shared.turn(|core, now| {
             core.session.want_connection();
             now + self.deadline
@@ -175,13 +179,14 @@ impl Builder {
         Ok(Client { shared, deadline: self.deadline })
     }
 
-    pub(crate) fn parse(&self, address: &str) -> Result<Address, ConnectError> {
-        Address::parse(address).map_err(|reason| ConnectError::Refused { address: address.to_owned(), reason })
+    pub(crate) fn parse(&self, address: &str) -> Result<AddressList, ConnectError> {
+        AddressList::parse(address).map_err(|reason| ConnectError::Refused { address: address.to_owned(), reason })
     }
 
     /// The session's configuration, with a seed of its own.
-    pub(crate) fn session_config(&self) -> SessionConfig {
-        SessionConfig { seed: RandomState::new().build_hasher().finish(), ..self.session.clone() }
+    pub(crate) fn session_config(&self, addresses: &AddressList) -> SessionConfig {
+        let (seed, addresses) = (RandomState::new().build_hasher().finish(), addresses.texts().to_vec());
+        SessionConfig { seed, addresses, ..self.session.clone() }
     }
 
     /// Whether connecting has come to an end, good or bad.
@@ -190,7 +195,7 @@ impl Builder {
             return Some(Ok(()));
         }
         let address = || address.to_owned();
-        match core.failure.clone() {
+        match core.session.unreachable() {
             Some(reason) if reason.is_final() => Some(Err(ConnectError::Refused { address: address(), reason })),
             Some(reason) if !self.wait_for_server => {
                 Some(Err(ConnectError::Unreachable { address: address(), reason }))

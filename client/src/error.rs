@@ -13,8 +13,10 @@ use crate::session::OperationId;
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConnectionError {
-    #[error("{address:?} is not an address: give HOST:PORT or unix:PATH")]
+    #[error("{address:?} is not an address: give HOST:PORT or unix:PATH, several with commas between")]
     Address { address: String },
+    #[error("{addresses} addresses are over the limit of {max}: give those of some engines")]
+    TooManyAddresses { addresses: usize, max: usize },
     #[error("cannot find the address of {host:?}: {message}")]
     Resolve { host: String, message: String },
     #[error("{message}: is a Sealog node listening there?")]
@@ -31,8 +33,12 @@ pub enum ConnectionError {
     OtherCluster { expected: u64, found: u64 },
     #[error("the server has not answered for too long")]
     Silent,
-    #[error("the server refused the connection ({code:?}): {message}")]
+    #[error("the server takes requests and does not finish them")]
+    Stalled,
+    #[error("the server refused ({code:?}): {message}")]
     Refused { code: ErrorCode, message: String },
+    #[error("none of the addresses answers: {}", listed(.failures))]
+    Every { failures: Vec<AddressFailure> },
     #[error("connected, but the server has not said welcome")]
     NoWelcome,
     #[error("no connection was made yet")]
@@ -43,8 +49,28 @@ impl ConnectionError {
     /// No further try can mend it: a person must.
     pub fn is_final(&self) -> bool {
         use ConnectionError::*;
-        matches!(self, Address { .. } | Version { .. } | OtherCluster { .. } | Frame(FrameError::Magic(_)))
+        match self {
+            Address { .. }
+            | TooManyAddresses { .. }
+            | Version { .. }
+            | OtherCluster { .. }
+            | Frame(FrameError::Magic(_)) => true,
+            Every { failures } => failures.iter().all(|failure| failure.reason.is_final()),
+            _ => false,
+        }
     }
+}
+
+/// Why there is no connection to one of several addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{address}: {reason}")]
+pub struct AddressFailure {
+    pub address: String,
+    pub reason: Box<ConnectionError>,
+}
+
+fn listed(failures: &[AddressFailure]) -> String {
+    failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 impl From<FrameError> for ConnectionError {

@@ -49,8 +49,8 @@ mod token;
 
 pub use client::{Builder, Client, ClientSession};
 pub use error::{
-    AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, Refusal, SetAuxError,
-    StatusError, SubscribeError,
+    AddressFailure, AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, Refusal,
+    SetAuxError, StatusError, SubscribeError,
 };
 pub use logbook::{LogBook, PendingAppend, Scan};
 pub use sealog_protocol::batch::NewRecord;

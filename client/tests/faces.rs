@@ -220,6 +220,99 @@ fn appends_survive_cut_connections_and_take_effect_once() {
     assert_eq!(payloads, expected);
 }
 
+/// The node that the client uses, and does not leave in that moment.
+fn used(server: &TcpServer) -> usize {
+    loop {
+        let nodes = server.connected_nodes();
+        if let (1, Some(node)) = (nodes.len(), nodes.first()) {
+            return *node;
+        }
+        thread::yield_now();
+    }
+}
+
+fn check_each_once(server: &TcpServer) {
+    let mut payloads = server.with(|server| server.payloads());
+    payloads.sort();
+    let expected: Vec<Vec<u8>> = (0..50).flat_map(|round| (0..20).map(move |number| vec![round, number])).collect();
+    assert_eq!(payloads, expected);
+}
+
+#[test]
+fn appends_go_on_at_other_nodes_and_take_effect_once() {
+    let server = TcpServer::start_nodes(FakeServer::default(), 3);
+    let addresses = server.connect_text();
+    let counters = block_on(async {
+        let client = Client::connect(&addresses).await.expect("the servers are there");
+        let book = client.logbook("book");
+        for round in 0..50u8 {
+            let pending: Vec<_> = (0..20u8).map(|number| book.append(&[TAG], [round, number])).collect();
+            if round % 5 == 4 {
+                server.kill(used(&server));
+            }
+            for append in pending {
+                append.await.expect("acknowledged");
+            }
+        }
+        client.counters()
+    });
+    assert_eq!(counters.connections, 11, "ten kills: {counters:?}");
+    check_each_once(&server);
+}
+
+#[test]
+fn a_blocking_client_goes_on_at_other_nodes_too() {
+    let server = TcpServer::start_nodes(FakeServer::default(), 3);
+    let addresses = server.connect_text();
+    let client = blocking::Client::connect(&addresses).expect("the servers are there");
+    let book = client.logbook("book");
+    for round in 0..50u8 {
+        let pending: Vec<_> =
+            (0..20u8).map(|number| book.begin_append(&[TAG], [round, number]).expect("room")).collect();
+        if round % 5 == 4 {
+            server.kill(used(&server));
+        }
+        for append in pending {
+            append.wait().expect("acknowledged");
+        }
+    }
+    assert_eq!(client.counters().connections, 11, "ten kills");
+    check_each_once(&server);
+}
+
+#[test]
+fn a_node_that_is_stopped_is_left_before_the_deadline() {
+    let server = TcpServer::start_nodes(FakeServer::default(), 2);
+    let client = block_on(Client::connect(&server.connect_text())).expect("the servers are there");
+    let blocking = blocking::Client::connect(&server.connect_text()).expect("the servers are there");
+    let (book, other) = (client.logbook("book"), blocking.logbook("book"));
+    block_on(book.append(&[TAG], b"warm")).expect("acknowledged");
+    other.append(&[TAG], b"warm").expect("acknowledged");
+    server.stop(used(&server));
+    block_on(book.append(&[TAG], b"async")).expect("acknowledged by the other");
+    other.append(&[TAG], b"blocking").expect("acknowledged by the other");
+    assert_eq!(server.with(|server| server.payloads().len()), 4);
+    assert_eq!((client.counters().connections, blocking.counters().connections), (2, 2));
+}
+
+#[test]
+fn an_address_that_does_not_answer_is_passed_over() {
+    let server = server();
+    let refused = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let addresses = format!("{refused},{}", server.address);
+    block_on(Client::connect(&addresses)).expect("one of them answers");
+    blocking::Client::connect(&addresses).expect("one of them answers");
+    let nobody = format!("{refused},unix:/nonexistent/socket");
+    for error in [
+        block_on(Client::connect(&nobody)).err().expect("nobody listens"),
+        blocking::Client::connect(&nobody).err().expect("nobody listens"),
+    ] {
+        assert!(error.is_retryable(), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("{refused}: ")) && text.contains("unix:/nonexistent/socket: "), "{text}");
+    }
+}
+
 #[test]
 fn more_than_may_be_in_flight_waits_its_turn() {
     let server = server();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::FakeServer;
-use sealog::session::{Append, Operation, OperationId, Outcome, Session, SessionConfig, SubmitError, Target};
+use sealog::session::{Append, Failover, Operation, OperationId, Outcome, Session, SessionConfig, SubmitError, Target};
 use sealog::{AppendError, ConnectionError, NewRecord, SeqNum, Tag};
 use sealog_protocol::Time;
 use sealog_protocol::client::ErrorCode;
@@ -42,6 +42,10 @@ struct World {
     now: Time,
     connection: usize,
     is_connected: bool,
+    /// Connections given up for these reasons.
+    unavailable: u64,
+    stalled: u64,
+    silent: u64,
     last_payload: u64,
     pending: BTreeMap<OperationId, u64>,
     unknown: Vec<(OperationId, u64)>,
@@ -53,6 +57,14 @@ impl World {
         let mut random = Random(seed);
         let config = SessionConfig {
             seed,
+            // With several, a connection is left for another that stands before the same log.
+            addresses: (0..random.below(4)).map(|address| address.to_string()).collect(),
+            failover: Failover {
+                quiet_max: Duration::from_millis(2),
+                sign_max: Duration::from_millis(4),
+                stall_max: Duration::from_millis(10),
+                ..Failover::default()
+            },
             operations_max: 1 + random.below(40) as usize,
             unknown_max: random.below(6) as usize,
             buffer_bytes_max: 600 + random.below(60_000) as usize,
@@ -66,6 +78,9 @@ impl World {
             now: Time::ZERO,
             connection: 0,
             is_connected: false,
+            unavailable: 0,
+            stalled: 0,
+            silent: 0,
             last_payload: 0,
             pending: BTreeMap::new(),
             unknown: Vec::new(),
@@ -84,6 +99,7 @@ impl World {
             95 => self.server.forget_sessions(),
             96..98 => self.retry(),
             98 => self.cancel(),
+            99 => self.server.is_mute = self.random.below(8) == 0,
             _ => {}
         }
         self.take_completions();
@@ -120,16 +136,28 @@ impl World {
         }
         let output = self.server.output(self.connection);
         for portion in output.chunks(1 + self.random.below(500) as usize) {
-            self.session.receive(self.now, portion).expect("the server sends valid frames");
+            match self.session.receive(self.now, portion) {
+                Ok(()) => {}
+                Err(ConnectionError::Refused { code: ErrorCode::Unavailable, .. }) => {
+                    self.unavailable += 1;
+                    return self.cut();
+                }
+                Err(error) => panic!("the server sends valid frames: {error}"),
+            }
         }
     }
 
     fn pass(&mut self) {
         self.now = self.now + Duration::from_micros(self.random.below(4_000));
-        if self.session.tick(self.now) == Err(ConnectionError::Silent) {
+        if let Err(reason) = self.session.tick(self.now) {
+            self.stalled += u64::from(reason == ConnectionError::Stalled);
+            self.silent += u64::from(reason == ConnectionError::Silent);
             self.cut();
         }
         if !self.is_connected && self.session.connect_at().is_some_and(|at| at <= self.now) {
+            if self.random.below(8) == 0 {
+                return self.session.disconnected(self.now, ConnectionError::Closed);
+            }
             self.connection += 1;
             self.is_connected = true;
             self.session.connected(self.now);
@@ -188,6 +216,7 @@ impl World {
     /// Without faults, everything comes to its end.
     fn settle(&mut self) {
         self.server.refusals.clear();
+        self.server.is_mute = false;
         for _ in 0..100_000 {
             if self.pending.is_empty() && self.session.in_flight() == 0 {
                 return;
@@ -223,6 +252,7 @@ impl World {
 #[test]
 fn answers_are_true_and_nothing_takes_effect_twice() {
     let (mut appended, mut without_effect, mut unknown, mut connections) = (0, 0, 0, 0);
+    let (mut stalled, mut left) = (0, 0);
     for seed in 0..SEEDS {
         let mut world = World::new(seed);
         for _ in 0..STEPS {
@@ -230,6 +260,8 @@ fn answers_are_true_and_nothing_takes_effect_twice() {
         }
         world.settle();
         world.check(seed);
+        stalled += world.stalled.min(1);
+        left += (world.unavailable + world.silent).min(1);
         connections += world.session.counters().connections;
         for known in world.known.values() {
             match known {
@@ -241,7 +273,8 @@ fn answers_are_true_and_nothing_takes_effect_twice() {
     }
     // All that is to be tested must have happened.
     assert!(
-        appended > 15 * SEEDS && without_effect > 20 * SEEDS && unknown > 3 * SEEDS && connections > 2 * SEEDS,
+        appended > 12 * SEEDS && without_effect > 20 * SEEDS && unknown > 3 * SEEDS && connections > 2 * SEEDS,
         "{appended} appended, {without_effect} without effect, {unknown} unknown, {connections} connections"
     );
+    assert!(stalled > SEEDS / 20 && left > SEEDS / 20, "of {SEEDS}: {stalled} stalled, {left} unavailable or silent");
 }

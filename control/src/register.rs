@@ -37,6 +37,8 @@ pub enum RegisterError {
     MembersUnavailable { source: std::io::Error },
     #[error("the register of members is damaged: {source}; restore it from a backup")]
     MembersDamaged { source: FrameError },
+    #[error("changes of the register could not be followed: {source}")]
+    Unwatchable { source: std::io::Error },
 }
 
 /// A durable compare-and-swap store of chains. Its contract:

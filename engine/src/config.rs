@@ -1,9 +1,11 @@
 //! What an engine is told at its start, and what it tells of itself.
 
+use std::time::Duration;
+
 use sealog_protocol::limits::{
     AUX_MEMORY_BYTES_MAX, CACHE_BYTES_MAX, CHECKPOINT_LOG_BYTES_MIN, CHECKPOINT_LOG_FACTOR, CHECKPOINT_PART_BYTES,
-    PENDING_BYTES_MAX, PENDING_RECORDS_MAX, SESSION_OPENINGS_MAX, SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX,
-    WAITING_READS_MAX,
+    PENDING_BYTES_MAX, PENDING_RECORDS_MAX, REPLICA_PATIENCE, SESSION_OPENINGS_MAX, SUBSCRIPTIONS_MAX,
+    SUBSCRIPTIONS_PER_CONNECTION_MAX, WAITING_READS_MAX,
 };
 use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place};
 
@@ -41,6 +43,8 @@ pub struct EngineConfig {
     pub checkpoint_part_bytes: usize,
     /// Sessions that a connection may open at once.
     pub session_openings_max: u32,
+    /// How long a storage of the open shard may be gone before the shard is left for another one.
+    pub replica_patience: Duration,
 }
 
 impl EngineConfig {
@@ -64,6 +68,7 @@ impl EngineConfig {
             checkpoint_log_factor: CHECKPOINT_LOG_FACTOR,
             checkpoint_part_bytes: CHECKPOINT_PART_BYTES,
             session_openings_max: SESSION_OPENINGS_MAX,
+            replica_patience: REPLICA_PATIENCE,
         }
     }
 }

@@ -18,6 +18,7 @@ mod openings;
 pub mod order;
 pub mod producer;
 pub mod reads;
+pub mod replicas;
 pub mod sessions;
 pub mod subscriptions;
 pub mod trims;

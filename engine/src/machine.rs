@@ -10,6 +10,7 @@ use sealog_protocol::logspace::{Logspace, Ordered};
 use sealog_protocol::machine::{Address, Input, Machine, Output, Outputs, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::metalog::EngineIncarnation;
+use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::{Chain, View};
 use sealog_protocol::{Incarnation, LogBookId, NodeId, NodeSet, Place, ShardId, Time};
 
@@ -21,6 +22,7 @@ use crate::openings::Openings;
 use crate::order::Order;
 use crate::producer::{Producer, ProducerLimits};
 use crate::reads::Reads;
+use crate::replicas::{Advice, Replicas};
 use crate::subscriptions::{SubscriptionLimits, Subscriptions};
 use crate::trims::Trims;
 
@@ -68,6 +70,9 @@ pub struct Engine {
     ordinal: u64,
     /// A shard that was left, and when the primary was asked to close it.
     leaving: Option<(ShardId, Time)>,
+    replicas: Replicas,
+    /// When the open shard's storages are looked at again.
+    advise_at: Option<Time>,
     full: BTreeSet<NodeId>,
     /// When an append first had to wait for its verdict, or the register was last read for it.
     pending_since: Option<Time>,
@@ -121,6 +126,8 @@ impl Engine {
             opening: None,
             ordinal: 0,
             leaving: None,
+            replicas: Replicas::default(),
+            advise_at: None,
             full: BTreeSet::new(),
             pending_since: None,
             starved: false,
@@ -142,6 +149,12 @@ impl Engine {
     pub fn is_ready(&self) -> bool {
         let current = self.chain.as_ref().map(|chain| chain.current().number);
         self.producer.open_shard().is_some_and(|shard| Some(shard.view) == current)
+    }
+
+    /// The storages of the shard that takes appends now.
+    pub fn open_replicas(&self) -> Option<NodeSet> {
+        let shard = self.producer.open_shard()?;
+        self.logspace.as_ref()?.shard(shard).map(|known| known.replicas)
     }
 
     /// The place that the index has applied.
@@ -342,7 +355,7 @@ impl Engine {
             return;
         }
         let primary = view.primary;
-        let Some(replicas) = self.choose_storages(view) else { return };
+        let Some(replicas) = self.choose_storages(now, view) else { return };
         let ordinal = match self.opening {
             Some((_, asked_at)) if now.since(asked_at) < REQUEST_RETRY => return,
             Some((ordinal, _)) => ordinal,
@@ -356,14 +369,31 @@ impl Engine {
         outputs.send(self.address(primary, Role::Sequencer), message);
     }
 
-    /// R storages of the view: connected ones with room first, beginning with the own node.
-    fn choose_storages(&self, view: &View) -> Option<NodeSet> {
-        let mut nodes: Vec<NodeId> = view.storages.iter().collect();
-        nodes.sort_by_key(|node| {
-            (!self.connected.contains_key(node), self.full.contains(node), *node != self.config.node)
-        });
-        nodes.truncate(usize::from(view.replicas));
-        NodeSet::new(&nodes)
+    fn choose_storages(&self, now: Time, view: &View) -> Option<NodeSet> {
+        let is_connected = |node| self.connected.contains_key(&node);
+        let is_full = |node| self.full.contains(&node);
+        self.replicas.choose(now, view, self.config.node, self.ordinal, (is_connected, is_full))
+    }
+
+    /// Leaves the open shard when a storage of it is lost and another could take its place.
+    fn look_at_storages(&mut self, now: Time, outputs: &mut Outputs) {
+        self.advise_at = None;
+        let (Some(chain), Some(logspace)) = (&self.chain, &self.logspace) else { return };
+        let view = chain.current();
+        let Some(shard) = self.producer.open_shard().filter(|shard| shard.view == view.number) else { return };
+        let Some(known) = logspace.shard(shard) else { return };
+        let is_connected = |node| self.connected.contains_key(&node);
+        let is_full = |node| self.full.contains(&node);
+        let patience = self.config.replica_patience;
+        match self.replicas.advise(now, patience, view, &known.replicas, (is_connected, is_full)) {
+            Advice::Stay => {}
+            Advice::StayUntil(at) => self.advise_at = Some(at),
+            Advice::Leave if active(Mutant::LostReplicaIgnored) => {}
+            Advice::Leave => {
+                mark(Mark::ShardLeftLostStorage);
+                self.leave_shard(now, shard, outputs);
+            }
+        }
     }
 
     fn leave_shard(&mut self, now: Time, shard: ShardId, outputs: &mut Outputs) {
@@ -422,6 +452,7 @@ impl Engine {
     fn node_connected(&mut self, now: Time, node: NodeId, incarnation: Incarnation, outputs: &mut Outputs) {
         self.node_disconnected(node);
         self.connected.insert(node, incarnation);
+        self.replicas.connected(node);
         self.producer.connected(node, outputs);
         self.load(now, outputs);
         self.follow(now, outputs);
@@ -512,12 +543,12 @@ impl Machine for Engine {
             Input::Chain(chain) => self.chain(now, chain, outputs),
             Input::Connected { node, incarnation } => self.node_connected(now, node, incarnation, outputs),
             Input::Disconnected { node } => self.node_disconnected(node),
+            Input::Members(members) => self.replicas.members(members),
             Input::Tick => self.tick(now, outputs),
             Input::Durable(_)
             | Input::Read { .. }
             | Input::TagsRead { .. }
             | Input::Swapped
-            | Input::Members(_)
             | Input::Space { .. }
             | Input::Vacate { .. }
             | Input::Rotten { .. } => {}
@@ -528,9 +559,11 @@ impl Machine for Engine {
         self.apply(now, outputs);
         self.push_subscriptions(now, outputs);
         self.open_shard(now, outputs);
-        if let Some(shard) = self.producer.flush(outputs) {
+        if let Some((shard, slowest)) = self.producer.flush(outputs) {
+            self.replicas.lagged(now, slowest);
             self.leave_shard(now, shard, outputs);
         }
+        self.look_at_storages(now, outputs);
         self.send_query(outputs);
         self.send_fetches(now, outputs);
         self.send_trims(outputs);
@@ -546,6 +579,7 @@ impl Machine for Engine {
         if self.is_sweeping() || self.subscriptions.has_work() {
             return Some(Time::ZERO);
         }
-        self.reads.deadline().into_iter().chain(self.retry_at).chain(self.retain_at).min()
+        let others = self.retry_at.into_iter().chain(self.retain_at).chain(self.advise_at);
+        self.reads.deadline().into_iter().chain(others).min()
     }
 }

@@ -301,8 +301,9 @@ impl Producer {
     }
 
     /// Ends the turn: what is new goes to the storages, what is old and safe out of the cache.
-    /// Returns the open shard if a storage lags so far behind that it has to be left.
-    pub fn flush(&mut self, outputs: &mut Outputs) -> Option<ShardId> {
+    /// Returns the open shard, and its slowest storage, if that lags so far behind that the shard has to
+    /// be left.
+    pub fn flush(&mut self, outputs: &mut Outputs) -> Option<(ShardId, NodeId)> {
         self.end_run();
         for shard in &mut self.shards {
             shard.send(self.logspace, outputs);
@@ -333,7 +334,7 @@ impl Producer {
 
     /// The open shard, when what its slowest storage lacks fills the memory for what is pending
     /// although everybody else has it.
-    fn lagging(&self) -> Option<ShardId> {
+    fn lagging(&self) -> Option<(ShardId, NodeId)> {
         if self.cached_bytes <= self.limits.cache_bytes_max + self.limits.pending_bytes_max {
             return None;
         }
@@ -343,7 +344,8 @@ impl Producer {
             return None;
         }
         mark(Mark::ShardRolledByEngine);
-        Some(shard.id)
+        let slowest = shard.streams.iter().min_by_key(|stream| stream.durable)?;
+        Some((shard.id, slowest.node))
     }
 }
 

@@ -249,6 +249,17 @@ impl Subscriptions {
         }
     }
 
+    /// Another index has come, with records that woke nobody: all look again.
+    pub fn wake_all(&mut self) {
+        for (key, watchers) in &mut self.by_key {
+            if !std::mem::replace(&mut watchers.is_woken, true) {
+                self.woken.push(*key);
+            }
+        }
+        // The map's order is that of its hashes.
+        self.woken.sort_unstable();
+    }
+
     /// Begins a turn: those that a record came for join the queue.
     pub fn begin_turn(&mut self) {
         self.turn_bytes = SUBSCRIPTION_TURN_BYTES;
@@ -376,6 +387,23 @@ mod tests {
     fn page(wanted: &WantedPage, seen: u64) -> ReadPage {
         let reply = Reply::Records(RecordsReply { place: PLACE, complete: true, ..RecordsReply::default() });
         ReadPage { subscription: wanted.subscription, reply, seen: SeqNum(seen) }
+    }
+
+    /// An engine that had fallen behind loaded a checkpoint with records that its subscribers never got,
+    /// unless another record came.
+    #[test]
+    fn who_rests_looks_again_when_another_index_has_come() {
+        let (mut subscriptions, mut outputs) = (subscribed(1..3), Outputs::default());
+        while let Some(wanted) = subscriptions.next_page(PLACE, &mut outputs) {
+            subscriptions.page_read(page(&wanted, 9), &mut outputs);
+        }
+        assert!(!subscriptions.has_work());
+        subscriptions.wake_all();
+        assert!(subscriptions.has_work());
+        subscriptions.begin_turn();
+        let wanted = subscriptions.next_page(PLACE, &mut outputs).expect("it looks again");
+        assert_eq!(wanted.from, SeqNum(9));
+        assert!(subscriptions.next_page(PLACE, &mut outputs).is_some(), "and the other one");
     }
 
     #[test]

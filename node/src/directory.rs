@@ -21,6 +21,7 @@ use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, NodeSet, ViewN
 use thiserror::Error;
 
 use crate::backup::MANIFEST;
+use crate::cluster::JoinError;
 use crate::durable_file;
 use crate::identity::{Identity, IdentityError};
 use crate::register::FileRegister;
@@ -66,6 +67,8 @@ pub enum DirectoryError {
     Io { path: PathBuf, doing: &'static str, error: io::Error },
     #[error(transparent)]
     Register(#[from] RegisterError),
+    #[error(transparent)]
+    Join(#[from] JoinError),
 }
 
 /// What is fixed when a directory is made. What is `None` is left as it was made; at first, there is
@@ -86,6 +89,25 @@ impl DataDirectory {
     /// Takes the directory, making it if it is not there; the node's new incarnation is durable when
     /// this returns. What `founding` says is fixed when it is made.
     pub fn open(path: &Path, founding: &Founding) -> Result<DataDirectory, DirectoryError> {
+        DataDirectory::open_if(path, founding, false, |_| Ok(()))
+    }
+
+    /// As [`DataDirectory::open`], of a node whose register is elsewhere, and its chains with it. It is
+    /// asked before the new life begins whether it may.
+    pub fn open_member(
+        path: &Path,
+        founding: &Founding,
+        admit: impl FnOnce(&Identity) -> Result<(), JoinError>,
+    ) -> Result<DataDirectory, DirectoryError> {
+        DataDirectory::open_if(path, founding, true, |identity| Ok(admit(identity)?))
+    }
+
+    fn open_if(
+        path: &Path,
+        founding: &Founding,
+        is_member: bool,
+        admit: impl FnOnce(&Identity) -> Result<(), DirectoryError>,
+    ) -> Result<DataDirectory, DirectoryError> {
         let failed = |doing| move |error| DirectoryError::Io { path: path.to_owned(), doing, error };
         durable_file::create_directory(path).map_err(failed("create"))?;
         let lock = lock(path)?;
@@ -96,7 +118,7 @@ impl DataDirectory {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 refuse_foreign(path)?;
-                initialise(path, founding)?
+                initialise(path, founding, is_member)?
             }
             Err(error) => return Err(failed("read the identity in")(error)),
         };
@@ -105,15 +127,26 @@ impl DataDirectory {
             None => Ok(()),
         };
         same("node", identity.node.0, founding.node)?;
+        admit(&identity)?;
         same("cluster", identity.cluster.0, founding.cluster)?;
         let mut register = FileRegister::new(&path.join("register"));
-        let chains = read_chains(path, &mut register, &identity)?;
+        let has_chains = path.join("register").exists();
+        if is_member && has_chains {
+            let what = "its node had a register of its own: a node alone can't join a cluster, use another --data";
+            return Err(DirectoryError::Foreign { path: path.to_owned(), what: what.to_owned() });
+        }
+        if !is_member && !has_chains && path.join("identity").exists() {
+            let what =
+                "it has no register: if its node is of a cluster, set register as it was; else restore it from a copy";
+            return Err(DirectoryError::Foreign { path: path.to_owned(), what: what.to_owned() });
+        }
+        let chains = if is_member { Vec::new() } else { read_chains(path, &mut register, &identity)? };
         let fixed = |what, made: usize, asked: Option<usize>| match asked.filter(|asked| *asked != made) {
             Some(asked) => Err(DirectoryError::Fixed { path: path.to_owned(), what, made, asked }),
             None => Ok(()),
         };
         fixed("executor(s)", identity.journals.len(), founding.executors)?;
-        fixed("logspace(s)", chains.len(), founding.logspaces.map(usize::from))?;
+        fixed("logspace(s)", chains.len(), founding.logspaces.filter(|_| !is_member).map(usize::from))?;
         refuse_lost_journals(path, &identity, &chains)?;
         for journal in 0..identity.journals.len() {
             durable_file::create_directory(&journal_path(path, journal)).map_err(failed("create a journal in"))?;
@@ -235,7 +268,7 @@ fn is_empty(directory: &Path) -> bool {
 }
 
 /// Everything but the identity, whose writing is what makes the directory.
-fn initialise(path: &Path, founding: &Founding) -> Result<Identity, DirectoryError> {
+fn initialise(path: &Path, founding: &Founding, is_member: bool) -> Result<Identity, DirectoryError> {
     let failed = |error| DirectoryError::Io { path: path.to_owned(), doing: "initialise", error };
     let (executors, logspaces) = (founding.executors.unwrap_or(1), founding.logspaces.unwrap_or(1));
     let id = |said: Option<u64>| said.map_or_else(random_id, Ok).map_err(failed);
@@ -244,10 +277,11 @@ fn initialise(path: &Path, founding: &Founding) -> Result<Identity, DirectoryErr
     // What an interrupted creation left: no node has ever acted on it.
     match std::fs::remove_dir_all(&directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ if is_member => {}
         _ => durable_file::create_directory(&directory).map_err(failed)?,
     }
     let mut register = FileRegister::new(&directory);
-    for logspace in 0..logspaces {
+    for logspace in (0..logspaces).filter(|_| !is_member) {
         let chain = first_chain(node, ClusterSettings::new(cluster, logspaces), LogspaceId(logspace));
         register.create(&chain)?;
     }
@@ -302,7 +336,6 @@ pub(crate) fn random_id() -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::register::check_register;
     use sealog_control::register::Swap;
 
     fn open(path: &Path, executors: usize) -> Result<DataDirectory, DirectoryError> {
@@ -411,15 +444,5 @@ mod tests {
         let other = Founding { cluster: Some(8), ..founding };
         assert!(DataDirectory::open(data.path(), &other).unwrap_err().to_string().contains("cluster 9, not 8"));
         assert_eq!(open(data.path(), 1).unwrap().identity.incarnation, Incarnation(3), "a refused start is no life");
-    }
-
-    #[test]
-    fn the_file_register_is_a_register() {
-        let data = tempfile::tempdir().unwrap();
-        let chain = first_chain(NodeId(1), ClusterSettings::new(ClusterId(1), 1), LogspaceId(0));
-        let mut register = FileRegister::new(data.path());
-        check_register(&mut register, &chain);
-        std::fs::write(data.path().join("logspace-0.chain"), "rubbish").unwrap();
-        assert!(matches!(register.read(LogspaceId(0)), Err(RegisterError::Damaged { .. })));
     }
 }

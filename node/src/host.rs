@@ -2,30 +2,34 @@
 //! delivered until nothing moves, and what leaves the executor as actions.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use sealog_protocol::batch::Batch;
-use sealog_protocol::client::{ClientHello, Welcome, decode_request};
+use sealog_protocol::client::{ClientHello, ErrorCode, Reply, Welcome, decode_request};
 use sealog_protocol::frame::{Frame, FrameError, FrameKind};
 use sealog_protocol::machine::{
     Address, ConnectionId, Input, JournalPlace, Output, Outputs, ReadFailure, Recovered, Role,
 };
+use sealog_protocol::members::{MemberState, Members};
 use sealog_protocol::message::Message;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Time};
-use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner};
+use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner, PeersNow};
 
 use crate::machines::{Machines, Placement, RoleMachine};
 use crate::readiness::Readiness;
-use crate::register_thread::{RegisterRequest, RegisterWish};
+use crate::register_thread::{RegisterRequest, RegisterWish, RegisterWishes};
 use crate::status::{NodeFacts, StatusPart, StatusRounds};
 
 /// What comes to a host from other threads.
 pub enum Event {
     /// What a register holds now; `swapped`: after a compare-and-swap of this machine.
     Chain { chain: Arc<Chain>, swapped: Option<Address> },
+    /// The nodes of the cluster as a register holds them now.
+    Members(Arc<Members>),
+    /// Whom the connections of this node are with, by the same. For the executor that holds them.
+    Peers(Box<PeersNow>),
     /// Another executor collects the node's status.
     StatusWanted { by: ExecutorId, round: u64 },
     /// What an executor said to that.
@@ -38,8 +42,12 @@ pub struct HostConfig {
     pub facts: Arc<NodeFacts>,
     pub placement: Placement,
     pub chains: Arc<Vec<Chain>>,
-    pub register: Sender<RegisterRequest>,
+    /// The nodes of the cluster, where the register has them.
+    pub members: Option<Arc<Members>>,
+    pub register: RegisterWishes,
     pub readiness: Arc<Readiness>,
+    /// Why the node stops by itself.
+    pub ending: Arc<OnceLock<String>>,
 }
 
 /// The machines of one executor.
@@ -141,10 +149,7 @@ impl NodeHost {
 
     fn ask_register(&mut self, from: Address, wish: RegisterWish) {
         let request = RegisterRequest { from, wish, poster: self.context.poster.clone() };
-        // The register's thread ends only when this node does.
-        if self.config.register.send(request).is_err() {
-            tracing::error!("the register's thread is gone");
-        }
+        self.config.register.ask(request);
     }
 
     fn chain(&mut self, now: Time, chain: &Chain, swapped: Option<Address>) {
@@ -158,6 +163,51 @@ impl NodeHost {
             }
             self.handle(now, at, Input::Chain(chain));
         }
+    }
+
+    /// The register is read and watched on two ways: what one of them saw earlier may come later.
+    fn members(&mut self, now: Time, members: Arc<Members>) {
+        if self.config.members.as_ref().is_some_and(|known| known.version >= members.version) {
+            return;
+        }
+        for at in 0..self.machines.slots().len() {
+            self.handle(now, at, Input::Members(&members));
+        }
+        if let Some(reason) = self.superseded(&members) {
+            tracing::error!(reason, "this node stops");
+            // The first reason is the one that is told.
+            let _ = self.config.ending.set(reason);
+            self.context.poster.stop();
+        }
+        self.config.members = Some(members);
+    }
+
+    /// Why this life of the node is over, if the members say so.
+    fn superseded(&self, members: &Members) -> Option<String> {
+        let own = members.get(self.node)?;
+        let node = self.node;
+        if own.state == MemberState::Removed {
+            return Some(format!(
+                "node {node} was removed from the cluster: its data directory is not needed any more"
+            ));
+        }
+        (own.incarnation > self.incarnation).then(|| {
+            let (ours, newest, address) = (self.incarnation, own.incarnation, &own.peer_address);
+            format!(
+                "life {newest} of node {node} has begun at {address}, and this is life {ours}: its data directory was \
+                 copied, or is used twice. Keep the one whose data is the newest"
+            )
+        })
+    }
+
+    /// What is said to a client whose request is for an engine, on a node that runs none.
+    fn no_engine(&self) -> Reply {
+        let members = self.config.members.as_deref();
+        let engines = members.into_iter().flat_map(|members| members.with_role(Role::Engine));
+        let addresses: Vec<&str> = engines.map(|member| &*member.client_address).collect();
+        let where_to = if addresses.is_empty() { "no node does".to_owned() } else { addresses.join(", ") };
+        let message = format!("this node runs no engine; connect to one that does: {where_to}");
+        Reply::Error { code: ErrorCode::Unavailable, message }
     }
 
     fn flush_machines(&mut self, now: Time) {
@@ -259,13 +309,17 @@ impl Host for NodeHost {
         for at in 0..self.machines.slots().len() {
             let logspace = self.machines.slots()[at].address.logspace;
             self.handle(now, at, Input::Chain(&chains[usize::from(logspace.0)]));
+            if let Some(members) = self.config.members.clone() {
+                self.handle(now, at, Input::Members(&members));
+            }
             self.handle(now, at, Input::Connected { node, incarnation });
         }
         Ok(())
     }
 
     fn place(&self, to: Address) -> Option<ExecutorId> {
-        let is_here = to.node == self.node && to.logspace.0 < self.config.placement.logspaces;
+        let placement = &self.config.placement;
+        let is_here = to.node == self.node && to.logspace.0 < placement.logspaces && placement.roles.has(to.role);
         is_here.then(|| self.config.placement.executor(to.logspace, to.role))
     }
 
@@ -288,6 +342,8 @@ impl Host for NodeHost {
     fn event(&mut self, now: Time, event: Event) {
         match event {
             Event::Chain { chain, swapped } => self.chain(now, &chain, swapped),
+            Event::Members(members) => self.members(now, members),
+            Event::Peers(peers) => self.actions.push(Action::Peers(peers)),
             Event::StatusWanted { by, round } => {
                 let part = StatusPart::of(&self.machines);
                 self.context.poster.post(by, Event::StatusTold { round, part });
@@ -322,6 +378,11 @@ impl Host for NodeHost {
         };
         if logspace.0 >= self.config.placement.logspaces {
             return Err(FrameError::Metadata);
+        }
+        if !self.config.placement.roles.has(Role::Engine) {
+            let (request, reply) = (parsed.header.place, self.no_engine());
+            self.actions.push(Action::Reply { connection, request, reply });
+            return Ok(());
         }
         let executor = self.config.placement.executor(logspace, Role::Engine);
         if executor != self.context.executor {

@@ -3,6 +3,7 @@
 use sealog_control::Controller;
 use sealog_engine::Engine;
 use sealog_protocol::machine::{Address, Input, Machine, Outputs, Role};
+use sealog_protocol::members::Roles;
 use sealog_protocol::{LogspaceId, Time};
 use sealog_runtime::ExecutorId;
 use sealog_sequencer::Sequencer;
@@ -13,6 +14,8 @@ use sealog_storage::Storage;
 pub struct Placement {
     pub executors: u8,
     pub logspaces: u16,
+    /// What the node runs; the same for every logspace.
+    pub roles: Roles,
 }
 
 impl Placement {
@@ -32,7 +35,7 @@ impl Placement {
         let roles = [Role::Engine, Role::Storage, Role::Sequencer, Role::Controller];
         (0..self.logspaces)
             .flat_map(move |logspace| roles.map(|role| (LogspaceId(logspace), role)))
-            .filter(move |(logspace, role)| self.executor(*logspace, *role) == executor)
+            .filter(move |(logspace, role)| self.roles.has(*role) && self.executor(*logspace, *role) == executor)
     }
 }
 
@@ -142,7 +145,7 @@ mod tests {
     #[test]
     fn every_machine_is_on_one_executor() {
         for executors in 1..=5 {
-            let placement = Placement { executors, logspaces: 7 };
+            let placement = Placement { executors, logspaces: 7, roles: Roles::ALL };
             let all: Vec<_> = (0..executors)
                 .flat_map(|executor| placement.machines(ExecutorId(executor)).collect::<Vec<_>>())
                 .collect();
@@ -152,9 +155,12 @@ mod tests {
 
     #[test]
     fn with_two_executors_the_sequencer_is_alone() {
-        let placement = Placement { executors: 2, logspaces: 1 };
+        let placement = Placement { executors: 2, logspaces: 1, roles: Roles::ALL };
         let roles = |executor| placement.machines(ExecutorId(executor)).map(|(_, role)| role).collect::<Vec<_>>();
         assert_eq!(roles(0), [Role::Engine, Role::Storage]);
         assert_eq!(roles(1), [Role::Sequencer, Role::Controller]);
+        let storage = Placement { roles: Roles::new(&[Role::Storage]), ..placement };
+        let all = (0..2).flat_map(|executor| storage.machines(ExecutorId(executor)).collect::<Vec<_>>());
+        assert_eq!(all.collect::<Vec<_>>(), [(LogspaceId(0), Role::Storage)], "what else it could run, others do");
     }
 }

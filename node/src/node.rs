@@ -3,29 +3,33 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use sealog_control::{Controller, ControllerConfig};
+use sealog_control::{Controller, ControllerConfig, RegisterError};
 use sealog_engine::{Engine, EngineConfig};
+use sealog_protocol::NodeId;
 use sealog_protocol::machine::{Address, Role};
+use sealog_protocol::members::{Member, MemberState, Members};
 use sealog_protocol::peer::PeerIdentity;
 use sealog_runtime::{
-    ClientLimits, ExecutorConfig, ExecutorContext, ExecutorId, Handle, JournalConfig, Listen, NodeConfig, Poster,
-    RunError, ScrubConfig, StartError,
+    ClientLimits, ExecutorConfig, ExecutorContext, ExecutorId, Handle, HostError, JournalConfig, Listen, NodeConfig,
+    Poster, RunError, ScrubConfig, StartError,
 };
 use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
 use thiserror::Error;
 
+use crate::cluster::{JoinError, admit, await_chains, await_members, join, peers_now};
 use crate::directory::{DataDirectory, DirectoryError, Founding, random_id};
 use crate::host::{Event, HostConfig, NodeHost};
 use crate::identity::Identity;
 use crate::machines::{Machines, Placement, RoleMachine};
-use crate::peer_settings::Meeting;
+use crate::peer_settings::{Meeting, is_any_port};
 use crate::readiness::{Readiness, Start};
-use crate::register_thread;
+use crate::register::{self, OpenRegisterError, RegisterSetting, WatchedRegister};
+use crate::register_health::RegisterHealth;
+use crate::register_thread::RegisterThread;
 use crate::settings::{Settings, SettingsError};
 use crate::space_watch::{SpaceLooks, SpaceWatch};
 use crate::status::NodeFacts;
@@ -41,6 +45,12 @@ pub enum NodeError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     #[error(transparent)]
+    Join(#[from] JoinError),
+    #[error(transparent)]
+    OpenRegister(#[from] OpenRegisterError),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    #[error(transparent)]
     Start(#[from] StartError),
     #[error("cannot {doing}: {error}")]
     Io { doing: &'static str, error: io::Error },
@@ -54,6 +64,8 @@ pub struct Node {
     readiness: Arc<Readiness>,
     executors: usize,
     _space_looks: SpaceLooks,
+    /// Why it stops by itself, if it does.
+    ending: Arc<OnceLock<String>>,
     /// Held until the executors have ended: nobody else may use the directory before.
     directory: DataDirectory,
 }
@@ -82,10 +94,18 @@ impl Node {
     pub fn start(settings: &Settings) -> Result<Node, NodeError> {
         let address = settings.listen_address()?;
         let meeting = settings.meeting()?;
-        let directory = DataDirectory::open(&settings.data, &founding(settings))?;
+        let (directory, register, members) = if settings.register == RegisterSetting::Own {
+            let directory = DataDirectory::open(&settings.data, &founding(settings))?;
+            let register = register::open(&settings.register, &directory.path)?;
+            (directory, register, None)
+        } else {
+            let mut register = register::open(&settings.register, &settings.data)?;
+            let (directory, members) = member_of(settings, &mut *register)?;
+            (directory, register, Some(members))
+        };
         let mut listen = vec![Listen::Tcp(address)];
         listen.extend(unix_socket(settings, &directory)?.map(Listen::Unix));
-        Node::start_on(settings, directory, listen, meeting)
+        Node::start_on(settings, directory, listen, meeting, (register, members))
     }
 
     /// As [`Node::start`], on the Unix socket alone; where no path for one is short enough, on a free
@@ -97,7 +117,8 @@ impl Node {
             Some(path) => Listen::Unix(path),
             None => Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
         };
-        Node::start_on(settings, directory, vec![listen], meeting)
+        let register = register::open(&RegisterSetting::Own, &directory.path)?;
+        Node::start_on(settings, directory, vec![listen], meeting, (register, None))
     }
 
     fn start_on(
@@ -105,13 +126,21 @@ impl Node {
         directory: DataDirectory,
         listen: Vec<Listen>,
         meeting: Option<Meeting>,
+        (register, members): (Box<dyn WatchedRegister>, Option<Members>),
     ) -> Result<Node, NodeError> {
         let executors = directory.identity.journals.len();
         let hash_seed = random_id().map_err(|error| NodeError::Io { doing: "draw a random number", error })?;
         let readiness = Arc::new(Readiness::default());
-        let (register, requests) = mpsc::channel();
         let segments_max = segments_max(settings, executors);
         let space = Arc::new(SpaceWatch::new(directory.path.clone(), settings.segment_bytes, segments_max));
+        let ending = Arc::new(OnceLock::new());
+        let meeting = meeting.map(|meeting| match &members {
+            Some(members) => meeting.with_peers(peers_now(members).peers),
+            None => meeting,
+        });
+        let register_health = Arc::new(RegisterHealth::new(settings.register.to_string()));
+        let register = RegisterThread::start(register, register_health.clone(), executors as u8)
+            .map_err(|error| NodeError::Io { doing: "start the register's thread", error })?;
         let host = HostConfig {
             facts: Arc::new(NodeFacts {
                 node: directory.identity.node,
@@ -120,17 +149,19 @@ impl Node {
                 index_bytes_max: settings.index_bytes_max,
                 started: Instant::now(),
                 space: space.clone(),
+                register: register_health,
             }),
-            placement: Placement { executors: executors as u8, logspaces: directory.chains.len() as u16 },
+            placement: Placement {
+                executors: executors as u8,
+                logspaces: directory.chains.len() as u16,
+                roles: settings.roles,
+            },
             chains: Arc::new(directory.chains.clone()),
-            register,
+            members: members.map(Arc::new),
+            register: register.wishes.clone(),
             readiness: readiness.clone(),
+            ending: ending.clone(),
         };
-        let (file_register, count) = (directory.register.clone(), executors as u8);
-        std::thread::Builder::new()
-            .name("sealog-register".to_owned())
-            .spawn(move || register_thread::serve(file_register, &requests, count))
-            .map_err(|error| NodeError::Io { doing: "start the register's thread", error })?;
         let mut config = NodeConfig::new(directory.path.clone(), executor_configs(settings, &directory, listen));
         config.clients = ClientLimits {
             connections_max: settings.connections_max,
@@ -147,7 +178,10 @@ impl Node {
         })?;
         let space_looks = SpaceLooks::start(space, handle.journals().clone());
         let space_looks = space_looks.map_err(|error| NodeError::Io { doing: "start the thread for space", error })?;
-        Ok(Node { handle, readiness, executors, directory, _space_looks: space_looks })
+        register
+            .watch(handle.poster())
+            .map_err(|error| NodeError::Io { doing: "start the thread that watches the register", error })?;
+        Ok(Node { handle, readiness, executors, directory, ending, _space_looks: space_looks })
     }
 
     /// Waits until every append that was ever acknowledged is readable; at most so long.
@@ -180,8 +214,35 @@ impl Node {
     pub fn wait(self) -> Result<(), RunError> {
         let ended = self.handle.wait();
         self.readiness.give_up();
-        ended
+        ended?;
+        self.ending.get().map_or(Ok(()), |reason| Err(RunError::Host(HostError(reason.clone()))))
     }
+}
+
+/// Opens the data directory of a node of a cluster, in a new life that the members know. Waits until
+/// the cluster is formed.
+fn member_of(settings: &Settings, register: &mut dyn WatchedRegister) -> Result<(DataDirectory, Members), NodeError> {
+    let members = await_members(register)?;
+    let mut founding = founding(settings);
+    founding.cluster = founding.cluster.or(Some(members.cluster.0));
+    let mut directory = DataDirectory::open_member(&settings.data, &founding, |identity| admit(&members, identity))?;
+    let unix = unix_socket(settings, &directory)?;
+    let own_socket = unix.map(|path| format!("unix:{}", std::path::absolute(&path).unwrap_or(path).display()));
+    let listen = Some(settings.listen.clone()).filter(|listen| !is_any_port(listen));
+    let client_address = settings.advertise_clients.clone().or(listen).or(own_socket);
+    let Identity { node, incarnation, cluster, .. } = directory.identity;
+    let own = Member {
+        node,
+        incarnation,
+        roles: settings.roles,
+        state: MemberState::Active,
+        peer_address: settings.advertised().expect("checked with the meeting"),
+        client_address: client_address.unwrap_or_default(),
+    };
+    join(register, &own)?;
+    directory.chains = await_chains(register, cluster)?;
+    // Others have joined meanwhile.
+    Ok((directory, await_members(register)?))
 }
 
 fn founding(settings: &Settings) -> Founding {
@@ -271,6 +332,13 @@ fn time_of_day_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Who changes views for a node that has no controller of its own.
+fn first_controller(host: &HostConfig) -> NodeId {
+    let members = host.members.as_deref();
+    let mut controllers = members.into_iter().flat_map(|members| members.with_role(Role::Controller));
+    controllers.next().map_or(host.facts.node, |member| member.node)
+}
+
 fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines {
     let (node, incarnation) = (host.facts.node, host.facts.incarnation);
     let mut machines = Machines::default();
@@ -286,7 +354,8 @@ fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines
             }
             Role::Storage => RoleMachine::Storage(Box::new(Storage::new(StorageConfig::new(node, logspace)))),
             Role::Sequencer => {
-                let config = SequencerConfig::new(node, incarnation, logspace, node);
+                let controller = if host.placement.roles.has(Role::Controller) { node } else { first_controller(host) };
+                let config = SequencerConfig::new(node, incarnation, logspace, controller);
                 RoleMachine::Sequencer(Box::new(Sequencer::new(config)))
             }
             Role::Controller => RoleMachine::Controller(Box::new(Controller::new(ControllerConfig::new(logspace)))),

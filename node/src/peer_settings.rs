@@ -1,12 +1,13 @@
 //! The other nodes of a cluster, as settings say them.
 
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
-
-use sealog_protocol::NodeId;
+use sealog_protocol::machine::Role;
+use sealog_protocol::members::Roles;
 use sealog_protocol::peer::PeerIdentity;
+use sealog_protocol::{Incarnation, NodeId};
 use sealog_runtime::{Listen, PeerAddress, PeerLimits, PeersConfig};
 
+use crate::cluster::resolve;
+use crate::register::RegisterSetting;
 use crate::settings::{Settings, SettingsError};
 
 /// What an address of a Unix socket begins with.
@@ -34,6 +35,25 @@ pub(crate) fn parse_peers(text: &str) -> Option<Vec<PeerSetting>> {
     (peers.len() <= PeersConfig::PEERS_MAX).then_some(peers)
 }
 
+/// `engine,storage`: each once, one at least.
+pub(crate) fn parse_roles(text: &str) -> Option<Roles> {
+    let mut roles = Vec::new();
+    for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        let role = match name {
+            "engine" => Role::Engine,
+            "storage" => Role::Storage,
+            "sequencer" => Role::Sequencer,
+            "controller" => Role::Controller,
+            _ => return None,
+        };
+        if roles.contains(&role) {
+            return None;
+        }
+        roles.push(role);
+    }
+    (!roles.is_empty()).then(|| Roles::new(&roles))
+}
+
 /// An id; 0 is none.
 pub(crate) fn parse_id(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|id| *id > 0)
@@ -49,6 +69,11 @@ pub(crate) fn parse_address(text: &str) -> Option<String> {
     is_address.then(|| text.to_owned())
 }
 
+/// Whether the port is chosen by the system, differently each time.
+pub(crate) fn is_any_port(address: &str) -> bool {
+    !address.starts_with(UNIX) && address.ends_with(":0")
+}
+
 /// Where a node meets others.
 #[derive(Clone, Debug)]
 pub struct Meeting {
@@ -58,6 +83,11 @@ pub struct Meeting {
 }
 
 impl Meeting {
+    /// With these other nodes, until a host says who there is.
+    pub(crate) fn with_peers(self, peers: Vec<PeerAddress>) -> Meeting {
+        Meeting { peers, ..self }
+    }
+
     /// For the node that this is.
     pub(crate) fn of(self, own: PeerIdentity) -> PeersConfig {
         let Meeting { listen, peers, limits } = self;
@@ -72,7 +102,9 @@ impl Settings {
     /// # Errors
     /// What is said can't be done, or only half of it is said.
     pub fn meeting(&self) -> Result<Option<Meeting>, SettingsError> {
-        let listen = match (&self.peer_listen, self.peers.is_empty()) {
+        let is_member = self.register != RegisterSetting::Own;
+        self.check_membership(is_member)?;
+        let listen = match (&self.peer_listen, self.peers.is_empty() && !is_member) {
             (None, true) => return Ok(None),
             (None, false) => return Err(SettingsError::PeerListenMissing),
             (Some(_), true) => return Err(SettingsError::PeersMissing),
@@ -89,7 +121,7 @@ impl Settings {
         let peer = |peer: &PeerSetting| {
             let PeerSetting { node, address } = peer.clone();
             match resolve(&address) {
-                Ok(address) => Ok(PeerAddress { node, address }),
+                Ok(address) => Ok(PeerAddress { node, incarnation: Incarnation(0), address }),
                 Err(reason) => Err(SettingsError::PeerAddress { node, address, reason }),
             }
         };
@@ -97,15 +129,30 @@ impl Settings {
         let limits = PeerLimits { silence_max: self.peer_silence, ..PeerLimits::default() };
         Ok(Some(Meeting { listen: to_listen, peers, limits }))
     }
-}
 
-fn resolve(address: &str) -> Result<Listen, String> {
-    if let Some(path) = address.strip_prefix(UNIX) {
-        return Ok(Listen::Unix(PathBuf::from(Path::new(path))));
+    /// What contradicts itself about a node of a cluster, or one alone.
+    fn check_membership(&self, is_member: bool) -> Result<(), SettingsError> {
+        if !is_member {
+            return if self.roles == Roles::ALL { Ok(()) } else { Err(SettingsError::RolesAlone) };
+        }
+        let register = self.register.to_string();
+        if self.advertised().is_none() {
+            return Err(SettingsError::MemberUnreachable { register });
+        }
+        if !self.peers.is_empty() {
+            return Err(SettingsError::PeersAndRegister);
+        }
+        if self.logspaces.is_some() {
+            return Err(SettingsError::LogspacesAndRegister { register });
+        }
+        Ok(())
     }
-    let mut addresses = address.to_socket_addrs().map_err(|error| error.to_string())?;
-    let first: Option<SocketAddr> = addresses.next();
-    first.map(Listen::Tcp).ok_or_else(|| "the name has no address".to_owned())
+
+    /// Where other nodes of the cluster call this one; `None`: nobody could.
+    pub(crate) fn advertised(&self) -> Option<String> {
+        let listen = self.peer_listen.as_ref()?;
+        self.advertise.clone().or_else(|| Some(listen.clone()).filter(|listen| !is_any_port(listen)))
+    }
 }
 
 #[cfg(test)]
@@ -133,6 +180,18 @@ mod tests {
     #[test]
     fn half_of_a_configuration_is_none() {
         assert!(settings("", "").meeting().expect("no peers").is_none());
+        let member = Settings { register: RegisterSetting::Directory("/r".into()), ..settings("127.0.0.1:7", "") };
+        assert!(member.meeting().expect("right").is_some());
+        for (wrong, says) in [
+            (Settings { peer_listen: None, ..member.clone() }, "set peer_listen"),
+            (Settings { peer_listen: Some("127.0.0.1:0".to_owned()), ..member.clone() }, "with a port"),
+            (Settings { peers: parse_peers("2@a:1").expect("a peer"), ..member.clone() }, "leave peers out"),
+            (Settings { logspaces: Some(2), ..member.clone() }, "leave logspaces out"),
+            (Settings { roles: Roles::new(&[Role::Engine]), ..Settings::default() }, "set register"),
+        ] {
+            let message = wrong.meeting().expect_err("it contradicts itself").to_string();
+            assert!(message.contains(says), "{message}");
+        }
         let message = settings("", "2@127.0.0.1:1").meeting().expect_err("nowhere to listen").to_string();
         assert!(message.contains("peer_listen"), "{message}");
         let message = settings("127.0.0.1:0", "").meeting().expect_err("nobody to hear").to_string();

@@ -1,155 +1,158 @@
-//! The register on one machine: a file for each logspace, and what any register must do.
+//! Where the views of logspaces and the nodes of the cluster are agreed upon: on one machine a
+//! directory of files, for several machines etcd. [`open`] gives the one that a setting names;
+//! [`conformance`] is what each of them must do.
 
-use std::io;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use sealog_control::register::{MembersSwap, Register, RegisterError, Swap, extends};
-use sealog_protocol::members::{Member, MemberState, Members, Roles};
+use sealog_control::register::{Register, RegisterError};
+use sealog_protocol::members::Members;
 use sealog_protocol::view::Chain;
-use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId};
 
 use crate::durable_file;
 
-/// Chains in files that only this process writes: the data directory's lock sees to that.
-#[derive(Clone, Debug)]
-pub struct FileRegister {
-    directory: PathBuf,
+pub mod conformance;
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(feature = "etcd")]
+mod etcd_process;
+mod file;
+mod file_watch;
+#[cfg(feature = "etcd")]
+mod gateway;
+
+#[cfg(feature = "etcd")]
+pub use etcd_process::{EtcdError, EtcdProcess};
+pub use file::FileRegister;
+
+/// What a register holds now and did not hold before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Chain(Chain),
+    Members(Members),
 }
 
-impl FileRegister {
-    /// The register in a directory that exists.
-    pub fn new(directory: &Path) -> FileRegister {
-        FileRegister { directory: directory.to_owned() }
-    }
+/// Tells what a register holds as it changes, whoever changes it.
+pub trait RegisterWatch: Send {
+    /// At the first call everything that the register holds, then what was changed since it was told
+    /// last; waits so long for a change, and then returns nothing. Of a document that changed twice
+    /// the first state may be left out. After an error the next call goes on where the last one that
+    /// returned had ended, so nothing is missed.
+    ///
+    /// # Errors
+    /// The register can't be reached, or holds what is no document.
+    fn changes(&mut self, patience: Duration) -> Result<Vec<Change>, RegisterError>;
+}
 
-    fn path(&self, logspace: LogspaceId) -> PathBuf {
-        self.directory.join(format!("logspace-{logspace}.chain"))
-    }
+/// A register that can be watched.
+pub trait WatchedRegister: Register + Send {
+    /// A watch of all of it. Nothing is asked of the register before its first call.
+    fn watch(&self) -> Box<dyn RegisterWatch>;
+}
 
-    fn members_path(&self) -> PathBuf {
-        self.directory.join("members")
-    }
+/// Which register a node uses: the setting `register`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RegisterSetting {
+    /// Files in the data directory, which no other node sees.
+    #[default]
+    Own,
+    /// Files in a directory that nodes of one machine share.
+    Directory(PathBuf),
+    /// etcd at any of these addresses, each `host:port`; keys are below `/sealog/` and the prefix.
+    Etcd { endpoints: Vec<String>, prefix: String },
+}
 
-    fn write(&self, chain: &Chain) -> Result<Swap, RegisterError> {
-        let logspace = chain.logspace;
-        durable_file::replace(&self.path(logspace), &chain.encode())
-            .map_err(|source| RegisterError::Unavailable { logspace, source })?;
-        Ok(Swap::Installed)
+impl RegisterSetting {
+    /// Endpoints that may be named.
+    pub const ENDPOINTS_MAX: usize = 16;
+    /// Bytes of a prefix.
+    pub const PREFIX_BYTES_MAX: usize = 64;
+
+    /// `file`, `file:/DIR` or `etcd://HOST:PORT,HOST:PORT/PREFIX`.
+    pub fn parse(text: &str) -> Option<RegisterSetting> {
+        if text == "file" {
+            return Some(RegisterSetting::Own);
+        }
+        if let Some(directory) = text.strip_prefix("file:") {
+            // Nodes that share it may run in different directories.
+            return Some(PathBuf::from(directory)).filter(|path| path.is_absolute()).map(RegisterSetting::Directory);
+        }
+        let (endpoints, prefix) = text.strip_prefix("etcd://")?.split_once('/')?;
+        let endpoints = endpoints.split(',').map(endpoint).collect::<Option<Vec<String>>>()?;
+        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let fits = (1..=RegisterSetting::PREFIX_BYTES_MAX).contains(&prefix.len()) && prefix.bytes().all(is_plain);
+        let few = endpoints.len() <= RegisterSetting::ENDPOINTS_MAX;
+        (fits && few).then(|| RegisterSetting::Etcd { endpoints, prefix: prefix.to_owned() })
     }
 }
 
-impl Register for FileRegister {
-    fn read(&mut self, logspace: LogspaceId) -> Result<Option<Chain>, RegisterError> {
-        let bytes = match std::fs::read(self.path(logspace)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(RegisterError::Unavailable { logspace, source }),
-        };
-        Chain::decode(&bytes).map(Some).map_err(|source| RegisterError::Damaged { logspace, source })
-    }
+fn endpoint(text: &str) -> Option<String> {
+    let (host, port) = text.trim().rsplit_once(':')?;
+    let is_host = !host.is_empty() && !host.contains(['/', '@', ' ', '?', '#']);
+    (is_host && port.parse::<u16>().is_ok_and(|port| port > 0)).then(|| text.trim().to_owned())
+}
 
-    fn create(&mut self, chain: &Chain) -> Result<Swap, RegisterError> {
-        match self.read(chain.logspace)? {
-            Some(held) => Ok(Swap::Held(Box::new(held))),
-            None => self.write(chain),
+impl fmt::Display for RegisterSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RegisterSetting::Own => f.write_str("file"),
+            RegisterSetting::Directory(path) => write!(f, "file:{}", path.display()),
+            RegisterSetting::Etcd { endpoints, prefix } => write!(f, "etcd://{}/{prefix}", endpoints.join(",")),
         }
     }
-
-    fn compare_and_swap(&mut self, next: &Chain) -> Result<Swap, RegisterError> {
-        let missing = || RegisterError::Unavailable {
-            logspace: next.logspace,
-            source: io::Error::new(io::ErrorKind::NotFound, "it has no chain yet"),
-        };
-        let held = self.read(next.logspace)?.ok_or_else(missing)?;
-        if extends(&held, next) { self.write(next) } else { Ok(Swap::Held(Box::new(held))) }
-    }
-
-    fn members(&mut self) -> Result<Option<Members>, RegisterError> {
-        let bytes = match std::fs::read(self.members_path()) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(RegisterError::MembersUnavailable { source }),
-        };
-        Members::decode(&bytes).map(Some).map_err(|source| RegisterError::MembersDamaged { source })
-    }
-
-    fn swap_members(&mut self, next: &Members) -> Result<MembersSwap, RegisterError> {
-        match self.members()? {
-            Some(held) if !held.precedes(next) => Ok(MembersSwap::Held(held)),
-            None if next.version != 1 => {
-                let source = io::Error::new(io::ErrorKind::NotFound, "it has no members yet");
-                Err(RegisterError::MembersUnavailable { source })
-            }
-            _ => {
-                durable_file::replace(&self.members_path(), &next.encode())
-                    .map_err(|source| RegisterError::MembersUnavailable { source })?;
-                Ok(MembersSwap::Installed)
-            }
-        }
-    }
 }
 
-/// What every register must do: `register` holds nothing for the logspace of `chain` yet.
+/// Opens the register that a setting names; `data` is the node's data directory. A shared directory
+/// is made if it is not there; nothing is asked of etcd yet.
 ///
-/// # Panics
-/// When the register breaks its contract.
-pub fn check_register(register: &mut impl Register, chain: &Chain) {
-    let after = |chain: &Chain, end: u64| {
-        let mut view = chain.current().clone();
-        view.number.0 += 1;
-        view.primary_incarnation.0 += 1;
-        chain.extended(end, view)
+/// # Errors
+/// The directory can't be made, or this build knows no etcd.
+pub fn open(setting: &RegisterSetting, data: &Path) -> Result<Box<dyn WatchedRegister>, OpenRegisterError> {
+    let directory = |path: PathBuf| match durable_file::create_directory(&path) {
+        Ok(()) => Ok(Box::new(FileRegister::new(&path)) as Box<dyn WatchedRegister>),
+        Err(source) => Err(OpenRegisterError::Directory { path, source }),
     };
-    let logspace = chain.logspace;
-    assert_eq!(register.read(logspace).expect("readable"), None, "it holds nothing at first");
-    assert_eq!(register.create(chain).expect("answers"), Swap::Installed);
-    let second = after(chain, 7);
-    let held = |chain: &Chain| Swap::Held(Box::new(chain.clone()));
-    assert_eq!(register.create(&second).expect("answers"), held(chain), "a chain is created once");
-    assert_eq!(register.compare_and_swap(&second).expect("answers"), Swap::Installed, "an extension is installed");
-    assert_eq!(register.read(logspace).expect("readable").as_ref(), Some(&second), "and read again");
-
-    let third = after(&second, 9);
-    let mut other_past = third.clone();
-    other_past.ends[0] = 8;
-    let mut other_settings = third.clone();
-    other_settings.settings.session_window += 1;
-    let refused = [
-        ("another extension of the old chain", after(chain, 8)),
-        ("the same one twice", second.clone()),
-        ("a step back", chain.clone()),
-        ("two steps at once", after(&third, 10)),
-        ("another past", other_past),
-        ("other settings", other_settings),
-    ];
-    for (what, next) in &refused {
-        assert_eq!(register.compare_and_swap(next).expect("answers"), held(&second), "{what} is refused");
-        assert_eq!(register.read(logspace).expect("readable").as_ref(), Some(&second), "{what} changes nothing");
+    match setting {
+        RegisterSetting::Own => directory(data.join("register")),
+        RegisterSetting::Directory(path) => directory(path.clone()),
+        #[cfg(feature = "etcd")]
+        RegisterSetting::Etcd { endpoints, prefix } => Ok(Box::new(etcd::EtcdRegister::new(endpoints, prefix))),
+        #[cfg(not(feature = "etcd"))]
+        RegisterSetting::Etcd { .. } => Err(OpenRegisterError::NoEtcd { setting: setting.to_string() }),
     }
-    assert_eq!(register.compare_and_swap(&third).expect("answers"), Swap::Installed, "the next view goes on");
-    assert_eq!(register.read(logspace).expect("readable"), Some(third));
-    check_members(register, chain.settings.cluster);
 }
 
-fn check_members(register: &mut impl Register, cluster: ClusterId) {
-    assert_eq!(register.members().expect("readable"), None, "there are no members at first");
-    let first = Members { cluster, version: 1, nodes: Vec::new() };
-    let member = |node: u64| Member {
-        node: NodeId(node),
-        incarnation: Incarnation(1),
-        roles: Roles::ALL,
-        state: MemberState::Active,
-        peer_address: "10.0.0.1:7441".to_owned(),
-        client_address: "10.0.0.1:7440".to_owned(),
-    };
-    let second = first.with(member(4));
-    assert!(register.swap_members(&second).is_err(), "the second follows the first");
-    assert_eq!(register.swap_members(&first).expect("answers"), MembersSwap::Installed);
-    assert_eq!(register.swap_members(&first).expect("answers"), MembersSwap::Held(first.clone()), "once");
-    assert_eq!(register.swap_members(&second).expect("answers"), MembersSwap::Installed);
-    let refused = MembersSwap::Held(second.clone());
-    assert_eq!(register.swap_members(&first.with(member(5))).expect("answers"), refused, "a version is given once");
-    let other = Members { cluster: ClusterId(cluster.0 ^ 1), ..second.with(member(5)) };
-    assert_eq!(register.swap_members(&other).expect("answers"), refused, "another cluster's are refused");
-    assert_eq!(register.members().expect("readable"), Some(second));
+/// Why a register can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenRegisterError {
+    #[error("cannot make the register's directory {}: {source}; make it, or correct the setting register", path.display())]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[cfg(not(feature = "etcd"))]
+    #[error(
+        "register is '{setting}', but this build has no etcd: build sealog-node with its feature etcd, or use file:/DIR"
+    )]
+    NoEtcd { setting: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_written_as_they_are_read() {
+        for text in ["file", "file:/srv/register", "etcd://a:2379/orders", "etcd://a:1,[::1]:2,10.0.0.1:3/x.y_z-1"] {
+            let setting = RegisterSetting::parse(text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(setting.to_string(), text);
+        }
+        let long = format!("etcd://a:1/{}", "x".repeat(65));
+        let many = format!("etcd://{}a:1/x", "a:1,".repeat(16));
+        let wrong = ["", "files", "file:", "file:dir", "etcd:a:1/x", "etcd://a/x", "etcd://a:1", "etcd://a:1/"];
+        let more =
+            ["etcd://a:0/x", "etcd://:1/x", "etcd://a:1,/x", "etcd://u@a:1/x", "etcd://a:1/x y", "etcd://a:1/x/y"];
+        for text in wrong.into_iter().chain(more).chain([&*long, &*many]) {
+            assert_eq!(RegisterSetting::parse(text), None, "{text}");
+        }
+    }
 }

@@ -15,11 +15,13 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use sealog_protocol::NodeId;
 use sealog_protocol::limits::{AUX_MEMORY_BYTES_MAX, CACHE_BYTES_MAX, LOGSPACES_MAX};
+use sealog_protocol::members::Roles;
 use sealog_runtime::{ClientLimits, PeerLimits};
 use thiserror::Error;
 
 use crate::configuration::Configuration;
-use crate::peer_settings::{PeerSetting, parse_address, parse_id, parse_peers};
+use crate::peer_settings::{PeerSetting, parse_address, parse_id, parse_peers, parse_roles};
+use crate::register::RegisterSetting;
 
 /// Where a node listens unless it is told otherwise, and where clients look for it.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:7440";
@@ -57,6 +59,14 @@ pub struct Settings {
     pub node: Option<u64>,
     /// The id of its cluster, likewise.
     pub cluster: Option<u64>,
+    /// Where views and nodes of the cluster are agreed upon.
+    pub register: RegisterSetting,
+    /// What the node runs.
+    pub roles: Roles,
+    /// Where other nodes call it. `None`: at `peer_listen`.
+    pub advertise: Option<String>,
+    /// Where clients call it. `None`: at `listen`, or its Unix socket where that is of any port.
+    pub advertise_clients: Option<String>,
     /// Where other nodes connect: `host:port` or `unix:` and a path. `None`: nowhere, it has no peers.
     pub peer_listen: Option<String>,
     /// The other nodes of the cluster.
@@ -116,6 +126,10 @@ impl Default for Settings {
             logspaces: None,
             node: None,
             cluster: None,
+            register: RegisterSetting::default(),
+            roles: Roles::ALL,
+            advertise: None,
+            advertise_clients: None,
             peer_listen: None,
             peers: Vec::new(),
             peer_silence: PeerLimits::default().silence_max,
@@ -190,6 +204,23 @@ pub enum SettingsError {
         "peer_listen is set, but no peers: nobody would be let in; say who is, for example peers = \"2@127.0.0.1:7442\""
     )]
     PeersMissing,
+    #[error(
+        "register is '{register}', so this is a node of a cluster, which others must find: set peer_listen to an \
+         address with a port, for example peer_listen = \"127.0.0.1:7441\""
+    )]
+    MemberUnreachable { register: String },
+    #[error(
+        "register and peers both say who the other nodes are: leave peers out, nodes find each other by the register"
+    )]
+    PeersAndRegister,
+    #[error(
+        "register is '{register}', so the number of logspaces was fixed by `sealog cluster init`: leave logspaces out"
+    )]
+    LogspacesAndRegister { register: String },
+    #[error(
+        "roles leave out some, but no other node could run them: set register, the one that they share, or leave roles out"
+    )]
+    RolesAlone,
     #[error("cannot listen for other nodes on '{listen}': {reason}; write peer_listen as HOST:PORT or unix:PATH")]
     PeerListen { listen: String, reason: String },
     #[error("cannot find node {node} at '{address}': {reason}; correct its address in peers")]
@@ -301,8 +332,52 @@ pub(crate) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "register",
+        about: "Where the nodes of a cluster agree on views and find each other: the same for all. file: in the data directory, for a node alone; file:/DIR: in a directory that nodes of one machine share; etcd://HOST:PORT/PREFIX: in etcd, below /sealog/PREFIX/, several HOST:PORT with commas between. Without it views can't change, while appends and reads go on.",
+        unit: "a register",
+        default: "\"file\"",
+        expected: "file, file:/DIR with an absolute path, or etcd://HOST:PORT[,HOST:PORT…]/PREFIX with a prefix of letters, digits and ._-",
+        set: |settings, text| {
+            settings.register = RegisterSetting::parse(text)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "roles",
+        about: "What the node runs, for every logspace. A node alone runs all; in a cluster roles may be spread over nodes.",
+        unit: "roles",
+        default: "\"engine,storage,sequencer,controller\"",
+        expected: "some of engine, storage, sequencer and controller, with commas between",
+        set: |settings, text| {
+            settings.roles = parse_roles(text)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "advertise",
+        about: "Address that other nodes of the cluster are told to call. Empty: peer_listen.",
+        unit: "an address",
+        default: "\"\"",
+        expected: "HOST:PORT or unix:PATH",
+        set: |settings, text| {
+            settings.advertise = if text.is_empty() { None } else { Some(parse_address(text)?) };
+            Some(())
+        },
+    },
+    Key {
+        name: "advertise_clients",
+        about: "Address that clients of the cluster are told to call. Empty: listen, or the Unix socket if its port is 0.",
+        unit: "an address",
+        default: "\"\"",
+        expected: "HOST:PORT or unix:PATH",
+        set: |settings, text| {
+            settings.advertise_clients = if text.is_empty() { None } else { Some(parse_address(text)?) };
+            Some(())
+        },
+    },
+    Key {
         name: "peer_listen",
-        about: "Address for other nodes. Empty: the node has no peers and listens for none.",
+        about: "Address for other nodes: in a cluster always needed, with a port. Empty: the node has no peers and listens for none.",
         unit: "an address",
         default: "\"\"",
         expected: "HOST:PORT or unix:PATH",

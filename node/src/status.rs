@@ -13,6 +13,7 @@ use sealog_storage::StorageStatus;
 use serde_json::{Map, Value, json};
 
 use crate::machines::{Machines, RoleMachine};
+use crate::register_health::RegisterHealth;
 use crate::space_watch::SpaceWatch;
 
 /// What does not change while a node runs.
@@ -23,6 +24,7 @@ pub struct NodeFacts {
     pub incarnation: Incarnation,
     pub index_bytes_max: u64,
     pub started: Instant,
+    pub register: Arc<RegisterHealth>,
     pub space: Arc<SpaceWatch>,
 }
 
@@ -137,11 +139,22 @@ fn node_status<E>(facts: &NodeFacts, part: &StatusPart, context: &ExecutorContex
         "process": std::process::id(),
         "uptime_s": facts.started.elapsed().as_secs(),
         "durability": "disk",
+        "register": register_status(&facts.register),
         "index": { "records": records, "bytes": index_bytes, "bytes_max": facts.index_bytes_max },
         "space": facts.space.status(),
         "logspaces": logspaces_status(part),
         "executors": executors,
         "peers": context.peers.all().iter().map(peer_status).collect::<Vec<Value>>(),
+    })
+}
+
+/// `unreachable_s`: for how long it can't be used.
+fn register_status(health: &RegisterHealth) -> Value {
+    let outage = health.outage();
+    json!({
+        "name": health.name(),
+        "unreachable_s": outage.as_ref().map(|outage| outage.since.elapsed().as_secs()),
+        "reason": outage.map(|outage| outage.reason),
     })
 }
 
@@ -167,6 +180,13 @@ fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWat
         reasons.push(format!(
             "{damages} damaged ranges were found in the journal at the start: records in them can't be read, all \
              else is served; `sealog inspect` shows where"
+        ));
+    }
+    if let Some(outage) = facts.register.outage() {
+        let (name, seconds) = (facts.register.name(), outage.since.elapsed().as_secs());
+        let reason = outage.reason;
+        reasons.push(format!(
+            "the register {name} can't be used since {seconds} s: views can't be changed, appends and reads go on ({reason})"
         ));
     }
     let rotten: u64 = journals.iter().map(|journal| journal.status().scrub.findings).sum();

@@ -79,6 +79,11 @@ pub const TRIMS_IN_FLIGHT_MAX: usize = 1024;
 pub const REWRITE_BYTES_PER_S: u64 = 64 << 20;
 /// How long a storage waits for a verdict about dead records before it asks another engine.
 pub const JUDGE_RETRY: Duration = Duration::from_secs(1);
+/// How long a storage of an open shard may be gone before its engine goes on in another shard, where
+/// the view has another storage: longer than a restart takes.
+pub const REPLICA_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an engine avoids a storage for new shards after it had lagged too far behind.
+pub const SLOW_REPLICA_AVOIDED: Duration = Duration::from_secs(60);
 /// Bytes that a storage reads at once from its journal, unless a batch is larger.
 pub const STORED_READ_BYTES: u32 = 256 << 10;
 /// Bytes of a run of batches between two places that a storage remembers.

@@ -111,6 +111,10 @@ named! {
         RetentionTrimsOneMore,
         /// Aux data comes with the first record of an answer, whichever it is of.
         AuxOfFirstRecord,
+        /// An engine stays with a shard one of whose storages is lost.
+        LostReplicaIgnored,
+        /// A replica is counted as repaired though it lacks the metalog of views before.
+        CountedWithoutPast,
     }
 }
 
@@ -180,6 +184,8 @@ named! {
         AuxCameBack,
         AuxGaveWay,
         AuxOfTrimmed,
+        ShardLeftLostStorage,
+        PastTaught,
     }
 }
 

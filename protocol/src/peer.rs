@@ -12,7 +12,7 @@
 //! The version is the frame's own: a frame of another one is refused before it is read. [`Peers`]
 //! is the one rule of who is let in; both sides ask it, so both hold the same of each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -50,7 +50,10 @@ pub enum PeerRefusal {
          an address in [[peers]] leads to another cluster, correct it"
     )]
     Cluster { node: u64, theirs: u64, ours: u64 },
-    #[error("node {node} is not among this node's peers: add it to [[peers]] there, or correct the address here")]
+    #[error(
+        "node {node} is not among this node's peers: with a register, it is told of who joins, so wait, or look \
+         whether both use the same; without one, add it to [[peers]] there, or correct the address here"
+    )]
     Unknown { node: u64 },
     #[error(
         "node {node} has the identity of the node that it calls: a data directory was copied, \
@@ -73,6 +76,11 @@ pub enum PeerRefusal {
     Version { theirs: u8, ours: u8 },
     #[error("node {node} calls node {own}, but of two nodes the one with the smaller id calls: use one release")]
     Direction { node: u64, own: u64 },
+    #[error(
+        "node {node} was removed from the cluster, which does not need what it holds: \
+         stop it, and give it an empty data directory if it is to join again, as a new node"
+    )]
+    Removed { node: u64 },
 }
 
 /// The peers that a node knows, and the newest life of each that it has met.
@@ -80,13 +88,32 @@ pub enum PeerRefusal {
 pub struct Peers {
     own: PeerIdentity,
     newest: BTreeMap<NodeId, Incarnation>,
+    removed: BTreeSet<NodeId>,
 }
 
 impl Peers {
     /// The peers of the node that speaks as `own`: these, besides itself.
     pub fn new(own: PeerIdentity, peers: impl IntoIterator<Item = NodeId>) -> Peers {
         let newest = peers.into_iter().filter(|node| *node != own.node).map(|node| (node, Incarnation(0))).collect();
-        Peers { own, newest }
+        Peers { own, newest, removed: BTreeSet::new() }
+    }
+
+    /// Lets a node in from now on, in this life of it or a later one.
+    pub fn add(&mut self, node: NodeId, incarnation: Incarnation) {
+        if node != self.own.node {
+            let newest = self.newest.entry(node).or_default();
+            *newest = incarnation.max(*newest);
+        }
+    }
+
+    /// Does not let a node in any more.
+    pub fn forget(&mut self, node: NodeId) {
+        self.newest.remove(&node);
+    }
+
+    /// Who was removed, and is told so.
+    pub fn set_removed(&mut self, removed: impl IntoIterator<Item = NodeId>) {
+        self.removed = removed.into_iter().collect();
     }
 
     pub fn own(&self) -> PeerIdentity {
@@ -103,6 +130,9 @@ impl Peers {
         if peer.node == self.own.node {
             return Err(PeerRefusal::Itself { node });
         }
+        if self.removed.contains(&peer.node) {
+            return Err(PeerRefusal::Removed { node });
+        }
         let newest = self.newest.get_mut(&peer.node).ok_or(PeerRefusal::Unknown { node })?;
         if peer.incarnation < *newest {
             return Err(PeerRefusal::Older { node, theirs: peer.incarnation.0, newest: newest.0 });
@@ -118,7 +148,8 @@ impl Peers {
 
     /// As [`Peers::admit`], for a peer that calls.
     pub fn admit_caller(&mut self, peer: PeerIdentity) -> Result<(), PeerRefusal> {
-        let is_known = peer.cluster == self.own.cluster && self.newest.contains_key(&peer.node);
+        let is_member = self.newest.contains_key(&peer.node) && !self.removed.contains(&peer.node);
+        let is_known = peer.cluster == self.own.cluster && is_member;
         if is_known && self.calls(peer.node) {
             return Err(PeerRefusal::Direction { node: peer.node.0, own: self.own.node.0 });
         }
@@ -305,6 +336,26 @@ mod tests {
         let older = Err(PeerRefusal::Older { node: 2, theirs: 4, newest: 6 });
         assert_eq!(peers.admit(identity(2, 4)), older);
         assert_eq!(peers.admit(identity(3, 1)), Ok(()), "each node counts its own lives");
+    }
+
+    #[test]
+    fn nodes_come_and_go_and_one_that_was_removed_is_told_so() {
+        let mut peers = peers();
+        assert_eq!(peers.admit(identity(4, 3)), Err(PeerRefusal::Unknown { node: 4 }));
+        peers.add(NodeId(4), Incarnation(3));
+        assert_eq!(peers.admit(identity(4, 2)), Err(PeerRefusal::Older { node: 4, theirs: 2, newest: 3 }));
+        assert_eq!(peers.admit(identity(4, 5)), Ok(()));
+        peers.add(NodeId(4), Incarnation(4));
+        assert_eq!(peers.admit(identity(4, 4)), Err(PeerRefusal::Older { node: 4, theirs: 4, newest: 5 }));
+        peers.add(NodeId(1), Incarnation(9));
+        assert_eq!(peers.admit(identity(1, 9)), Err(PeerRefusal::Itself { node: 1 }));
+        peers.forget(NodeId(4));
+        assert_eq!(peers.admit(identity(4, 5)), Err(PeerRefusal::Unknown { node: 4 }));
+        peers.set_removed([NodeId(3), NodeId(4)]);
+        for node in [3, 4] {
+            assert_eq!(peers.admit(identity(node, 5)), Err(PeerRefusal::Removed { node }));
+            assert_eq!(peers.admit_caller(identity(node, 5)), Err(PeerRefusal::Removed { node }), "the better reason");
+        }
     }
 
     #[test]

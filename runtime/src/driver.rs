@@ -230,6 +230,7 @@ impl<H: Host> Driver<H> {
                     self.journal.read_tags(&mut self.ring, owner, ticket, shard, segment, from);
                 }
                 Action::Release { owner, segment } => self.journal.release(owner, segment),
+                Action::Peers(peers) => self.set_peers(now, *peers),
             }
         }
         self.actions = actions;

@@ -54,4 +54,7 @@ pub enum StartError {
 pub enum RunError {
     #[error("executor {executor:?} ended: {message}")]
     Executor { executor: ExecutorId, message: String },
+    /// Its host stopped it, for this reason.
+    #[error(transparent)]
+    Host(#[from] HostError),
 }

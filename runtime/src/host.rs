@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::error::HostError;
 use crate::executor::Poster;
+use crate::peer_config::PeersNow;
 use crate::peer_watch::PeerWatch;
 use crate::watch::JournalWatch;
 
@@ -152,6 +153,9 @@ pub enum Action {
     ReadTags { owner: Owner, ticket: u64, shard: ShardId, segment: u32, from: u64 },
     /// The machine needs nothing of a segment any more.
     Release { owner: Owner, segment: u32 },
+    /// Who the other nodes are from now on. Only the first executor's host says so: it holds the
+    /// connections. Nothing comes of it on a node that was started without peers.
+    Peers(Box<PeersNow>),
 }
 
 const _: () = assert!(size_of::<Action>() <= 136, "actions are moved about: they stay small");

@@ -50,7 +50,7 @@ pub use counters::Counters;
 pub use error::{HostError, RunError, StartError};
 pub use executor::{Handle, Poster, start};
 pub use host::{Action, ExecutorContext, ExecutorId, Host};
-pub use peer_config::{PeerAddress, PeerLimits, PeersConfig};
+pub use peer_config::{PeerAddress, PeerLimits, PeersConfig, PeersNow};
 pub use peer_watch::{PeerStatus, PeerWatch};
 pub use sealog_journal::{Damage, JournalConfig, Owner, ScrubConfig};
 pub use watch::JournalWatch;

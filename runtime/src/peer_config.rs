@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sealog_protocol::ids::NodeId;
+use sealog_protocol::ids::{Incarnation, NodeId};
 use sealog_protocol::peer::PeerIdentity;
 
 use crate::config::Listen;
@@ -14,8 +14,8 @@ pub struct PeersConfig {
     pub own: PeerIdentity,
     /// Where nodes with smaller ids reach this one.
     pub listen: Listen,
-    /// The nodes that are let in; those with greater ids are called. This node itself may be among
-    /// them, and is passed over. At most [`PeersConfig::PEERS_MAX`].
+    /// The nodes that are let in until a host says who is; those with greater ids are called. This
+    /// node itself may be among them, and is passed over. At most [`PeersConfig::PEERS_MAX`].
     pub peers: Vec<PeerAddress>,
     pub limits: PeerLimits,
 }
@@ -28,7 +28,18 @@ impl PeersConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerAddress {
     pub node: NodeId,
+    /// Older lives of it are refused; 0 if none is known.
+    pub incarnation: Incarnation,
     pub address: Listen,
+}
+
+/// All other nodes, as they are from now on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeersNow {
+    /// As [`PeersConfig::peers`]; what is beyond [`PeersConfig::PEERS_MAX`] is left out.
+    pub peers: Vec<PeerAddress>,
+    /// Nodes that are refused, and told that they were removed.
+    pub removed: Vec<NodeId>,
 }
 
 /// What nodes may take of each other.

@@ -32,6 +32,10 @@ impl PeerWatch {
         self.peers.lock().expect("nobody panics with this lock held").clone()
     }
 
+    pub(crate) fn remove(&self, node: NodeId) {
+        self.peers.lock().expect("nobody panics with this lock held").retain(|peer| peer.node != node);
+    }
+
     pub(crate) fn set(&self, status: PeerStatus) {
         let mut peers = self.peers.lock().expect("nobody panics with this lock held");
         match peers.binary_search_by_key(&status.node, |peer| peer.node) {

@@ -22,6 +22,7 @@ use sealog_protocol::message::Message;
 use crate::driver::Driver;
 use crate::host::{ExecutorId, Host};
 use crate::inbox::Parcel;
+use crate::peer_config::PeersNow;
 use crate::peers::{LinkNumber, PeerEvent, PeerSockets};
 
 /// The executor that holds all links: the one that clients connect to, where with few executors the
@@ -116,6 +117,14 @@ impl<H: Host> Driver<H> {
     pub(crate) fn disconnected(&mut self, now: Time, node: NodeId) {
         if self.peering.told.remove(&node).is_some() {
             self.host.node_disconnected(now, node);
+        }
+    }
+
+    /// Knows these other nodes from now on. Who is connected and is not among them is told of with the
+    /// next completions or turn.
+    pub(crate) fn set_peers(&mut self, now: Time, peers: PeersNow) {
+        if let Some(sockets) = self.peering.sockets.as_mut() {
+            sockets.set_peers(now, peers, &self.counters[usize::from(self.executor.0)]);
         }
     }
 

@@ -41,7 +41,7 @@ use crate::connection::Phase;
 use crate::counters::Counters;
 use crate::limits::{LEAVING, STRANGERS_MAX};
 use crate::listener::{Listener, shut_down, shut_down_sending};
-use crate::peer_config::{PeerLimits, PeersConfig};
+use crate::peer_config::{PeerLimits, PeersConfig, PeersNow};
 use crate::peer_watch::PeerWatch;
 use crate::peers::connection::{PeerConnection, PeerFault};
 use crate::peers::roster::Roster;
@@ -393,6 +393,27 @@ impl PeerSockets {
         }
     }
 
+    /// Knows these nodes from now on, and no others: who is not among them is disconnected.
+    pub fn set_peers(&mut self, now: Time, update: PeersNow, counters: &Counters) {
+        let peers = &update.peers[..update.peers.len().min(PeersConfig::PEERS_MAX)];
+        let is_gone = |node: &NodeId| peers.iter().all(|peer| peer.node != *node);
+        let gone: Vec<NodeId> = self.roster.known.keys().copied().filter(is_gone).collect();
+        for node in gone {
+            for slot in 0..self.slots.len() as u32 {
+                let talk = self.at(slot).map(|connection| &connection.talk);
+                if talk.is_some_and(|talk| talk.called.or(talk.node) == Some(node)) {
+                    self.end(now, slot, &PeerFault::Forgotten, counters);
+                }
+            }
+            tracing::info!(%node, "a node is no member any more");
+            self.roster.forget(node);
+        }
+        for peer in peers {
+            self.roster.know(peer, &self.limits);
+        }
+        self.roster.set_removed(update.removed);
+    }
+
     /// Ends a connection. Its slot is free once nothing of it is in flight.
     fn end(&mut self, now: Time, slot: u32, fault: &PeerFault, counters: &Counters) {
         let Some(connection) = self.slots[slot as usize].connection.as_deref_mut() else { return };
@@ -479,7 +500,7 @@ fn count(fault: &PeerFault, is_call: bool, counters: &Counters) {
         PeerFault::Slow { .. } | PeerFault::Stuck(_) => counters.peers_slow.add(1),
         PeerFault::Stopping => {}
         _ if is_call => counters.peer_calls_failed.add(1),
-        PeerFault::Closed | PeerFault::Broken(_) | PeerFault::Replaced => {}
+        PeerFault::Closed | PeerFault::Broken(_) | PeerFault::Replaced | PeerFault::Forgotten => {}
         _ => counters.peers_malformed.add(1),
     }
 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use sealog_protocol::Incarnation;
 use sealog_protocol::ids::NodeId;
 use sealog_protocol::machine::Role;
-use sealog_runtime::{Listen, PeerLimits};
+use sealog_protocol::peer::{Greeting, PeerRefusal};
+use sealog_runtime::{Listen, PeerLimits, PeersNow};
 use toy::{Data, Mode};
-use toy_peer::{Heard, Node, Plan, Stranger, Wish, address, identity, loopback, numbered};
+use toy_peer::{Heard, Node, Plan, Stranger, Wish, address, identity, loopback, numbered, peer};
 
 /// Node 2, and node 1 which calls it, connected.
 fn pair(name: &str) -> ([Data; 2], [Node; 2]) {
@@ -244,6 +245,56 @@ fn idle_nodes_stay_connected_and_a_silent_one_does_not() {
     assert_eq!(first.counters().peer_connects.get(), 1);
     first.count(2, 0..10, 10);
     second.expect_numbers(0, 0..10);
+    first.stop();
+    second.stop();
+}
+
+#[test]
+fn nodes_are_told_of_each_other_while_they_run() {
+    let data = [1, 2].map(|node| Data::new(&format!("peers-told-{node}")));
+    let second = Plan::new(identity(2, 20), &[]).start(&data[1]);
+    let first = Plan::new(identity(1, 10), &[(2, second.address())]).start(&data[0]);
+    first.until("it is refused", |node| node.status(2).reason.is_some_and(|reason| reason.contains("not among")));
+    let known = |peers| Wish::Know(PeersNow { peers, removed: Vec::new() });
+    second.wish(0, known(vec![peer(1, 10, loopback(1))]));
+    first.expect_connected(2, 20);
+    second.expect_connected(1, 10);
+    first.count(2, 0..100, 100);
+    second.expect_numbers(0, 0..100);
+    // What is said again changes nothing, not even for a node that is called elsewhere from now on.
+    first.wish(0, known(vec![peer(2, 20, loopback(1))]));
+    second.wish(0, known(vec![peer(1, 10, loopback(1))]));
+    first.count(2, 100..200, 100);
+    second.expect_numbers(0, 100..200);
+    // Its next life is elsewhere, too; that it began is heard before it is called.
+    second.stop();
+    first.expect_disconnected(2);
+    let second = Plan::new(identity(2, 21), &[(1, loopback(1))]).start(&data[1]);
+    first.until("nobody is there", |node| node.status(2).reason.is_some_and(|reason| reason.contains("reached")));
+    first.wish(0, known(vec![peer(2, 21, second.address())]));
+    first.expect_connected(2, 21);
+    second.expect_connected(1, 10);
+    // An older life than the one that was told of is not let in.
+    second.wish(0, known(vec![peer(1, 10, loopback(1)), peer(0, 7, loopback(1))]));
+    second.until("it is known", |node| node.watch.all().len() == 2);
+    let mut older = Stranger::connect(&second.address());
+    older.greet(&Greeting::Hello(identity(0, 6)));
+    assert!(matches!(older.greeting(), Some(Greeting::Refused(PeerRefusal::Older { .. }))));
+    first.stop();
+    second.stop();
+}
+
+#[test]
+fn a_node_that_was_removed_is_disconnected_and_told_so() {
+    let (_data, [first, second]) = pair("removed");
+    second.wish(0, Wish::Know(PeersNow { peers: Vec::new(), removed: vec![NodeId(1)] }));
+    second.expect_disconnected(1);
+    first.expect_disconnected(2);
+    first.until("it is told", |node| node.status(2).reason.is_some_and(|reason| reason.contains("was removed")));
+    assert!(second.watch.all().is_empty());
+    // The one that calls forgets the other.
+    first.wish(0, Wish::Know(PeersNow::default()));
+    first.until("it is forgotten", |node| node.watch.all().is_empty());
     first.stop();
     second.stop();
 }

@@ -19,11 +19,13 @@ use crate::primary::{Primary, Query, TrimRequest};
 
 mod following;
 mod leading;
+mod past;
 mod recovery;
 mod sealing;
 mod space;
 mod teaching;
 
+use past::Past;
 use recovery::Pieces;
 pub use recovery::RecoverError;
 use space::Space;
@@ -134,6 +136,7 @@ pub struct Sequencer {
     sealed_durable: ViewNumber,
     seal_waits: Vec<(Address, ViewNumber)>,
     repairs: BTreeMap<ViewNumber, Repair>,
+    past: Past,
     learners: Vec<Learner>,
     connected: BTreeMap<NodeId, Incarnation>,
     appended: VecDeque<Appended>,
@@ -162,6 +165,7 @@ impl Sequencer {
             sealed_durable: ViewNumber(0),
             seal_waits: Vec::new(),
             repairs: BTreeMap::new(),
+            past: Past::default(),
             learners: Vec::new(),
             connected: BTreeMap::new(),
             appended: VecDeque::new(),
@@ -282,6 +286,7 @@ impl Sequencer {
             Message::RepairMetalog { view, .. } if active(Mutant::SealedRefusesRepair) && view <= self.sealed => {}
             Message::RepairMetalog { view, end, source } => {
                 self.repairs.insert(view, Repair { end, source, controller: from });
+                self.past.look = true;
                 self.repair_progress(view, outputs);
             }
             Message::RepairPull { view, from: index, end } => self.repair_pull(from, view, index, end, outputs),
@@ -291,6 +296,13 @@ impl Sequencer {
                 mark(Mark::RepairedMetalog);
                 self.take_entries(view, index, &entries, outputs);
                 self.repair_progress(view, outputs);
+            }
+            Message::RepairEntries { view, from: index, entries, .. }
+                if self.is_ended(view) && self.wants_past(from.node, view) =>
+            {
+                mark(Mark::PastTaught);
+                self.take_entries(view, index, &entries, outputs);
+                self.past.look = true;
             }
             // Meant for another role: a peer's mistake, without effect.
             _ => {}
@@ -319,7 +331,7 @@ impl Sequencer {
                 if let Some(log) = self.views.get_mut(&run.view) {
                     log.durable = log.durable.max(run.end);
                     self.acknowledge = true;
-                    self.repair_progress(run.view, outputs);
+                    self.all_repairs_progress(outputs);
                 }
             }
             Appended::Copy { run, of } => {
@@ -330,7 +342,7 @@ impl Sequencer {
             Appended::Opened => self.opened_durable(segment),
             Appended::Base(base) => {
                 self.base_durable(base, segment);
-                self.repair_progress(base.view, outputs);
+                self.all_repairs_progress(outputs);
             }
             Appended::Seal(view) => {
                 self.seal_kept(view, segment);
@@ -352,6 +364,7 @@ impl Sequencer {
         self.chain = Some(chain.clone());
         self.primary = None;
         self.ask_again = None;
+        self.past.look = true;
         let view = chain.current();
         if view.primary != self.config.node {
             self.resume_as_backup(outputs);
@@ -420,9 +433,7 @@ impl Sequencer {
         if self.chain.as_ref().is_some_and(|chain| chain.current().primary == node) {
             self.resume_as_backup(outputs);
         }
-        for view in self.repairs.keys().copied().collect::<Vec<_>>() {
-            self.repair_progress(view, outputs);
-        }
+        self.all_repairs_progress(outputs);
     }
 
     fn disconnected(&mut self, now: Time, node: NodeId) {
@@ -453,6 +464,7 @@ impl Sequencer {
                 primary.settle_losses(now, patience);
             }
         }
+        self.hurry_past(now);
         if self.ask_again.is_some_and(|at| at <= now) {
             let sealed = self.is_sealed();
             let reason = if sealed { ViewReason::Sealed } else { ViewReason::PrimaryRestarted };
@@ -491,6 +503,7 @@ impl Machine for Sequencer {
             return;
         }
         self.lead(now, outputs);
+        self.look_at_past(now, outputs);
         self.acknowledge(outputs);
         self.teach_all(outputs);
         self.take_checkpoints(outputs);
@@ -503,6 +516,6 @@ impl Machine for Sequencer {
 
     fn deadline(&self) -> Option<Time> {
         let primary = self.active_primary().and_then(|primary| primary.deadline(self.config.stuck_cut));
-        primary.into_iter().chain(self.ask_again).min()
+        primary.into_iter().chain(self.ask_again).chain(self.past.ask_at).min()
     }
 }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use sealog::session::{
-    Direction, Managed, Outcome, Read, Retention, Session, SessionConfig, SubmitError, Subscribe, SubscriptionEvent,
+    Direction, Failover, Managed, Outcome, Read, Retention, Session, SessionConfig, SubmitError, Subscribe,
+    SubscriptionEvent,
 };
 use sealog::{AppendError, CheckTailError, ManageError, OperationId, ReadError, SetAuxError, SubscribeError};
 use sealog_history::{Fingerprint, Found, History, Line, Range, Subscribed, Timestamp, Told};
@@ -117,7 +118,19 @@ pub struct Client {
 
 impl Client {
     pub fn new(plan: &Plan, line: Line, rng: &mut Rng) -> Client {
+        let ms = |range: std::ops::Range<u64>, rng: &mut Rng| std::time::Duration::from_millis(rng.u64(range));
+        let engines = plan.with_role(|roles| roles.engine);
         let config = SessionConfig {
+            addresses: engines.iter().map(|node| format!("node {}", node.0)).collect(),
+            address_first: rng.usize(0..engines.len()),
+            // Also so hasty that nodes are left which would have answered.
+            failover: Failover {
+                quiet_max: ms(1..400, rng),
+                sign_max: ms(1..800, rng),
+                idle_max: ms(50..5000, rng),
+                stall_max: ms(20..3000, rng),
+                unavailable_max: rng.u32(1..5),
+            },
             name: format!("client {}", line.0),
             seed: rng.u64(..),
             operations_max: 64,

@@ -58,7 +58,7 @@ impl World {
         dialing.link = Link::Dialing;
         dialing.epoch += 1;
         let engines = self.plan.with_role(|roles| roles.engine);
-        let node = dialing.pinned.unwrap_or(engines[self.rng.usize(0..engines.len())]);
+        let node = dialing.pinned.unwrap_or_else(|| engines[dialing.session.address() % engines.len()]);
         let at = now + self.plan.network.draw(&mut self.rng);
         self.queue.push(at, Event::ClientDialed { client, epoch: dialing.epoch, node });
     }

@@ -292,8 +292,8 @@ impl World {
         Ok(())
     }
 
-    /// Nodes that can be missed: a majority of each view's sequencers stays, W storages, one engine, and
-    /// the controller.
+    /// Nodes that can be missed: a majority of each view's sequencers stays, all storages but W − 1, one
+    /// engine, and the controller.
     fn draw_buried(&mut self) -> Vec<NodeIndex> {
         let mut order: Vec<NodeIndex> = (0..self.nodes.len()).map(NodeIndex).collect();
         self.rng.shuffle(&mut order);
@@ -306,8 +306,9 @@ impl World {
                 (left, nodes.len())
             };
             let (sequencers, of) = rest(|roles| roles.sequencer);
+            let (storages, all_storages) = rest(|roles| roles.storage);
             let spared = rest(|roles| roles.engine).0 >= 1
-                && rest(|roles| roles.storage).0 >= usize::from(self.plan.write_quorum)
+                && storages + usize::from(self.plan.write_quorum) > all_storages
                 && sequencers > of / 2
                 && rest(|roles| roles.controller).0 >= 1;
             if spared && buried.len() < wanted {

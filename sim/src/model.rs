@@ -130,8 +130,10 @@ impl<'a> Model<'a> {
         let kept = self.kept.get(&logbook).map_or(&[][..], Vec::as_slice);
         let left: u64 = kept.iter().filter(|(seqnum, _)| *seqnum >= first).map(|(_, bytes)| bytes).sum();
         let largest = kept.iter().map(|(_, bytes)| *bytes).max().unwrap_or_default();
-        // What is let go is let go by stretches, of which there are 32 or more.
-        let is_enough = |bytes: u64| bytes > 0 && left + 4 * (bytes / 32 + largest) >= bytes;
+        // What is let go is let go by stretches, of which there are 32 or more: of what there was, where
+        // that had grown far beyond its bound before it could be trimmed.
+        let total: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
+        let is_enough = |bytes: u64| bytes > 0 && left + 4 * (bytes.max(total) / 32 + largest) >= bytes;
         newest_stays && set.iter().any(|(age_ms, bytes)| *age_ms > 0 || is_enough(*bytes))
     }
 

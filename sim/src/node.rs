@@ -302,6 +302,7 @@ impl Node {
                 config.checkpoint_log_bytes_min = plan.limits.checkpoint_log_bytes_min;
                 config.checkpoint_log_factor = plan.limits.checkpoint_log_factor;
                 config.checkpoint_part_bytes = plan.limits.checkpoint_part_bytes;
+                config.replica_patience = plan.limits.replica_patience;
                 // Where sessions are few, clients take each other's all the time, on purpose.
                 config.session_openings_max = u32::MAX;
                 add(Role::Engine, RoleMachine::Engine(Box::new(Engine::new(config))));

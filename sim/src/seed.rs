@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sealog::session::Direction;
 use sealog_history::{FinalLog, Fingerprint, Found, Report, Subscribed, check};
-use sealog_protocol::{LogBookId, SeqNum, Tag};
+use sealog_protocol::{LogBookId, NodeId, SeqNum, Tag};
 
 use crate::client::Client;
 use crate::disk::Stop;
@@ -76,6 +76,7 @@ fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
     finish(&mut world)?;
     settle(&mut world)?;
     catch_up(&mut world)?;
+    leave_the_lost(&mut world)?;
     let again = world.rng.u8(0..4) == 0;
     if again {
         // The power goes everywhere, once more: what was acknowledged is still there.
@@ -191,6 +192,32 @@ fn settle(world: &mut World) -> Result<(), Failure> {
     }
     let after = format!("{} ms", (world.now - began) / 1_000_000);
     Err(Failure::Stuck { pending: pending(world), after, details: describe(world) })
+}
+
+/// Where enough storages live, no engine goes on writing to one that is dead.
+fn leave_the_lost(world: &mut World) -> Result<(), Failure> {
+    let storages = world.plan.with_role(|roles| roles.storage);
+    let lost = |world: &World| -> Vec<NodeId> {
+        let buried = storages.iter().filter(|node| world.is_buried(**node));
+        buried.map(|node| world.plan.nodes[node.0].0).collect()
+    };
+    if storages.len() - lost(world).len() < usize::from(world.plan.replicas) {
+        return Ok(());
+    }
+    let on_lost = |world: &World| -> Option<NodeId> {
+        let lost = lost(world);
+        let machines = world.nodes.iter().filter_map(|node| node.life.as_ref()).flat_map(|life| &life.machines);
+        let engines = machines.filter_map(|(_, machine)| match machine {
+            RoleMachine::Engine(engine) => engine.open_replicas(),
+            _ => None,
+        });
+        engines.into_iter().find_map(|replicas| replicas.iter().find(|node| lost.contains(node)))
+    };
+    if world.run(world.now + CALM_MAX, |world| on_lost(world).is_none())? {
+        return Ok(());
+    }
+    let storage = on_lost(world).expect("it was not left");
+    Err(Failure::LostStorageKept { storage, details: describe(world) })
 }
 
 /// How the machines stand, for a failure's report.

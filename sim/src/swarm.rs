@@ -87,6 +87,7 @@ impl Span {
 pub struct Limits {
     pub cuts_in_flight_max: usize,
     pub stuck_cut: Duration,
+    pub replica_patience: Duration,
     pub repair_retries_max: u32,
     pub pending_bytes_max: usize,
     pub pending_records_max: usize,
@@ -193,6 +194,7 @@ impl Plan {
             limits: Limits {
                 cuts_in_flight_max: *pick(rng, &[1, 2, 4, 16]),
                 stuck_cut: Duration::from_millis(*pick(rng, &[30, 100, 500])),
+                replica_patience: Duration::from_millis(*pick(rng, &[10, 100, 1_000])),
                 repair_retries_max: *pick(rng, &[0, 2, 10]),
                 pending_bytes_max: *pick(rng, &[2 << 10, 16 << 10, 32 << 20]),
                 pending_records_max: *pick(rng, &[4, 64, 1 << 16]),
@@ -295,6 +297,9 @@ fn topology(rng: &mut Rng) -> (Vec<(NodeId, Roles)>, u8, u8) {
             nodes
         }
     };
+    // Storages that can be missed: engines put shards on any three.
+    let spares = *pick(rng, &[0, 0, 1, 2]);
+    roles.extend(vec![Roles { storage: true, ..Roles::default() }; spares]);
     rng.shuffle(&mut roles);
     let mut ids: Vec<NodeId> = (1..=roles.len() as u64).map(NodeId).collect();
     rng.shuffle(&mut ids);

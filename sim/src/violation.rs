@@ -68,6 +68,8 @@ pub enum Failure {
     Recovery { node: NodeId, reason: String },
     #[error("stuck (invariant 11): {pending} operations pending {after} after the faults stopped{details}")]
     Stuck { pending: usize, after: String, details: String },
+    #[error("an engine goes on writing to storage {storage}, which is lost, though others live{details}")]
+    LostStorageKept { storage: NodeId, details: String },
     #[error("a peer sent what is no message: {reason}")]
     BadFrame { reason: String },
     #[error("a client met an error that no fault explains: {error}")]

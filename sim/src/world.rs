@@ -222,8 +222,11 @@ impl World {
                     format!("client {client} gets {} bytes", bytes.len())
                 });
                 let now = Time(self.now);
-                if let Err(error) = self.clients[client].session.receive(now, &bytes) {
-                    return Err(Failure::ClientError { error: error.to_string() });
+                match self.clients[client].session.receive(now, &bytes) {
+                    Ok(()) => {}
+                    // It goes to another node.
+                    Err(reason @ ConnectionError::Refused { .. }) => self.drop_client(client, reason),
+                    Err(error) => return Err(Failure::ClientError { error: error.to_string() }),
                 }
                 self.client_step(client)
             }

@@ -1,7 +1,7 @@
 //! The storage machine: Replicate in, Progress and Tags out, Fetch answered; sealed, it falls
 //! silent; repaired, it takes copies from another storage; what is dead, it gives back.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use sealog_protocol::batch::Batch;
@@ -100,6 +100,8 @@ pub struct Storage {
     /// Recovery has handed over things since the last input.
     recovering: bool,
     full: bool,
+    /// Engines that were told so: they hear of it when it is over, whatever they write here by then.
+    told_full: BTreeSet<Address>,
     corrupt_reads: u64,
     tags: BytesMut,
 }
@@ -154,6 +156,7 @@ impl Storage {
             rewriting: Rewriting::default(),
             recovering: false,
             full: false,
+            told_full: BTreeSet::new(),
             corrupt_reads: 0,
             tags: BytesMut::new(),
         }
@@ -288,6 +291,7 @@ impl Storage {
         }
         outputs.send(from, Message::ReplicateResume { shard, received, durable });
         if self.full {
+            self.told_full.insert(from);
             outputs.send(from, Message::StorageSpace { full: true });
         }
     }
@@ -450,6 +454,7 @@ impl Storage {
     fn disconnected(&mut self, node: NodeId) {
         self.engines.retain(|engine| engine.node != node);
         self.early.retain(|(from, _)| from.node != node);
+        self.told_full.retain(|engine| engine.node != node);
         for stored in self.shards.values_mut() {
             stored.learners.retain(|learner| learner.node != node);
             if stored.writer.is_some_and(|writer| writer.node == node) {
@@ -475,11 +480,13 @@ impl Storage {
         }
         self.full = full;
         self.segments.look();
-        let mut writers: Vec<Address> = self.shards.values().filter_map(|stored| stored.writer).collect();
-        writers.sort_unstable();
-        writers.dedup();
-        for writer in writers {
-            outputs.send(writer, Message::StorageSpace { full });
+        let mut told = std::mem::take(&mut self.told_full);
+        told.extend(self.shards.values().filter_map(|stored| stored.writer));
+        for writer in &told {
+            outputs.send(*writer, Message::StorageSpace { full });
+        }
+        if full {
+            self.told_full = told;
         }
     }
 

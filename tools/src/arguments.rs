@@ -10,6 +10,7 @@ use sealog_node::settings::LISTEN_DEFAULT;
 
 use crate::aux::AuxVerb;
 use crate::backup::{BackupArguments, RestoreArguments};
+use crate::cluster::ClusterVerb;
 
 /// A shared, durable, ordered log.
 ///
@@ -28,6 +29,9 @@ pub enum Verb {
     Dev(NodeArguments),
     /// Run a node as its configuration says.
     Serve(ServeArguments),
+    /// A cluster of several nodes.
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
     /// Append one record, or one for each line of stdin.
     Append(AppendArguments),
     /// Read records.
@@ -142,8 +146,8 @@ pub struct OutputArguments {
 /// What every client verb takes.
 #[derive(Clone, Debug, Args)]
 pub struct ClientArguments {
-    /// The node to talk to: HOST:PORT or unix:PATH.
-    #[arg(long, value_name = "ADDR", env = "SEALOG_CONNECT", default_value = LISTEN_DEFAULT, value_parser = address)]
+    /// The node to talk to: HOST:PORT or unix:PATH; of a cluster, several with commas between.
+    #[arg(long, value_name = "ADDR[,ADDR]", env = "SEALOG_CONNECT", default_value = LISTEN_DEFAULT, value_parser = address)]
     pub connect: String,
     /// How long an answer may take, for example 500ms or 1m.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
@@ -467,7 +471,7 @@ pub struct BenchArguments {
     /// Different tags; each record carries one. 0: none.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000_000))]
     pub tags: u32,
-    /// What LogBooks are called: NAME-0, NAME-1, … [default: a name that is new for each run].
+    /// What LogBooks are called: NAME, or of several NAME-0, NAME-1, … [default: a name that is new for each run].
     #[arg(long, value_name = "NAME")]
     pub logbook: Option<String>,
     /// Seed of all choices.
@@ -484,7 +488,7 @@ fn duration_or_zero(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 500ms, 10s or 1m"))
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let duration = duration_or_zero(text)?;
     if duration.is_zero() { Err("it must be more than zero".to_owned()) } else { Ok(duration) }
 }

@@ -35,13 +35,13 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     if arguments.mode == Mode::Subscribe {
         return subscribe::run(arguments);
     }
-    let address = Address::parse(&arguments.client.connect)?;
+    let addresses: Arc<[Address]> = Address::parse_list(&arguments.client.connect)?.into();
     let load = Arc::new(Load::new(arguments));
     let shared = Arc::new(Shared::new(Clock::start(), arguments.verify));
     if arguments.verify {
         verify::refuse_old_records(arguments, &load)?;
     }
-    let workers = connect(arguments, &address, &load, &shared)?;
+    let workers = connect(arguments, &addresses, &load, &shared)?;
     let logspaces = workers[0].logspaces();
     let threads: Vec<_> = workers
         .into_iter()
@@ -89,13 +89,13 @@ fn check(arguments: &BenchArguments) -> Result<(), Failure> {
 /// The threads' workers, connected: a service that is not there is told before anything is measured.
 fn connect(
     arguments: &BenchArguments,
-    address: &Address,
+    addresses: &Arc<[Address]>,
     load: &Arc<Load>,
     shared: &Arc<Shared>,
 ) -> Result<Vec<Worker>, Failure> {
     let (threads, connections) = (arguments.threads, arguments.connections);
     let share = |thread: u32| connections * thread / threads..connections * (thread + 1) / threads;
-    (0..threads).map(|thread| Worker::connect(address, load, shared, arguments, share(thread))).collect()
+    (0..threads).map(|thread| Worker::connect(addresses, load, shared, arguments, share(thread))).collect()
 }
 
 /// CPU time that a measurement took.

@@ -2,7 +2,7 @@
 //!
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
 //! `read` (with `tail`, `check-tail`, `logbook list`), `aux`, `keep` (`trim`, `logbook set` and `show`), `status`,
-//! `serve` (with `dev`), `config`, `backup` (with `restore`), `inspect`, `bench`, `doctor`, `manual`
+//! `serve` (with `dev`), `cluster`, `config`, `backup` (with `restore`), `inspect`, `bench`, `doctor`, `manual`
 //! (`completions`, `man`). Data goes to stdout, talk to stderr: [`log`]; [`supervisor`] is who started a node.
 
 mod append;
@@ -10,6 +10,7 @@ mod arguments;
 mod aux;
 mod backup;
 mod bench;
+mod cluster;
 mod config;
 mod connection;
 mod doctor;
@@ -49,6 +50,7 @@ fn run(verb: &Verb) -> Result<(), Failure> {
     match verb {
         Verb::Dev(arguments) => serve::dev(arguments),
         Verb::Serve(arguments) => serve::serve(arguments),
+        Verb::Cluster(verb) => cluster::run(verb),
         Verb::Append(arguments) => append::run(arguments),
         Verb::Read(arguments) => read::read(arguments),
         Verb::Tail(arguments) => read::tail(arguments),

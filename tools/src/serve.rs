@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sealog_journal::RecoveryError;
+use sealog_node::cluster::JoinError;
 use sealog_node::directory::DirectoryError;
 use sealog_node::settings::LISTEN_DEFAULT;
 use sealog_node::{Listen, Node, NodeError, Start, StartError, Stopper};
@@ -116,7 +117,10 @@ fn wait(node: Node) -> Result<(), Failure> {
 
 fn node_failure(error: NodeError) -> Failure {
     let kind = match &error {
-        NodeError::Settings(_) | NodeError::UnixSocket { .. } => Kind::Usage,
+        NodeError::Join(JoinError::Cluster { .. })
+        | NodeError::Directory(DirectoryError::Join(JoinError::Cluster { .. }))
+        | NodeError::Settings(_)
+        | NodeError::UnixSocket { .. } => Kind::Usage,
         NodeError::Directory(DirectoryError::Unusable { .. } | DirectoryError::Register(_)) => Kind::Corrupt,
         NodeError::Directory(DirectoryError::Fixed { .. }) => Kind::Usage,
         NodeError::Directory(DirectoryError::Io { error, .. }) if error.kind() == io::ErrorKind::StorageFull => {

@@ -100,6 +100,8 @@ fn usage_errors_are_exit_code_2_and_say_what_is_wrong() {
     fails(&["read", "orders", "--from", "-1"], 2, &[]);
     fails(&["read", "orders", "--tag", "a", "--tag-id", "1"], 2, &[]);
     fails(&["read", "orders", "--connect", "nowhere"], 2, &["HOST:PORT"]);
+    fails(&["read", "orders", "--connect", "127.0.0.1:1,"], 2, &["HOST:PORT", "commas"]);
+    fails(&["bench", "--connect", "127.0.0.1:1,nowhere"], 2, &["HOST:PORT"]);
     fails(&["check-tail", "orders", "--id"], 2, &["not the id"]);
     fails(&["aux", "set", "orders", "7"], 2, &["DATA"]);
     fails(&["aux", "get", "orders", "last"], 2, &["whole number"]);
@@ -125,6 +127,9 @@ fn nobody_there_is_exit_code_3_and_says_what_to_do() {
     ] {
         fails(&[verb, &["--connect", NOBODY]].concat(), 3, &[NOBODY, "sealog dev"]);
     }
+    let several = format!("{NOBODY},unix:/nonexistent/socket");
+    fails(&["append", "orders", "x", "--connect", &several], 3, &[NOBODY, "/nonexistent/socket: ", "sealog dev"]);
+    fails(&["bench", "--connect", &several], 3, &["sealog dev"]);
     let output = sealog().args(["status"]).env("SEALOG_CONNECT", NOBODY).output().expect("the binary runs");
     failed(&output, 3, &[NOBODY]);
 }

@@ -29,7 +29,7 @@ use crate::session::{
 };
 use crate::token::Token;
 
-/// A client of one node. Cheap to clone: clones share the connection and the session.
+/// A client of one node at a time. Cheap to clone: clones share the connection and the session.
 ///
 /// While no thread waits, nothing moves: what was begun and not waited for is then neither sent again
 /// nor timed.
@@ -75,7 +75,7 @@ impl Builder {
     /// As [`crate::Client::connect`].
     pub fn connect(self, address: &str) -> Result<Client, ConnectError> {
         let parsed = self.0.parse(address)?;
-        let shared = Shared::new(parsed, Core::new(self.0.session_config()));
+        let shared = Shared::new(parsed.clone(), Core::new(self.0.session_config(&parsed)));
         let shared = Arc::new(shared.map_err(|error| ConnectError::Start { message: error.to_string() })?);
         let deadline = shared.turn(|core, now| {
             core.session.want_connection();
@@ -93,7 +93,8 @@ impl Builder {
 }
 
 impl Client {
-    /// Connects to `HOST:PORT` or `unix:PATH`, with the defaults of [`Client::builder`].
+    /// Connects to `HOST:PORT` or `unix:PATH`, or to one of several with commas between, with the
+    /// defaults of [`Client::builder`].
     ///
     /// # Errors
     /// As [`crate::Client::connect`].

@@ -10,9 +10,8 @@ use mio::{Events, Poll, Registry};
 use sealog_protocol::Time;
 
 use crate::error::AppendError;
-use crate::face::address::{Address, io_error};
+use crate::face::address::{AddressList, io_error};
 use crate::face::core::{CallId, Core, READ_BYTES};
-use crate::face::driver::CONNECT_TIMEOUT;
 use crate::session::{Operation, Outcome, SubmitError};
 
 const SOCKET: mio::Token = mio::Token(0);
@@ -23,7 +22,7 @@ const FOLLOW_MAX: Duration = Duration::from_secs(1);
 
 /// A client's socket and session, and the threads that wait for them.
 pub(super) struct Shared {
-    address: Address,
+    addresses: AddressList,
     core: Mutex<Core>,
     registry: Registry,
     /// Wakes the thread that drives, when there is something for it beside the socket.
@@ -47,13 +46,13 @@ struct Followers {
 }
 
 impl Shared {
-    pub fn new(address: Address, core: Core) -> std::io::Result<Shared> {
+    pub fn new(addresses: AddressList, core: Core) -> std::io::Result<Shared> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let waker = mio::Waker::new(&registry, WAKER)?;
         let wheel = Wheel { poll, events: Events::with_capacity(8), buffer: vec![0; READ_BYTES] };
         Ok(Shared {
-            address,
+            addresses,
             core: Mutex::new(core),
             registry,
             waker,
@@ -163,9 +162,11 @@ impl Shared {
             let now = core.now();
             if core.is_connection_due(now) {
                 core.is_connecting = true;
-                let left = core.next_time().map_or(CONNECT_TIMEOUT, |next| next.since(now));
+                let timeout = self.addresses.connect_timeout();
+                let left = core.next_time().map_or(timeout, |next| next.since(now));
+                let address = core.session.address();
                 drop(core);
-                return self.connect(left.clamp(FOLLOW_MIN, CONNECT_TIMEOUT));
+                return self.connect(address, left.clamp(FOLLOW_MIN, timeout));
             }
             let next = core.next_time();
             core.armed = Some(next.unwrap_or(Time(u64::MAX)));
@@ -184,8 +185,8 @@ impl Shared {
         });
     }
 
-    fn connect(&self, timeout: Duration) {
-        let connected = self.address.connect(timeout).and_then(|mut stream| {
+    fn connect(&self, address: usize, timeout: Duration) {
+        let connected = self.addresses.connect(address, timeout).and_then(|mut stream| {
             stream.register(&self.registry, SOCKET).map_err(|error| io_error(&error))?;
             Ok(stream)
         });

@@ -11,6 +11,46 @@ use mio::{Interest, Registry, Token};
 
 use crate::error::ConnectionError;
 
+/// How long one try of a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same, when there is another address to try.
+const CONNECT_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(1);
+/// More than any cluster has.
+const ADDRESSES_MAX: usize = 256;
+
+/// Where a client may connect to: one address, or several with commas between.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AddressList {
+    list: Vec<Address>,
+    texts: Vec<String>,
+}
+
+impl AddressList {
+    pub fn parse(text: &str) -> Result<AddressList, ConnectionError> {
+        let texts: Vec<String> = text.split(',').map(|one| one.trim().to_owned()).collect();
+        if texts.len() > ADDRESSES_MAX {
+            return Err(ConnectionError::TooManyAddresses { addresses: texts.len(), max: ADDRESSES_MAX });
+        }
+        let list = texts.iter().map(|one| Address::parse(one)).collect::<Result<_, _>>()?;
+        Ok(AddressList { list, texts })
+    }
+
+    /// One text for each.
+    pub fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
+    /// How long one try of a connection may take.
+    pub fn connect_timeout(&self) -> Duration {
+        if self.list.len() > 1 { CONNECT_TIMEOUT_OF_SEVERAL } else { CONNECT_TIMEOUT }
+    }
+
+    /// Connects to the one at this place, and blocks meanwhile.
+    pub fn connect(&self, at: usize, timeout: Duration) -> Result<Stream, ConnectionError> {
+        self.list[at].connect(timeout)
+    }
+}
+
 /// A parsed address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
@@ -121,6 +161,18 @@ mod tests {
         for text in ["", "localhost", ":7440", "localhost:", "localhost:0", "localhost:65536", "unix:"] {
             assert_eq!(Address::parse(text), Err(ConnectionError::Address { address: text.to_owned() }));
         }
+    }
+
+    #[test]
+    fn several_addresses_are_told_apart_by_commas() {
+        let several = AddressList::parse("a:1, unix:/b,c:3").expect("well-formed");
+        assert_eq!(several.texts(), ["a:1", "unix:/b", "c:3"]);
+        assert_eq!(several.list[1], Address::Unix { path: "/b".into() });
+        for text in ["a:1,", ",a:1", "a:1,,b:2", "a:1,b"] {
+            assert!(matches!(AddressList::parse(text), Err(ConnectionError::Address { .. })), "{text}");
+        }
+        let many = vec!["a:1"; ADDRESSES_MAX + 1].join(",");
+        assert!(matches!(AddressList::parse(&many), Err(ConnectionError::TooManyAddresses { .. })));
     }
 
     #[test]

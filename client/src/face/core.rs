@@ -47,8 +47,6 @@ pub(crate) struct Core {
     subscribers: BTreeMap<OperationId, Waker>,
     /// Who waits for the first welcome, and until when.
     greeting: Option<(Waker, Time)>,
-    /// Why the last connection failed, until someone looks.
-    pub failure: Option<ConnectionError>,
     /// Somebody is making a connection.
     pub is_connecting: bool,
     /// To be woken once the lock is free.
@@ -69,7 +67,6 @@ impl Core {
             room: VecDeque::new(),
             subscribers: BTreeMap::new(),
             greeting: None,
-            failure: None,
             is_connecting: false,
             wakers: Vec::new(),
             armed: None,
@@ -196,7 +193,6 @@ impl Core {
     pub fn lost(&mut self, now: Time, reason: ConnectionError) {
         self.is_connecting = false;
         self.stream = None;
-        self.failure = Some(reason.clone());
         self.session.disconnected(now, reason);
         self.wakers.extend(self.greeting.take().map(|(waker, _)| waker));
     }

@@ -6,18 +6,16 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::{Events, Poll, Registry, Token, Waker};
 use sealog_protocol::Time;
 
-use super::address::Address;
+use super::address::AddressList;
 use super::core::{CallId, Core, READ_BYTES};
 use crate::error::ConnectionError;
 use crate::session::{Outcome, SessionConfig};
 
-/// How long one try of a connection may take.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const WAKER: Token = Token(0);
 
 pub(crate) struct Driver {
@@ -116,18 +114,18 @@ impl Driver {
 pub(crate) struct Shared {
     driver: Arc<Driver>,
     key: usize,
-    address: Address,
+    addresses: AddressList,
     core: Mutex<Core>,
 }
 
 impl Shared {
-    pub fn new(address: Address, config: SessionConfig) -> Result<Arc<Shared>, String> {
+    pub fn new(addresses: AddressList, config: SessionConfig) -> Result<Arc<Shared>, String> {
         let driver = Driver::get()?;
         let mut state = driver.lock();
         state.last_key += 1;
         let key = state.last_key;
         let core = Mutex::new(Core::new(config));
-        let shared = Arc::new(Shared { driver: driver.clone(), key, address, core });
+        let shared = Arc::new(Shared { driver: driver.clone(), key, addresses, core });
         state.clients.insert(key, Arc::downgrade(&shared));
         Ok(shared)
     }
@@ -140,6 +138,7 @@ impl Shared {
         let wakers = core.finish(now);
         let connects = core.is_connection_due(now);
         core.is_connecting |= connects;
+        let address = core.session.address();
         let next = core.next_time();
         let arms = next.filter(|next| core.armed.is_none_or(|armed| *next < armed));
         core.armed = arms.or(core.armed);
@@ -152,7 +151,7 @@ impl Shared {
             waker.wake();
         }
         if connects {
-            self.connect();
+            self.connect(address);
         }
         result
     }
@@ -163,10 +162,10 @@ impl Shared {
     }
 
     /// Makes a connection, in a thread of its own: looking up a name blocks.
-    fn connect(self: &Arc<Self>) {
-        let (weak, address) = (Arc::downgrade(self), self.address.clone());
+    fn connect(self: &Arc<Self>, address: usize) {
+        let (weak, addresses) = (Arc::downgrade(self), self.addresses.clone());
         let work = move || {
-            let connected = address.connect(CONNECT_TIMEOUT);
+            let connected = addresses.connect(address, addresses.connect_timeout());
             if let Some(shared) = weak.upgrade() {
                 shared.connection_made(connected);
             }

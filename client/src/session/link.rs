@@ -94,10 +94,13 @@ impl Session {
         }
         self.sends.clear_queue();
         self.partial.clear();
-        let next = if self.failures == 0 { now } else { now + self.backoff(self.failures) };
-        self.failures += 1;
-        self.is_wanted = false;
-        let is_final = reason.is_final();
+        let next = self.try_again_at(now, &reason);
+        let next = self.addresses.failed(reason.clone(), next);
+        (self.is_wanted, self.leaving) = (false, None);
+        self.end_rests();
+        let unreachable = self.addresses.unreachable();
+        let is_final = unreachable.as_ref().is_some_and(ConnectionError::is_final);
+        let reason = unreachable.unwrap_or(reason);
         self.link = Link::Down { reason, next };
         if is_final {
             self.fail_without_effect(now);
@@ -130,8 +133,14 @@ impl Session {
     /// Bytes that came, in any portions.
     ///
     /// # Errors
-    /// The connection is beyond repair: drop it, and call [`Session::disconnected`] with the reason.
+    /// The connection is beyond repair, or its node of no use: drop it, and call
+    /// [`Session::disconnected`] with the reason.
     pub fn receive(&mut self, now: Time, bytes: &[u8]) -> Result<(), ConnectionError> {
+        self.take_in(now, bytes)?;
+        self.leaving.take().map_or(Ok(()), Err)
+    }
+
+    fn take_in(&mut self, now: Time, bytes: &[u8]) -> Result<(), ConnectionError> {
         self.heard_at = now;
         self.sign_asked_at = None;
         let mut rest = bytes;
@@ -180,11 +189,14 @@ impl Session {
                 let copied = || Bytes::copy_from_slice(bytes);
                 let (request, answer) = decode_answer(&owned.cloned().unwrap_or_else(copied))?;
                 let Answer::Records { place, complete, records } = answer else { return Err(UNEXPECTED) };
-                self.failures = 0;
+                self.addresses.answered();
                 let taken = match self.subscription_asked(request) {
                     Some(index) => self.records_pushed(index, place, records, frame.header.payload_bytes as usize),
                     None => match self.asked(request) {
-                        Some(index) => self.records_answered(now, index, place, complete, records),
+                        Some(index) => {
+                            self.stalls = 0;
+                            self.records_answered(now, index, place, complete, records)
+                        }
                         None => Ok(()),
                     },
                 };
@@ -227,13 +239,15 @@ impl Session {
     }
 
     fn replied(&mut self, now: Time, request: u64, reply: Reply) -> Result<(), &'static str> {
-        self.failures = 0;
+        if !matches!(&reply, Reply::Error { code: ErrorCode::Unavailable, .. }) {
+            self.addresses.answered();
+        }
         if let Some(index) = self.subscription_asked(request) {
             return self.subscription_answered(now, index, reply);
         }
         let Some(index) = self.asked(request) else { return Ok(()) };
         if !matches!(&reply, Reply::Error { .. }) {
-            self.refusal = None;
+            (self.refusal, self.stalls) = (None, 0);
         }
         match self.table.entry(index).work {
             Some(Work::Append(_)) => self.append_answered(now, index, reply),
@@ -290,8 +304,9 @@ impl Session {
         let position = self.sends.queue(frame);
         let entry = self.table.entry_mut(index);
         (entry.request, entry.position, entry.frame_bytes) = (request, position, frame.len() as u32);
-        let deadline = entry.deadline;
-        self.table.set_wake(index, deadline);
+        entry.is_overdue = false;
+        let look_again_at = self.look_again_at(now, index);
+        self.table.set_wake(index, look_again_at);
     }
 
     /// Writes a request's frame, to be queued.
@@ -327,8 +342,11 @@ impl Session {
 
     /// The server refused for now: ask again after a while.
     pub(super) fn refused(&mut self, now: Time, index: u32, code: ErrorCode, message: String) {
-        self.refusal = Some(Refusal { code, message });
         self.rest(now, index);
+        if code == ErrorCode::Unavailable {
+            self.is_unavailable(index, &message);
+        }
+        self.refusal = Some(Refusal { code, message });
     }
 
     pub(super) fn rest(&mut self, now: Time, index: u32) {
@@ -350,16 +368,6 @@ impl Session {
             Link::Greeting => Err(ConnectionError::NoWelcome),
             Link::Down { reason, .. } => Err(reason.clone()),
         }
-    }
-
-    /// When the connection, with requests outstanding, has been silent for too long.
-    pub(super) fn silent_at(&self) -> Option<Time> {
-        let since = match self.link {
-            Link::Down { .. } => None,
-            Link::Up if self.asked == 0 => self.sign_asked_at,
-            Link::Greeting | Link::Up => Some(self.heard_at),
-        };
-        since.map(|since| since + self.config.silence_max)
     }
 }
 

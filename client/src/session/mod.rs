@@ -13,13 +13,17 @@
 //! A subscription ([`Session::subscribe`]) is no operation: what it tells is taken by
 //! [`Session::next_event`] until it is cancelled.
 //!
-//! One session is one connection to one engine, and one protocol session in each logspace, opened
-//! when first appended to. Appends are idempotent by (session, request number): whatever was sent and
-//! not answered is sent again after a reconnect, and takes effect at most once.
+//! One session is one connection to one engine at a time, and one protocol session in each logspace,
+//! opened when first appended to. Appends are idempotent by (session, request number): whatever was
+//! sent and not answered is sent again after a reconnect, and takes effect at most once. Sessions are
+//! in the log, so with several addresses that may be an engine of another node:
+//! [`Session::address`] says which.
 
+mod addresses;
 mod appending;
 mod aux;
 mod link;
+mod liveness;
 mod managing;
 mod numbers;
 mod opening;
@@ -40,12 +44,14 @@ use sealog_protocol::limits::SUBSCRIPTION_CREDIT_MAX;
 use sealog_protocol::{LogBookId, LogspaceId, Place, Time};
 use thiserror::Error;
 
+pub use liveness::Failover;
 pub use managing::{Manage, Managed, Retention};
 pub use operation::{
     Append, Appended, Condition, Direction, Operation, OperationId, Outcome, Read, ReadRecords, SetAux, Target,
 };
 pub use subscribing::{Subscribe, SubscriptionEvent};
 
+use self::addresses::Addresses;
 use self::link::Link;
 use self::opening::{LogspaceSession, NameState};
 use self::send_buffer::SendBuffer;
@@ -56,6 +62,11 @@ use crate::token::Token;
 /// A session's bounds and times.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
+    /// What the addresses are called in errors: one for each that there is to choose from. With none,
+    /// there is one, and no name for it.
+    pub addresses: Vec<String>,
+    /// The one to begin with, counted around the list.
+    pub address_first: usize,
     /// What the client calls itself, for the server's log. Cut to 64 bytes.
     pub name: String,
     /// Spreads the retries of many clients.
@@ -82,11 +93,15 @@ pub struct SessionConfig {
     pub subscription_bytes: usize,
     /// A connection that has only subscriptions is asked for a sign of life after so long a silence.
     pub quiet_max: Duration,
+    /// What is different when there is another address to go to.
+    pub failover: Failover,
 }
 
 impl Default for SessionConfig {
     fn default() -> SessionConfig {
         SessionConfig {
+            addresses: Vec::new(),
+            address_first: 0,
             name: "sealog".to_owned(),
             seed: 0,
             operations_max: 1024,
@@ -99,6 +114,7 @@ impl Default for SessionConfig {
             subscriptions_max: 1024,
             subscription_bytes: 1 << 20,
             quiet_max: Duration::from_secs(30),
+            failover: Failover::default(),
         }
     }
 }
@@ -136,8 +152,11 @@ pub struct Session {
     link: Link,
     /// A connection is wanted even with nothing to do.
     is_wanted: bool,
-    /// Connections lost or not made since the last answer.
-    failures: u32,
+    addresses: Addresses,
+    /// Why the connection is to be given up.
+    leaving: Option<ConnectionError>,
+    /// Nodes left as stalled since a request was last answered.
+    stalls: u32,
     /// When bytes last came, or the first of the outstanding requests was sent.
     heard_at: Time,
     /// The beginning of a frame whose end has not come.
@@ -188,7 +207,9 @@ impl Session {
         Session {
             link: Link::Down { reason: ConnectionError::NotYet, next: Time::ZERO },
             is_wanted: false,
-            failures: 0,
+            addresses: Addresses::new(&config.addresses, config.address_first),
+            leaving: None,
+            stalls: 0,
             heard_at: Time::ZERO,
             partial: BytesMut::new(),
             sends: SendBuffer::default(),
@@ -271,7 +292,8 @@ impl Session {
     /// Passes deadlines, and makes the retries that are due.
     ///
     /// # Errors
-    /// The connection is silent for too long: drop it, and call [`Session::disconnected`].
+    /// The connection is silent for too long, or its node is of no use: drop it, and call
+    /// [`Session::disconnected`].
     pub fn tick(&mut self, now: Time) -> Result<(), ConnectionError> {
         for index in self.table.take_due(now) {
             self.wake(now, index);
@@ -281,7 +303,7 @@ impl Session {
         }
         match self.silent_at() {
             Some(at) if at <= now => Err(ConnectionError::Silent),
-            _ => Ok(()),
+            _ => self.leaving.take().map_or(Ok(()), Err),
         }
     }
 
@@ -293,6 +315,8 @@ impl Session {
         }
         if deadline <= now {
             self.expire(now, index);
+        } else if status == Status::Asked {
+            self.overdue(now, index);
         } else if status != Status::Resting {
             self.table.set_wake(index, deadline);
         } else if !self.drop_if_unwanted(index) {
@@ -332,6 +356,16 @@ impl Session {
     /// Whether the connection stands and was welcomed.
     pub fn is_connected(&self) -> bool {
         matches!(self.link, Link::Up)
+    }
+
+    /// Which of the addresses is connected, or is to be connected to next.
+    pub fn address(&self) -> usize {
+        self.addresses.current()
+    }
+
+    /// Why there is no connection, once every address has failed since it last answered.
+    pub fn unreachable(&self) -> Option<ConnectionError> {
+        self.addresses.unreachable().filter(|_| matches!(self.link, Link::Down { .. }))
     }
 
     /// Operations under way.

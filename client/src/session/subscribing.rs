@@ -123,6 +123,11 @@ impl Session {
         }
     }
 
+    /// The LogBook of a subscription.
+    pub(super) fn subscribed(&mut self, index: u32) -> LogBookId {
+        self.subscription_mut(index).wanted.logbook
+    }
+
     pub(super) fn is_subscription(&self, index: u32) -> bool {
         matches!(self.table.entry(index).work, Some(Work::Subscription(_)))
     }
@@ -303,20 +308,5 @@ impl Session {
         self.set_status(index, Status::Ready);
         self.table.remove(index);
         self.subscriptions -= 1;
-    }
-
-    /// When a connection that only has subscriptions is to be asked whether it lives.
-    pub(super) fn sign_at(&self) -> Option<Time> {
-        let is_due = self.is_connected() && self.open > 0 && self.asked == 0 && self.sign_asked_at.is_none();
-        is_due.then(|| self.heard_at + self.config.quiet_max)
-    }
-
-    pub(super) fn ask_for_sign(&mut self, now: Time) {
-        let open = self.table.with_status(Status::Open);
-        let Some(index) = open.first().copied() else { return };
-        self.sign_asked_at = Some(now);
-        let logbook = self.subscription_mut(index).wanted.logbook.0;
-        let subscription = self.table.entry(index).request;
-        self.tell(index, &Request::Credit(CreditRequest { logbook, subscription, bytes: 0 }));
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Entry {
     pub status: Status,
     /// Nobody wants the completion.
     pub detached: bool,
+    /// It was asked long ago; if that is still so at the next look, its node is left.
+    pub is_overdue: bool,
     /// Refusals so far.
     pub refusals: u32,
     /// Bytes of the frame that was queued last.
@@ -99,6 +101,7 @@ impl Table {
                 generation: 0,
                 status,
                 detached: false,
+                is_overdue: false,
                 refusals: 0,
                 frame_bytes: 0,
                 request: 0,

@@ -8,7 +8,7 @@ use sealog_protocol::message::Message;
 use sealog_protocol::metalog::Entry;
 use sealog_protocol::mutant::{Mutant, active};
 use sealog_protocol::view::Chain;
-use sealog_protocol::{NodeSet, SeqNum, ShardId, Time};
+use sealog_protocol::{NodeId, NodeSet, SeqNum, ShardId, Time, ViewNumber};
 
 use super::Engine;
 use super::replies::reply_to;
@@ -41,11 +41,20 @@ impl Engine {
     pub(super) fn try_next_source(&mut self, now: Time) {
         self.follower.attempts += 1;
         self.follower.source = None;
-        let view = self.chain.as_ref().and_then(|chain| chain.view(self.follower.next().view));
-        let replicas = view.map_or(1, |view| view.sequencers.len());
+        let replicas = self.keepers(self.follower.next().view).len().max(1);
         if self.follower.attempts.is_multiple_of(replicas) {
             self.follower.not_before = now + REQUEST_RETRY;
         }
+    }
+
+    /// Who may have the metalog of a view: its replicas, and those of the present view, which take over
+    /// what others leave.
+    fn keepers(&self, view: ViewNumber) -> Vec<NodeId> {
+        let Some(chain) = &self.chain else { return Vec::new() };
+        let mut keepers: Vec<NodeId> = chain.current().sequencers.iter().collect();
+        let before = chain.view(view).into_iter().flat_map(|view| view.sequencers.iter());
+        keepers.extend(before.filter(|node| !chain.current().sequencers.contains(*node)));
+        keepers
     }
 
     /// Asks a replica for the metalog from where this engine is.
@@ -61,7 +70,7 @@ impl Engine {
         let source = if chain.current().number == next.view {
             Some(view.primary).filter(|node| is_connected(*node))
         } else {
-            choose(view.sequencers.iter(), self.config.node, is_connected, self.follower.attempts)
+            choose(self.keepers(next.view).into_iter(), self.config.node, is_connected, self.follower.attempts)
         };
         self.follower.source = source;
         self.follower.asked_at = now;

@@ -87,6 +87,8 @@ pub(crate) enum PeerFault {
     Replaced,
     #[error("this node stops")]
     Stopping,
+    #[error("it is no member of the cluster any more")]
+    Forgotten,
 }
 
 impl PeerFault {

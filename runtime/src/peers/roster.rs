@@ -20,7 +20,7 @@ use crate::config::Listen;
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
 use crate::limits::GREETING_BYTES_MAX;
-use crate::peer_config::PeersConfig;
+use crate::peer_config::{PeerAddress, PeerLimits, PeersConfig};
 use crate::peer_watch::{PeerStatus, PeerWatch};
 use crate::peers::connection::{PeerConnection, PeerFault, Talk};
 use crate::peers::dialing::Dialing;
@@ -70,20 +70,52 @@ pub(crate) struct Roster {
 impl Roster {
     pub fn new(config: &PeersConfig, watch: Arc<PeerWatch>) -> Roster {
         let own = config.own;
-        let admission = Peers::new(own, config.peers.iter().map(|peer| peer.node));
-        let known = |peer: &crate::peer_config::PeerAddress| {
-            let seed = own.node.0.rotate_left(17) ^ peer.node.0 ^ own.incarnation.0.rotate_left(41);
-            let dialing = admission.calls(peer.node).then(|| Dialing::new(&config.limits, seed));
-            let (address, incarnation) = (peer.address.clone(), Incarnation(0));
-            (peer.node, Known { address, dialing, link: None, incarnation, connects: 0, reason: None })
-        };
-        let known = config.peers.iter().filter(|peer| peer.node != own.node).map(known).collect();
         let (events, replaced, warnings) = (VecDeque::new(), Vec::new(), Warnings::default());
-        let roster = Roster { admission, known, events, links: 0, replaced, watch, warnings };
-        for node in roster.known.keys() {
-            roster.publish(*node);
+        let (admission, known) = (Peers::new(own, []), BTreeMap::new());
+        let mut roster = Roster { admission, known, events, links: 0, replaced, watch, warnings };
+        for peer in &config.peers {
+            roster.know(peer, &config.limits);
         }
         roster
+    }
+
+    /// Lets a node in from now on, and calls it at this address if it is to be called.
+    pub fn know(&mut self, peer: &PeerAddress, limits: &PeerLimits) {
+        let own = self.own();
+        if peer.node == own.node {
+            return;
+        }
+        self.admission.add(peer.node, peer.incarnation);
+        match self.known.get_mut(&peer.node) {
+            Some(known) => {
+                let is_news = known.address != peer.address || known.incarnation < peer.incarnation;
+                if let Some(dialing) = known.dialing.as_mut().filter(|_| is_news) {
+                    dialing.hurry();
+                }
+                known.address = peer.address.clone();
+            }
+            None => {
+                let seed = own.node.0.rotate_left(17) ^ peer.node.0 ^ own.incarnation.0.rotate_left(41);
+                let dialing = self.admission.calls(peer.node).then(|| Dialing::new(limits, seed));
+                let (address, incarnation) = (peer.address.clone(), Incarnation(0));
+                let known = Known { address, dialing, link: None, incarnation, connects: 0, reason: None };
+                self.known.insert(peer.node, known);
+            }
+        }
+        self.publish(peer.node);
+    }
+
+    /// Does not let a node in any more. Its connections have ended.
+    pub fn forget(&mut self, node: NodeId) {
+        let known = self.known.remove(&node);
+        assert!(known.is_none_or(|known| known.link.is_none()), "its connection has ended");
+        self.admission.forget(node);
+        self.watch.remove(node);
+    }
+
+    /// Who is told that it was removed.
+    pub fn set_removed(&mut self, removed: Vec<NodeId>) {
+        self.admission.set_removed(removed);
     }
 
     pub fn own(&self) -> PeerIdentity {

@@ -18,7 +18,7 @@ use sealog_protocol::message::{Message, encode};
 use sealog_protocol::peer::{Greeting, PeerIdentity, decode_greeting, encode_greeting, encode_ping};
 use sealog_runtime::{
     Action, ExecutorContext, ExecutorId, Handle, Host, HostError, Listen, NodeConfig, Owner, PeerAddress, PeerLimits,
-    PeerStatus, PeerWatch, PeersConfig, start,
+    PeerStatus, PeerWatch, PeersConfig, PeersNow, start,
 };
 
 use crate::toy::{Data, Mode, config};
@@ -43,6 +43,8 @@ pub enum Wish {
     Count { from: Role, to: Address, first: u64, count: u64, bytes: usize },
     /// Take clients' frames, or not.
     Accept(bool),
+    /// Know these other nodes from now on.
+    Know(PeersNow),
     /// From now on, say message 666 to a node when its connection has ended.
     LastWords,
 }
@@ -134,6 +136,7 @@ impl Host for Peer {
                 }
             }
             Wish::Accept(accepting) => self.accepting = accepting,
+            Wish::Know(peers) => self.actions.push(Action::Peers(Box::new(peers))),
             Wish::LastWords => self.has_last_words = true,
         }
     }
@@ -175,6 +178,11 @@ impl Host for Peer {
     }
 }
 
+/// A node that others know.
+pub fn peer(node: u64, incarnation: u64, address: Listen) -> PeerAddress {
+    PeerAddress { node: NodeId(node), incarnation: Incarnation(incarnation), address }
+}
+
 /// Who a node of these tests is.
 pub fn identity(node: u64, incarnation: u64) -> PeerIdentity {
     PeerIdentity { cluster: CLUSTER, node: NodeId(node), incarnation: Incarnation(incarnation), executor: 0 }
@@ -208,8 +216,7 @@ impl Plan {
     }
 
     pub fn start(self, data: &Data) -> Node {
-        let peer = |(node, address): (u64, Listen)| PeerAddress { node: NodeId(node), address };
-        let peers = self.peers.into_iter().map(peer).collect();
+        let peers = self.peers.into_iter().map(|(node, address)| peer(node, 0, address)).collect();
         let peers = Some(PeersConfig { own: self.own, listen: self.listen, peers, limits: self.limits });
         let config = NodeConfig { peers, ..config(data, self.mode, vec![data.socket()]) };
         let ((sender, heard), node) = (channel(), self.own.node);

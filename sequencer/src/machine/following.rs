@@ -100,8 +100,10 @@ impl Sequencer {
         }
         let follows = self.follows(base.view, from.node) && base.view > self.sealed;
         let repairs = self.repairs.get(&base.view).is_some_and(|repair| repair.source == from.node);
-        let lacks = self.views.get(&base.view).is_none_or(|log| log.entries.end() < base.index);
-        if !(follows || repairs) || base <= self.base || !lacks {
+        let lacks = self.views.get(&base.view).is_none_or(|log| log.entries.end() < base.index)
+            || self.lacking(base.view).is_some();
+        let wanted = follows || repairs || self.wants_past(from.node, base.view);
+        if !wanted || base <= self.base || !lacks {
             return;
         }
         mark(Mark::BackupTookBase);

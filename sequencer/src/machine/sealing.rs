@@ -34,7 +34,24 @@ impl Sequencer {
         outputs.send(controller, Message::SequencerSealed { view, tail, commit, entries, shards });
     }
 
+    /// Something became durable, or somebody came: repairs may go on.
+    pub(super) fn all_repairs_progress(&mut self, outputs: &mut Outputs) {
+        self.past.look |= self.past.ask_at.is_some() || !self.repairs.is_empty();
+        for view in self.repairs.keys().copied().collect::<Vec<_>>() {
+            self.repair_progress(view, outputs);
+        }
+    }
+
     pub(super) fn repair_progress(&mut self, view: ViewNumber, outputs: &mut Outputs) {
+        if self.chain.as_ref().is_none_or(|chain| chain.current().number < view) {
+            // Which views were before it, and where they end, is in the register.
+            outputs.push(Output::ReadRegister);
+            return;
+        }
+        // It is counted among those that keep the metalog once it has all that is before, too.
+        if self.lacking(view).is_some() && !active(Mutant::CountedWithoutPast) {
+            return;
+        }
         let Some(repair) = self.repairs.get(&view) else { return };
         let log = self.views.entry(view).or_default();
         if log.durable >= repair.end {
@@ -48,14 +65,14 @@ impl Sequencer {
     }
 
     pub(super) fn repair_pull(&mut self, from: Address, view: ViewNumber, index: u64, end: u64, outputs: &mut Outputs) {
+        if (Place { view, index }) < self.base {
+            // It makes this base its own, and asks for what follows.
+            self.send_base(from.node, self.base.view, outputs);
+            return;
+        }
         let Some(log) = self.views.get(&view) else { return };
         let end = end.min(log.durable);
         if index >= end {
-            return;
-        }
-        if index < log.entries.first() {
-            // It makes this base its own, and asks for what follows.
-            self.send_base(from.node, view, outputs);
             return;
         }
         let mut cursor = log.entries.cursor(index);

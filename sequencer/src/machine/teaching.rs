@@ -46,7 +46,7 @@ impl Sequencer {
         }
     }
 
-    fn is_ended(&self, view: ViewNumber) -> bool {
+    pub(super) fn is_ended(&self, view: ViewNumber) -> bool {
         self.chain.as_ref().is_some_and(|chain| chain.end(view).is_some())
     }
 

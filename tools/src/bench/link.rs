@@ -40,6 +40,11 @@ impl Address {
         }
     }
 
+    /// One address, or several with commas between.
+    pub fn parse_list(text: &str) -> Result<Vec<Address>, Failure> {
+        text.split(',').map(|one| Address::parse(one.trim())).collect()
+    }
+
     fn connect(&self) -> io::Result<Stream> {
         match self {
             Address::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path)?)),
@@ -124,23 +129,28 @@ impl Link {
     }
 
     /// Connects, and tells why not: for the beginning, when nothing may be assumed.
-    pub fn connect(&mut self, now: Time, address: &Address, registry: &Registry) -> Result<(), Failure> {
-        self.open(now, address, registry).map_err(|error| {
-            let address = address.text();
-            Failure::new(
-                Kind::Unreachable,
-                format!("cannot reach {address}: {error}. Start a node with `sealog dev`, or say where one is with --connect"),
-            )
-        })
+    pub fn connect(&mut self, now: Time, addresses: &[Address], registry: &Registry) -> Result<(), Failure> {
+        let mut why = String::new();
+        for _ in addresses {
+            let address = &addresses[self.session.address()];
+            let Err(error) = self.open(now, address, registry) else { return Ok(()) };
+            why = format!("cannot reach {}: {error}", address.text());
+            self.session.disconnected(now, ConnectionError::Io { message: error.to_string() });
+        }
+        let what_to_do = "Start a node with `sealog dev`, or say where one is with --connect";
+        Err(Failure::new(Kind::Unreachable, format!("{why}. {what_to_do}")))
     }
 
-    /// Connects again when the session wants it.
-    pub fn reconnect(&mut self, now: Time, address: &Address, registry: &Registry) {
-        if self.stream.is_none()
-            && self.session.connect_at().is_some_and(|at| at <= now)
-            && let Err(error) = self.open(now, address, registry)
-        {
-            self.session.disconnected(now, ConnectionError::Io { message: error.to_string() });
+    /// Connects again when the session wants it, where the session wants it. One try for each address
+    /// at most: a refusal comes at once.
+    pub fn reconnect(&mut self, now: Time, addresses: &[Address], registry: &Registry) {
+        for _ in addresses {
+            if self.stream.is_some() || self.session.connect_at().is_none_or(|at| at > now) {
+                return;
+            }
+            if let Err(error) = self.open(now, &addresses[self.session.address()], registry) {
+                self.session.disconnected(now, ConnectionError::Io { message: error.to_string() });
+            }
         }
     }
 

@@ -51,7 +51,7 @@ struct Connection {
 
 /// See the module's documentation.
 pub struct Worker {
-    address: Address,
+    addresses: Arc<[Address]>,
     load: Arc<Load>,
     shared: Arc<Shared>,
     deadline: Duration,
@@ -76,7 +76,7 @@ struct Recent {
 impl Worker {
     /// A thread's connections, made and welcomed.
     pub fn connect(
-        address: &Address,
+        addresses: &Arc<[Address]>,
         load: &Arc<Load>,
         shared: &Arc<Shared>,
         arguments: &BenchArguments,
@@ -87,6 +87,8 @@ impl Worker {
         let mut made = Vec::with_capacity(connections.len());
         for (nth, connection) in connections.enumerate() {
             let session = Session::new(SessionConfig {
+                addresses: addresses.iter().map(Address::text).collect(),
+                address_first: connection as usize,
                 name: "sealog-bench".to_owned(),
                 seed: arguments.seed ^ u64::from(connection),
                 operations_max: arguments.inflight as usize,
@@ -95,7 +97,7 @@ impl Worker {
             });
             let waiting = if waits_in_read { Waiting::InRead } else { Waiting::InPoll(nth) };
             let mut link = Link::new(session, waiting);
-            link.connect(shared.clock.now(), address, poll.registry())?;
+            link.connect(shared.clock.now(), addresses, poll.registry())?;
             made.push(Connection {
                 link,
                 draws: load.draws(connection),
@@ -105,7 +107,7 @@ impl Worker {
             });
         }
         let mut worker = Worker {
-            address: address.clone(),
+            addresses: addresses.clone(),
             load: load.clone(),
             shared: shared.clone(),
             deadline: arguments.client.deadline,
@@ -135,9 +137,18 @@ impl Worker {
         let is_welcomed = |connection: &Connection| connection.link.session.is_connected();
         while !self.connections.iter().all(is_welcomed) {
             self.wait(clock, &mut events, &mut buffer)?;
-            let late = clock.now().since(begun) >= self.deadline;
+            let now = clock.now();
+            let late = now.since(begun) >= self.deadline;
+            for connection in &mut self.connections {
+                let mut tries = self.addresses.len() - 1;
+                while !connection.link.is_open() && tries > 0 {
+                    tries -= 1;
+                    connection.link.session.want_connection();
+                    connection.link.reconnect(now, &self.addresses, self.poll.registry());
+                }
+            }
             if late || self.connections.iter().any(|connection| !connection.link.is_open()) {
-                let address = self.address.text();
+                let address = self.addresses.iter().map(Address::text).collect::<Vec<_>>().join(",");
                 let why = if late { "it does not answer" } else { "it closed the connection" };
                 return Err(Failure::new(
                     crate::failure::Kind::Unreachable,
@@ -198,6 +209,8 @@ impl Worker {
         // What is to be sent goes first: a blocking read would wait for its answer.
         self.connections[at].link.transmit(clock.now());
         let now = self.connections[at].link.receive(clock, buffer);
+        // With somewhere else to go, that is not left to the housekeeping.
+        self.connections[at].link.reconnect(now, &self.addresses, self.poll.registry());
         self.complete(at, now);
         self.connections[at].link.transmit(now);
     }
@@ -281,7 +294,7 @@ impl Worker {
         for at in 0..self.connections.len() {
             let link = &mut self.connections[at].link;
             link.tick(now);
-            link.reconnect(now, &self.address, self.poll.registry());
+            link.reconnect(now, &self.addresses, self.poll.registry());
             self.complete(at, now);
             if self.shared.phase() != Phase::Drain {
                 while self.connections[at].idle > 0 && self.submit(at, now) {}

@@ -88,6 +88,7 @@ fn a_backup_under_load(name: &str, executors: usize) {
         in_flight_per_client: 16,
         deadline: Duration::from_secs(60),
         seed: seed(0x5EA1_0009),
+        logspaces: 1,
     };
     let load = Load::start(&settings, Instant::now());
     assert!(load.wait_for_acknowledgements(10_000), "the clients have given up");

@@ -23,6 +23,7 @@ fn load_settings(name: &str, node: &Node) -> LoadSettings {
         in_flight_per_client: 16,
         deadline: Duration::from_secs(2),
         seed: 0x5EA1_0003,
+        logspaces: 1,
     }
 }
 

@@ -52,6 +52,7 @@ impl Kills {
             in_flight_per_client: 8,
             deadline,
             seed,
+            logspaces: 1,
         };
         let lasting = Load::start(&settings("lasting".to_owned(), 6, Duration::from_secs(120), seed_of_test), clock);
         let mut wanted = 0;

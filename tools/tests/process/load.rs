@@ -25,10 +25,13 @@ pub struct LoadSettings {
     /// Of each append. Within it, a client tries again, over a new connection too.
     pub deadline: Duration,
     pub seed: u64,
+    /// Of the cluster.
+    pub logspaces: u16,
 }
 
 /// Clients at work.
 pub struct Load {
+    logspaces: u16,
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<History>>,
 }
@@ -61,7 +64,7 @@ impl Load {
             let (settings, shared) = (settings.clone(), shared.clone());
             std::thread::spawn(move || Appender::new(&settings, number, clock, shared).run())
         };
-        Load { clients: (0..settings.clients).map(client).collect(), shared }
+        Load { logspaces: settings.logspaces, clients: (0..settings.clients).map(client).collect(), shared }
     }
 
     /// Waits until so many appends were acknowledged in all; whether they were before all clients
@@ -77,7 +80,7 @@ impl Load {
     /// Ends the load: nothing new is sent, and what is in flight is waited for.
     pub fn stop(self) -> History {
         self.shared.update(|progress| progress.stop = true);
-        let mut history = History::new(1);
+        let mut history = History::new(self.logspaces);
         for (number, client) in (0..).zip(self.clients) {
             history.absorb(client.join().expect("clients do not panic"), Line(number));
         }
@@ -99,7 +102,8 @@ struct Appender {
 impl Appender {
     fn new(settings: &LoadSettings, number: usize, clock: Instant, shared: Arc<Shared>) -> Appender {
         let random = fastrand::Rng::with_seed(settings.seed ^ (number as u64) << 32);
-        let (settings, history, in_flight) = (settings.clone(), History::new(1), VecDeque::new());
+        let history = History::new(settings.logspaces);
+        let (settings, in_flight) = (settings.clone(), VecDeque::new());
         Appender { settings, number, clock, shared, random, history, in_flight }
     }
 

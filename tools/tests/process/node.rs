@@ -106,6 +106,10 @@ pub struct NodeCommand {
     pub executors: usize,
     /// Variables that it is started with.
     pub settings: Vec<(&'static str, &'static str)>,
+    /// More of them, whose values the test makes.
+    pub variables: Vec<(&'static str, String)>,
+    /// `dev`, or `serve`.
+    pub verb: &'static str,
     /// The program is given to this one to be run.
     pub wrapper: Vec<String>,
 }
@@ -119,6 +123,8 @@ impl NodeCommand {
             segment_size: "8MiB",
             executors: 1,
             settings: Vec::new(),
+            variables: Vec::new(),
+            verb: "dev",
             wrapper: Vec::new(),
         }
     }
@@ -127,10 +133,11 @@ impl NodeCommand {
         let mut words: Vec<&OsStr> = self.wrapper.iter().map(OsStr::new).collect();
         words.push(self.binary.as_os_str());
         let mut command = Command::new(words[0]);
-        command.args(&words[1..]).args(["dev", "--listen", &self.listen, "--data"]).arg(&self.data);
+        command.args(&words[1..]).args([self.verb, "--listen", &self.listen, "--data"]).arg(&self.data);
         without_settings(&mut command);
         command.args(["--executors", &self.executors.to_string()]);
         command.env("SEALOG_SEGMENT_SIZE", self.segment_size).envs(self.settings.iter().copied());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }

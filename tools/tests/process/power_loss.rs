@@ -54,6 +54,7 @@ impl PowerLoss {
                 in_flight_per_client: 16,
                 deadline: Duration::from_secs(1),
                 seed: random.u64(..),
+                logspaces: 1,
             };
             let load = Load::start(&settings, clock);
             assert!(load.wait_for_acknowledgements(random.u64(100..3000)), "no acknowledgements");
