@@ -26,7 +26,7 @@ pub(crate) use self::manifest::MANIFEST;
 pub use self::manifest::ManifestError;
 use self::manifest::{FileFacts, FileName, Manifest};
 use self::segments::{Copied, CopyError, SegmentFiles, check, copy, damages_of_sealed, facts};
-use crate::directory::{DirectoryError, hold_lock, journal_path, read_chains};
+use crate::directory::{DirectoryError, MEMBER, hold_lock, journal_path, read_chains};
 use crate::durable_file;
 use crate::identity::{Identity, IdentityError};
 use crate::register::FileRegister;
@@ -54,6 +54,12 @@ pub struct BackupReport {
 pub enum BackupError {
     #[error("{} is no data directory of Sealog: there is nothing to back up", path.display())]
     NoData { path: PathBuf },
+    #[error(
+        "{} is of a node of a cluster: put back, it would answer for records that it lacks. Its copies are on the \
+         other nodes; a node that is lost is replaced by a new one",
+        path.display()
+    )]
+    Member { path: PathBuf },
     #[error("{} is not empty: give a directory that is empty or not there yet", path.display())]
     NotEmpty { path: PathBuf },
     #[error("{} is inside of the data directory: give another place, best on another disk", path.display())]
@@ -82,6 +88,9 @@ pub enum BackupError {
 /// # Errors
 /// There is no backup; `to` may hold a part of one, which nothing takes for a whole one.
 pub fn create(data: &Path, to: &Path) -> Result<BackupReport, BackupError> {
+    if data.join(MEMBER).exists() {
+        return Err(BackupError::Member { path: data.to_owned() });
+    }
     let identity = State::read(data)?.identity;
     // Held if nobody uses the directory, so that nobody begins to.
     let _lock = match hold_lock(data) {

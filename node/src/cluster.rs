@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use sealog_control::register::{MembersSwap, RegisterError};
 use sealog_protocol::limits::MEMBERS_MAX;
 use sealog_protocol::members::{Member, MemberState, Members};
+use sealog_protocol::peer::PeerIdentity;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{ClusterId, LogspaceId, NodeId};
 use sealog_runtime::{Listen, PeerAddress, PeersConfig, PeersNow};
@@ -25,6 +26,7 @@ use thiserror::Error;
 
 use crate::identity::Identity;
 use crate::register::WatchedRegister;
+use crate::twin::answers;
 
 /// Between two looks into a register that does not have yet what is waited for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -52,6 +54,11 @@ pub enum JoinError {
          register, or use another data directory"
     )]
     Cluster { ours: ClusterId, theirs: ClusterId },
+    #[error(
+        "node {node} runs already: who answers at {address} has the same identity. Stop it before this data directory \
+         is used; if this is a copy of its, give it an empty one to join as a new node"
+    )]
+    Runs { node: NodeId, address: String },
     #[error("the cluster has {max} nodes already, the most that there can be: remove one before", max = PeersConfig::PEERS_MAX)]
     Full,
     #[error(transparent)]
@@ -69,7 +76,12 @@ pub fn admit(members: &Members, identity: &Identity) -> Result<(), JoinError> {
         return Err(JoinError::Cluster { ours: identity.cluster, theirs: members.cluster });
     }
     let living = members.nodes.iter().filter(|member| member.state != MemberState::Removed).count();
+    let executor = 0;
+    let own = PeerIdentity { cluster: identity.cluster, node, incarnation: identity.incarnation, executor };
     match members.get(node) {
+        Some(member) if resolve(&member.peer_address).is_ok_and(|address| answers(&address, own)) => {
+            Err(JoinError::Runs { node, address: member.peer_address.clone() })
+        }
         Some(member) if member.state == MemberState::Removed => Err(JoinError::Removed { node }),
         Some(member) if member.incarnation > identity.incarnation => {
             Err(JoinError::Older { node, ours: identity.incarnation.0, newest: member.incarnation.0 })

@@ -4,6 +4,7 @@
 //! DIR/lock                      held as long as a node uses the directory; its process id
 //! DIR/identity                  who the node is; written last when the directory is made
 //! DIR/register/logspace-0.chain the chain of views of each logspace
+//! DIR/member                    in the place of the register, in a node of a cluster: its cluster
 //! DIR/journal-0/                segments of each executor's journal
 //! ```
 //!
@@ -25,6 +26,9 @@ use crate::cluster::JoinError;
 use crate::durable_file;
 use crate::identity::{Identity, IdentityError};
 use crate::register::FileRegister;
+
+/// A file that says which cluster the node has served: its register, with the chains, is elsewhere.
+pub(crate) const MEMBER: &str = "member";
 
 /// Names that a crash may leave in a directory that is not made yet, or that others put there.
 const HARMLESS: &[&str] = &["lock", "register", "identity.new", "sealog.sock", "lost+found"];
@@ -148,12 +152,22 @@ impl DataDirectory {
         fixed("executor(s)", identity.journals.len(), founding.executors)?;
         fixed("logspace(s)", chains.len(), founding.logspaces.filter(|_| !is_member).map(usize::from))?;
         refuse_lost_journals(path, &identity, &chains)?;
+        if path.join(MEMBER).exists() {
+            refuse_empty_journals(path, &identity)?;
+        }
         for journal in 0..identity.journals.len() {
             durable_file::create_directory(&journal_path(path, journal)).map_err(failed("create a journal in"))?;
         }
         identity.incarnation = Incarnation(identity.incarnation.0 + 1);
         durable_file::replace(&identity_path, identity.encode().as_bytes()).map_err(failed("write to"))?;
         Ok(DataDirectory { path: path.to_owned(), identity, register, chains, _lock: lock })
+    }
+
+    /// Remembers that the node serves a cluster with what is here: from now on its journals are missed.
+    pub fn serve_cluster(&self) -> Result<(), DirectoryError> {
+        let failed = |error| DirectoryError::Io { path: self.path.clone(), doing: "write to", error };
+        let text = format!("{}\n", self.identity.cluster);
+        durable_file::replace(&self.path.join(MEMBER), text.as_bytes()).map_err(failed)
     }
 
     /// Looks whether a node could start here.
@@ -253,6 +267,10 @@ pub(crate) fn refuse_lost_journals(path: &Path, identity: &Identity, chains: &[C
     if chains.iter().all(|chain| chain.views.len() == 1) {
         return Ok(());
     }
+    refuse_empty_journals(path, identity)
+}
+
+fn refuse_empty_journals(path: &Path, identity: &Identity) -> Result<(), DirectoryError> {
     for journal in 0..identity.journals.len() {
         let segments = journal_path(path, journal);
         if !segments.is_dir() || is_empty(&segments) {

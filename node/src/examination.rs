@@ -5,7 +5,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::directory::{DirectoryError, in_use, journal_path, read_chains, refuse_lost_journals};
+use crate::directory::{DirectoryError, MEMBER, in_use, journal_path, read_chains, refuse_lost_journals};
 use crate::identity::Identity;
 use crate::register::FileRegister;
 
@@ -47,7 +47,8 @@ impl Examination {
         let journals: Vec<JournalPlace> = match &identity {
             Some(identity) => {
                 let mut register = FileRegister::new(&path.join("register"));
-                let chains = read_chains(path, &mut register, identity);
+                let is_member = path.join(MEMBER).exists();
+                let chains = if is_member { Ok(Vec::new()) } else { read_chains(path, &mut register, identity) };
                 let checked = chains.and_then(|chains| refuse_lost_journals(path, identity, &chains));
                 damages.extend(checked.err().map(|error| error.to_string()));
                 let place =

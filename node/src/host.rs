@@ -17,6 +17,7 @@ use sealog_protocol::view::Chain;
 use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Time};
 use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner, PeersNow};
 
+use crate::cluster_status::ClusterFacts;
 use crate::machines::{Machines, Placement, RoleMachine};
 use crate::readiness::Readiness;
 use crate::register_thread::{RegisterRequest, RegisterWish, RegisterWishes};
@@ -41,6 +42,7 @@ pub enum Event {
 pub struct HostConfig {
     pub facts: Arc<NodeFacts>,
     pub placement: Placement,
+    /// The newest that is known of each logspace.
     pub chains: Arc<Vec<Chain>>,
     /// The nodes of the cluster, where the register has them.
     pub members: Option<Arc<Members>>,
@@ -153,6 +155,10 @@ impl NodeHost {
     }
 
     fn chain(&mut self, now: Time, chain: &Chain, swapped: Option<Address>) {
+        let known = self.config.chains.get(usize::from(chain.logspace.0));
+        if known.is_some_and(|known| known.views.len() < chain.views.len()) {
+            Arc::make_mut(&mut self.config.chains)[usize::from(chain.logspace.0)] = chain.clone();
+        }
         for at in 0..self.machines.slots().len() {
             let address = self.machines.slots()[at].address;
             if address.logspace != chain.logspace {
@@ -254,7 +260,14 @@ impl NodeHost {
     }
 
     fn status_told(&mut self, round: u64, part: StatusPart) {
-        let whole = self.status.told(round, part, &self.config.facts, &self.context);
+        let cluster = ClusterFacts {
+            node: self.node,
+            roles: self.config.placement.roles,
+            members: self.config.members.as_deref(),
+            chains: &self.config.chains,
+            peers: &self.context.peers.all(),
+        };
+        let whole = self.status.told(round, part, &self.config.facts, &cluster, &self.context);
         self.actions.extend(whole);
     }
 

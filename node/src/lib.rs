@@ -8,6 +8,7 @@
 
 pub mod backup;
 pub mod cluster;
+mod cluster_status;
 pub mod configuration;
 pub mod directory;
 mod durable_file;
@@ -26,6 +27,7 @@ mod register_thread;
 pub mod settings;
 mod space_watch;
 mod status;
+mod twin;
 
 pub use embedded::{Embedded, EmbeddedError};
 pub use node::{Node, NodeError, Stopper};

@@ -178,6 +178,9 @@ impl Node {
         })?;
         let space_looks = SpaceLooks::start(space, handle.journals().clone());
         let space_looks = space_looks.map_err(|error| NodeError::Io { doing: "start the thread for space", error })?;
+        if settings.register != RegisterSetting::Own {
+            directory.serve_cluster()?;
+        }
         register
             .watch(handle.poster())
             .map_err(|error| NodeError::Io { doing: "start the thread that watches the register", error })?;

@@ -12,6 +12,7 @@ use sealog_sequencer::SequencerStatus;
 use sealog_storage::StorageStatus;
 use serde_json::{Map, Value, json};
 
+use crate::cluster_status::ClusterFacts;
 use crate::machines::{Machines, RoleMachine};
 use crate::register_health::RegisterHealth;
 use crate::space_watch::SpaceWatch;
@@ -92,6 +93,7 @@ impl StatusRounds {
         id: u64,
         part: StatusPart,
         facts: &NodeFacts,
+        cluster: &ClusterFacts<'_>,
         context: &ExecutorContext<E>,
     ) -> Option<Action> {
         let at = self.rounds.iter().position(|round| round.id == id)?;
@@ -102,7 +104,7 @@ impl StatusRounds {
             return None;
         }
         let Round { connection, request, told, .. } = self.rounds.swap_remove(at);
-        let json = node_status(facts, &told, context).to_string();
+        let json = node_status(facts, &told, cluster, context).to_string();
         Some(Action::Reply { connection, request, reply: Reply::Status { json } })
     }
 
@@ -112,10 +114,16 @@ impl StatusRounds {
 }
 
 /// Ids are strings: they outgrow the numbers of many JSON readers.
-fn node_status<E>(facts: &NodeFacts, part: &StatusPart, context: &ExecutorContext<E>) -> Value {
+fn node_status<E>(
+    facts: &NodeFacts,
+    part: &StatusPart,
+    cluster: &ClusterFacts<'_>,
+    context: &ExecutorContext<E>,
+) -> Value {
     let (counters, journals) = (&context.counters, &context.journals);
     let ready = part.engines.iter().all(|(_, engine)| engine.ready);
-    let degraded = degraded_reasons(facts, part, journals);
+    let mut degraded = degraded_reasons(facts, part, journals);
+    degraded.extend(cluster.degraded());
     let state = match (ready, degraded.is_empty()) {
         (false, _) => "starting",
         (true, false) => "degraded",
@@ -144,6 +152,9 @@ fn node_status<E>(facts: &NodeFacts, part: &StatusPart, context: &ExecutorContex
         "space": facts.space.status(),
         "logspaces": logspaces_status(part),
         "executors": executors,
+        "roles": cluster.role_names(),
+        "members": cluster.members(),
+        "views": cluster.views(),
         "peers": context.peers.all().iter().map(peer_status).collect::<Vec<Value>>(),
     })
 }
@@ -222,8 +233,12 @@ fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWat
 }
 
 fn logspaces_status(part: &StatusPart) -> Vec<Value> {
-    let mut logspaces: Vec<LogspaceId> = part.engines.iter().map(|(logspace, _)| *logspace).collect();
+    let engines = part.engines.iter().map(|(logspace, _)| *logspace);
+    let storages = part.storages.iter().map(|(logspace, _)| *logspace);
+    let sequencers = part.sequencers.iter().map(|(logspace, _)| *logspace);
+    let mut logspaces: Vec<LogspaceId> = engines.chain(storages).chain(sequencers).collect();
     logspaces.sort_unstable();
+    logspaces.dedup();
     let status = |logspace: LogspaceId| {
         let mut value = json!({ "logspace": logspace.0 });
         let roles = [Role::Engine, Role::Storage, Role::Sequencer];

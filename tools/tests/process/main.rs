@@ -15,6 +15,7 @@ mod load;
 mod node;
 mod power_loss;
 mod readme;
+mod register;
 mod service;
 mod space;
 mod start;

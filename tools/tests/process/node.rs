@@ -197,6 +197,11 @@ impl Node {
         assert_eq!(ended.code(), Some(0), "{ended:?}");
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("a child that was not waited for can be signalled");
+    }
+
     /// Its process id.
     pub fn process(&self) -> u32 {
         self.child.id()

@@ -1,0 +1,165 @@
+//! What a node tells of its cluster: the other nodes as the register has them and as it finds them,
+//! the views, and what is not as it should be.
+
+use sealog_protocol::machine::Role;
+use sealog_protocol::members::{Member, MemberState, Members, Roles};
+use sealog_protocol::view::{Chain, View};
+use sealog_protocol::{NodeId, NodeSet};
+use sealog_runtime::PeerStatus;
+use serde_json::{Value, json};
+
+/// What a node knows of its cluster.
+pub struct ClusterFacts<'a> {
+    pub node: NodeId,
+    pub roles: Roles,
+    /// `None`: the node is alone.
+    pub members: Option<&'a Members>,
+    pub chains: &'a [Chain],
+    pub peers: &'a [PeerStatus],
+}
+
+impl ClusterFacts<'_> {
+    pub fn role_names(&self) -> Value {
+        role_names(self.roles)
+    }
+
+    /// All nodes of the cluster; none for a node alone.
+    pub fn members(&self) -> Vec<Value> {
+        let member = |member: &Member| {
+            json!({
+                "node": member.node.to_string(),
+                "state": state_name(member.state),
+                "roles": role_names(member.roles),
+                "connected": self.is_connected(member.node),
+                "incarnation": member.incarnation.0,
+                "peer_address": member.peer_address,
+                "client_address": member.client_address,
+            })
+        };
+        self.members.into_iter().flat_map(|members| &members.nodes).map(member).collect()
+    }
+
+    /// The view in force of each logspace.
+    pub fn views(&self) -> Vec<Value> {
+        let nodes = |nodes: &NodeSet| nodes.iter().map(|node| node.to_string()).collect::<Vec<String>>();
+        let view = |chain: &Chain| {
+            let view = chain.current();
+            json!({
+                "logspace": chain.logspace.0,
+                "view": view.number.0,
+                "primary": view.primary.to_string(),
+                "primary_incarnation": view.primary_incarnation.0,
+                "sequencers": nodes(&view.sequencers),
+                "storages": nodes(&view.storages),
+                "write_quorum": view.write_quorum,
+                "replicas": view.replicas,
+            })
+        };
+        self.chains.iter().map(view).collect()
+    }
+
+    /// Nodes that should be there and are not, and what is in danger by that.
+    pub fn degraded(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for member in self.members.into_iter().flat_map(|members| &members.nodes) {
+            if member.state == MemberState::Removed || self.is_connected(member.node) {
+                continue;
+            }
+            let why = self.peers.iter().find(|peer| peer.node == member.node).and_then(|peer| peer.reason.as_deref());
+            let (node, address, why) = (member.node, &member.peer_address, why.unwrap_or("it has not called yet"));
+            reasons.push(format!("node {node} at {address} is not connected to this one: {why}"));
+        }
+        reasons.extend(self.chains.iter().filter_map(|chain| self.in_danger(chain)));
+        reasons
+    }
+
+    /// A view whose nodes, as far as this one sees them, are too few to acknowledge.
+    fn in_danger(&self, chain: &Chain) -> Option<String> {
+        let (view, logspace): (&View, _) = (chain.current(), chain.logspace);
+        let seen = |nodes: &NodeSet| nodes.iter().filter(|node| self.is_connected(*node)).count();
+        let (storages, sequencers) = (seen(&view.storages), seen(&view.sequencers));
+        let (quorum, majority) = (usize::from(view.write_quorum), view.sequencers.majority());
+        if storages < quorum {
+            return Some(format!(
+                "logspace {logspace} waits for storages: {storages} of the {quorum} that acknowledge"
+            ));
+        }
+        (sequencers < majority).then(|| {
+            format!("logspace {logspace} waits for sequencers: {sequencers} of the {majority} that make a majority")
+        })
+    }
+
+    /// The node itself is there.
+    fn is_connected(&self, node: NodeId) -> bool {
+        node == self.node || self.peers.iter().any(|peer| peer.node == node && peer.is_connected)
+    }
+}
+
+fn role_names(roles: Roles) -> Value {
+    let name = |role: Role| match role {
+        Role::Engine => "engine",
+        Role::Storage => "storage",
+        Role::Sequencer => "sequencer",
+        Role::Controller => "controller",
+    };
+    roles.iter().map(name).collect()
+}
+
+fn state_name(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Active => "active",
+        MemberState::Draining => "draining",
+        MemberState::Removed => "removed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sealog_protocol::view::ClusterSettings;
+    use sealog_protocol::{ClusterId, Incarnation, LogspaceId, ViewNumber};
+
+    #[test]
+    fn a_node_that_is_away_is_told_and_a_quorum_that_is_lost() {
+        let member = |node: u64| Member {
+            node: NodeId(node),
+            incarnation: Incarnation(1),
+            roles: Roles::ALL,
+            state: MemberState::Active,
+            peer_address: format!("host:{node}"),
+            client_address: "unix:/run/sealog".to_owned(),
+        };
+        let members = Members { cluster: ClusterId(7), version: 4, nodes: [1, 2, 3].map(member).into() };
+        let all = NodeSet::new(&[1, 2, 3].map(NodeId)).unwrap();
+        let view = View {
+            number: ViewNumber(1),
+            primary: NodeId(1),
+            primary_incarnation: Incarnation(1),
+            sequencers: all,
+            storages: all,
+            write_quorum: 2,
+            replicas: 3,
+            moves: Vec::new(),
+        };
+        let settings = ClusterSettings::new(ClusterId(7), 1);
+        let chains = [Chain { settings, logspace: LogspaceId(0), views: vec![view], ends: Vec::new() }];
+        let peer = |node: u64, is_connected: bool| PeerStatus {
+            node: NodeId(node),
+            address: String::new(),
+            is_called: true,
+            is_connected,
+            incarnation: Incarnation(1),
+            connects: 1,
+            reason: Some("it broke".to_owned()).filter(|_| !is_connected),
+        };
+        let degraded = |peers: &[PeerStatus]| {
+            let (node, roles) = (NodeId(1), Roles::ALL);
+            ClusterFacts { node, roles, members: Some(&members), chains: &chains, peers }.degraded()
+        };
+        assert_eq!(degraded(&[peer(2, true), peer(3, true)]), Vec::<String>::new());
+        let one = degraded(&[peer(2, true), peer(3, false)]);
+        assert_eq!(one, ["node 3 at host:3 is not connected to this one: it broke"]);
+        let two = degraded(&[peer(3, false)]);
+        assert!(two.len() == 3 && two[2].contains("waits for storages: 1 of the 2"), "{two:?}");
+    }
+}
