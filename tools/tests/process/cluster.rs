@@ -209,7 +209,7 @@ fn roles_are_spread_over_nodes() {
         command
     });
     let nodes =
-        form_of(&register(directory), &commands, &["--replicas", "1", "--write-quorum", "1", "--logspaces", "1"]);
+        form_of(&register(&directory), &commands, &["--replicas", "1", "--write-quorum", "1", "--logspaces", "1"]);
     let ended = nodes[0].sealog(&["append", "orders", "--tag", "all", "spread"]);
     assert_eq!(ended.code(), Some(0), "{ended:?}");
     assert_eq!(payloads(&nodes[0], "all"), ["spread"]);
