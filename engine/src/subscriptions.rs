@@ -25,6 +25,7 @@ use sealog_protocol::limits::{
     SUBSCRIPTION_CREDIT_MAX, SUBSCRIPTION_PAGE_BYTES, SUBSCRIPTION_TURN_BYTES, SUBSCRIPTION_TURN_PAGES,
 };
 use sealog_protocol::machine::{ConnectionId, Outputs};
+use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::{LogBookId, Place, SeqNum, Tag};
 
 /// A subscription, never used again: a client may use a request id again.
@@ -248,6 +249,17 @@ impl Subscriptions {
         }
     }
 
+    /// Another index has come, with records that woke nobody: all look again.
+    pub fn wake_all(&mut self) {
+        for (key, watchers) in &mut self.by_key {
+            if !std::mem::replace(&mut watchers.is_woken, true) {
+                self.woken.push(*key);
+            }
+        }
+        // The map's order is that of its hashes.
+        self.woken.sort_unstable();
+    }
+
     /// Begins a turn: those that a record came for join the queue.
     pub fn begin_turn(&mut self) {
         self.turn_bytes = SUBSCRIPTION_TURN_BYTES;
@@ -278,6 +290,7 @@ impl Subscriptions {
             self.turn_pages -= 1;
             if subscription.credit <= 0 {
                 subscription.state = State::Broke;
+                mark(Mark::SubscriptionBroke);
                 if !std::mem::replace(&mut subscription.is_told, true) {
                     let nothing = RecordsReply { place: applied, ..RecordsReply::default() };
                     outputs.reply(subscription.connection, subscription.request, Reply::Records(nothing));
@@ -311,7 +324,8 @@ impl Subscriptions {
                 subscription.credit -= bytes as i64;
                 self.turn_bytes = self.turn_bytes.saturating_sub(bytes);
                 if let Some(last) = page.parts.last() {
-                    subscription.next = SeqNum(last.seqnum.0 + u64::from(last.records));
+                    let skipped = u64::from(!page.complete && active(Mutant::SubscriptionSkipsAtPageEnd));
+                    subscription.next = SeqNum(last.seqnum.0 + u64::from(last.records) + skipped);
                     is_news = true;
                 }
                 if page.complete {
@@ -322,7 +336,8 @@ impl Subscriptions {
             }
             Reply::Trimmed { first, .. } => {
                 subscription.next = subscription.next.max(*first);
-                is_news = true;
+                is_news = !active(Mutant::SubscriptionSilentAboutTrim);
+                mark(Mark::SubscriptionTrimTold);
             }
             _ => {
                 outputs.reply(connection, request, reply);
@@ -372,6 +387,23 @@ mod tests {
     fn page(wanted: &WantedPage, seen: u64) -> ReadPage {
         let reply = Reply::Records(RecordsReply { place: PLACE, complete: true, ..RecordsReply::default() });
         ReadPage { subscription: wanted.subscription, reply, seen: SeqNum(seen) }
+    }
+
+    /// An engine that had fallen behind loaded a checkpoint with records that its subscribers never got,
+    /// unless another record came.
+    #[test]
+    fn who_rests_looks_again_when_another_index_has_come() {
+        let (mut subscriptions, mut outputs) = (subscribed(1..3), Outputs::default());
+        while let Some(wanted) = subscriptions.next_page(PLACE, &mut outputs) {
+            subscriptions.page_read(page(&wanted, 9), &mut outputs);
+        }
+        assert!(!subscriptions.has_work());
+        subscriptions.wake_all();
+        assert!(subscriptions.has_work());
+        subscriptions.begin_turn();
+        let wanted = subscriptions.next_page(PLACE, &mut outputs).expect("it looks again");
+        assert_eq!(wanted.from, SeqNum(9));
+        assert!(subscriptions.next_page(PLACE, &mut outputs).is_some(), "and the other one");
     }
 
     #[test]

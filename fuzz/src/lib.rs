@@ -5,7 +5,9 @@
 //! Checksums stand in a fuzzer's way, not in an attacker's: targets make them right, so that what
 //! is behind them is reached.
 
+pub mod checkpoint;
 pub mod journal;
 pub mod node;
 pub mod seeds;
+pub mod session;
 pub mod wire;

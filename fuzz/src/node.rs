@@ -5,6 +5,7 @@ use std::path::Path;
 use sealog_node::configuration::Configuration;
 use sealog_node::identity::Identity;
 use sealog_protocol::frame::{FrameKind, write_frame};
+use sealog_protocol::members::Members;
 use sealog_protocol::view::Chain;
 
 /// A configuration file. What is in force can be read back and is the same.
@@ -22,7 +23,7 @@ pub fn configuration(input: &[u8]) {
     assert_eq!(again.settings, configuration.settings);
 }
 
-/// The identity and a chain of views, their checksums right.
+/// The identity, a chain of views, and the nodes of a cluster, their checksums right.
 pub fn data_directory(input: &[u8]) {
     let _ = Identity::decode(input);
     let mut identity = input.to_vec();
@@ -34,5 +35,10 @@ pub fn data_directory(input: &[u8]) {
     write_frame(&mut frame, FrameKind::Chain, 0, 0, input, &[]);
     if let Ok(chain) = Chain::decode(&frame) {
         assert_eq!(Chain::decode(&chain.encode()), Ok(chain));
+    }
+    frame.clear();
+    write_frame(&mut frame, FrameKind::Members, 0, 0, input, &[]);
+    if let Ok(members) = Members::decode(&frame) {
+        assert_eq!(Members::decode(&members.encode()), Ok(members));
     }
 }

@@ -28,6 +28,8 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("message", messages),
         ("client_request", requests),
         ("client_reply", replies),
+        ("client_session", crate::session::seed(&self::replies())),
+        ("index_checkpoint", crate::checkpoint::seeds()),
         ("journal_recovery", vec![vec![0; 10], vec![0x17; 20], (0..=59).collect()]),
         ("configuration", vec![sealog_node::configuration::default_file().into_bytes(), b"[log]\nlevel = 1".to_vec()]),
         ("data_directory", directory()),

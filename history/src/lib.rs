@@ -9,10 +9,12 @@ pub mod history;
 mod interval;
 pub mod log;
 mod position;
+pub mod subscription;
 mod trims;
 pub mod violation;
 
 pub use check::{Report, check};
 pub use history::{Direction, Fingerprint, Found, History, Line, OperationId, Range, Timestamp};
 pub use log::FinalLog;
+pub use subscription::{Subscribed, Told};
 pub use violation::Violation;

@@ -1,6 +1,6 @@
 //! The log as it is in the end: what a scan of every LogBook found, and what was trimmed before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sealog_protocol::{LogBookId, LogspaceId, SeqNum, Tag};
 
@@ -39,6 +39,10 @@ pub(crate) struct Stream<'a> {
 impl<'a> Stream<'a> {
     pub fn get(&self, at: usize) -> Option<&'a Logged> {
         Some(&self.records[*self.indices.get(at)? as usize])
+    }
+
+    pub fn len(&self) -> usize {
+        self.indices.len()
     }
 
     /// How many records are before this SeqNum.
@@ -98,6 +102,8 @@ pub struct FinalLog {
     pub(crate) records: Vec<Logged>,
     streams: BTreeMap<(LogBookId, Tag), Vec<u32>>,
     pub(crate) trims: Trims,
+    /// Trims of whole LogBooks that they may have made by themselves.
+    pub(crate) own_trims: BTreeSet<(LogBookId, SeqNum)>,
     /// By LogBook of which tags were trimmed; known when all has been added.
     gone: BTreeMap<LogBookId, GoneTree>,
 }
@@ -147,6 +153,12 @@ impl FinalLog {
         self.trims.push(logbook, tag, first, next);
     }
 
+    /// Says that the log may have a trim of this LogBook that no client asked for: it lets records go by
+    /// itself.
+    pub fn allow_trim(&mut self, logbook: LogBookId, first: SeqNum) {
+        self.own_trims.insert((logbook, first));
+    }
+
     /// The trim point of a tag in the end, its own or its LogBook's.
     pub fn trim_point(&self, logbook: LogBookId, tag: Tag) -> SeqNum {
         self.trims.point_at((logbook, tag), Position::NEVER)
@@ -178,7 +190,7 @@ impl FinalLog {
         tag: Tag,
         scan: impl IntoIterator<Item = Found>,
     ) -> Result<(), Violation> {
-        let gone = (tag == Tag::ALL && self.trims.has_tags(logbook)).then(|| self.gone_tree(logbook));
+        let gone = self.gone_of(logbook, tag);
         let stream = Stream { gone: gone.as_ref(), ..self.stream(logbook, tag) };
         let mut next = 0;
         let mut expected = || {
@@ -217,9 +229,24 @@ impl FinalLog {
         self.gone = trimmed.map(|logbook| (logbook, self.gone_tree(logbook))).collect();
     }
 
+    /// Where a LogBook's records are gone, for reads by tag 0 where tags were trimmed.
+    pub(crate) fn gone_of(&self, logbook: LogBookId, tag: Tag) -> Option<GoneTree> {
+        (tag == Tag::ALL && self.trims.has_tags(logbook)).then(|| self.gone_tree(logbook))
+    }
+
     /// Where each of a LogBook's records is gone: below its LogBook's trim point, or, if it has tags,
     /// below the trim point of each of them.
     fn gone_tree(&self, logbook: LogBookId) -> GoneTree {
+        let all = self.streams.get(&(logbook, Tag::ALL)).map_or(&[][..], Vec::as_slice);
+        let gone = all.iter().zip(self.gone_by_tags(logbook)).map(|(record, by_tags)| {
+            let by_book = self.trims.passes((logbook, Tag::ALL), self.records[*record as usize].seqnum);
+            by_tags.min(by_book)
+        });
+        GoneTree::new(&gone.collect::<Vec<Position>>())
+    }
+
+    /// Where each of a LogBook's records is below the trim point of each of its tags.
+    pub(crate) fn gone_by_tags(&self, logbook: LogBookId) -> Vec<Position> {
         let all = self.streams.get(&(logbook, Tag::ALL)).map_or(&[][..], Vec::as_slice);
         // Of each record the last of its tags to pass it; `None`: it has none.
         let mut by_tags: Vec<Option<Position>> = vec![None; all.len()];
@@ -231,11 +258,7 @@ impl FinalLog {
                 by_tags[nth] = by_tags[nth].max(Some(passed));
             }
         }
-        let gone = all.iter().zip(by_tags).map(|(record, by_tags)| {
-            let by_book = self.trims.passes((logbook, Tag::ALL), self.records[*record as usize].seqnum);
-            by_tags.unwrap_or(Position::NEVER).min(by_book)
-        });
-        GoneTree::new(&gone.collect::<Vec<Position>>())
+        by_tags.into_iter().map(|by_tags| by_tags.unwrap_or(Position::NEVER)).collect()
     }
 
     /// Indices of all records by fingerprint.

@@ -14,6 +14,14 @@ pub enum Violation {
     SeqNumTwice { seqnum: SeqNum, one: LogBookId, other: LogBookId },
     #[error("scans of LogBook {logbook} by {tag:?} differ at record {at}: expected {expected:?}, found {found:?}")]
     ScansDiffer { logbook: LogBookId, tag: Tag, at: usize, expected: Option<SeqNum>, found: Option<SeqNum> },
+    #[error(
+        "a subscription to {tag:?} of LogBook {logbook} differs at its event {at}: expected {expected:?}, told {found:?}"
+    )]
+    SubscriptionDiffers { logbook: LogBookId, tag: Tag, at: usize, expected: Option<SeqNum>, found: Option<SeqNum> },
+    #[error(
+        "a subscription to {tag:?} of LogBook {logbook} told in its event {at} of trim point {first:?}, which is none"
+    )]
+    SubscriptionTrim { logbook: LogBookId, tag: Tag, at: usize, first: SeqNum },
     #[error("LogBook {logbook} has a record at {seqnum:?} that nobody appended ({fingerprint:?})")]
     Phantom { logbook: LogBookId, seqnum: SeqNum, fingerprint: Fingerprint },
     #[error("the same record is visible at {first:?} and at {second:?} of LogBook {logbook}")]
@@ -71,6 +79,8 @@ impl Violation {
             Violation::ScanOutOfOrder { .. }
             | Violation::SeqNumTwice { .. }
             | Violation::ScansDiffer { .. }
+            | Violation::SubscriptionDiffers { .. }
+            | Violation::SubscriptionTrim { .. }
             | Violation::Phantom { .. }
             | Violation::PhantomTrim { .. }
             | Violation::Duplicate { .. } => None,

@@ -385,3 +385,82 @@ fn damage(segment: u32, line: &[u8]) -> Option<Damage> {
         .find(|kind| *kind as u64 == u64_at(line, 0))?;
     Some(Damage { kind, segment, offset: u64_at(line, 8), bytes: u64_at(line, 16) })
 }
+
+#[cfg(test)]
+mod tests {
+    use sealog_protocol::ids::{LogspaceId, ViewNumber};
+    use sealog_protocol::machine::Role;
+
+    use super::*;
+
+    /// Moved batches come behind newer ones: they were looked up as if in order once, and living
+    /// records were judged away.
+    #[test]
+    fn tags_of_moved_batches_are_found_behind_those_of_newer_ones() {
+        let chunks = [(50, 60), (60, 75), (10, 20), (30, 32), (75, 80), (5, 8)];
+        let found = |from| nearest(chunks.into_iter(), from).map(|index| chunks[index]);
+        let cases = [
+            // Before, at, within and behind each.
+            (0, (5, 8)),
+            (7, (5, 8)),
+            (8, (10, 20)),
+            (19, (10, 20)),
+            (20, (30, 32)),
+            (31, (30, 32)),
+            (32, (50, 60)),
+            (59, (50, 60)),
+            (60, (60, 75)),
+            (75, (75, 80)),
+        ];
+        for (from, chunk) in cases {
+            assert_eq!(found(from), Some(chunk), "from {from}");
+        }
+        assert_eq!((found(80), nearest(std::iter::empty(), 0)), (None, None));
+    }
+
+    /// Of every order in which a shard's chunks may lie, the answer is the one of the sorted ones.
+    #[test]
+    fn every_order_of_chunks_gives_the_same_answers() {
+        let sorted = [(0, 4), (4, 9), (20, 21), (30, 40)];
+        for order in 0..24 {
+            let (mut left, mut chunks, mut code) = (sorted.to_vec(), Vec::new(), order);
+            while !left.is_empty() {
+                chunks.push(left.remove(code % left.len()));
+                code /= left.len() + 1;
+            }
+            for from in 0..45 {
+                let expected = sorted.iter().find(|(_, end)| *end > from);
+                let found = nearest(chunks.iter().copied(), from).map(|index| chunks[index]);
+                assert_eq!(found.as_ref(), expected, "from {from} in {chunks:?}");
+            }
+        }
+    }
+
+    /// The same through a sealed segment's table, with another shard and owner beside it.
+    #[test]
+    fn a_sealed_segment_finds_the_chunk_of_its_owner_and_shard_in_any_order() {
+        let owner = (LogspaceId(0), Role::Storage);
+        let shard = |index| ShardId { view: ViewNumber(1), index };
+        let place = |owner, index, first, end| ChunkPlace {
+            owner,
+            shard: shard(index),
+            first,
+            end,
+            offset: 0,
+            bytes: 1,
+            checksum: 0,
+        };
+        let chunks = vec![
+            place(owner, 0, 0, 100),
+            place(owner, 1, 40, 60),
+            place(owner, 1, 10, 20),
+            place(owner, 2, 15, 18),
+            place((LogspaceId(1), Role::Storage), 1, 20, 30),
+        ];
+        let range = FreedRange { first_number: 0, end_number: 1, first_vital: 0, end_vital: 0 };
+        let sealed = SealedSegment { bytes: 0, use_number: 1, range, footer_offset: 0, chunks };
+        let found = |from| sealed.chunk(owner, shard(1), from).map(|chunk| (chunk.first, chunk.end));
+        assert_eq!((found(0), found(19), found(20), found(60)), (Some((10, 20)), Some((10, 20)), Some((40, 60)), None));
+        assert_eq!(sealed.chunk(owner, shard(3), 0), None);
+    }
+}

@@ -25,6 +25,7 @@ pub mod register;
 mod register_health;
 mod register_thread;
 pub mod settings;
+mod space_watch;
 mod status;
 mod twin;
 

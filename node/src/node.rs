@@ -30,6 +30,7 @@ use crate::register::{self, OpenRegisterError, RegisterSetting, WatchedRegister}
 use crate::register_health::RegisterHealth;
 use crate::register_thread::RegisterThread;
 use crate::settings::{Settings, SettingsError};
+use crate::space_watch::{SpaceLooks, SpaceWatch};
 use crate::status::NodeFacts;
 
 /// The longest path that a Unix socket may have on Linux.
@@ -61,6 +62,7 @@ pub struct Node {
     handle: Handle<Event>,
     readiness: Arc<Readiness>,
     executors: usize,
+    _space_looks: SpaceLooks,
     /// Why it stops by itself, if it does.
     ending: Arc<OnceLock<String>>,
     /// Held until the executors have ended: nobody else may use the directory before.
@@ -128,6 +130,8 @@ impl Node {
         let executors = directory.identity.journals.len();
         let hash_seed = random_id().map_err(|error| NodeError::Io { doing: "draw a random number", error })?;
         let readiness = Arc::new(Readiness::default());
+        let segments_max = segments_max(settings, executors);
+        let space = Arc::new(SpaceWatch::new(directory.path.clone(), settings.segment_bytes, segments_max));
         let ending = Arc::new(OnceLock::new());
         let meeting = meeting.map(|meeting| match &members {
             Some(members) => meeting.with_peers(peers_now(members).peers),
@@ -143,6 +147,7 @@ impl Node {
                 incarnation: directory.identity.incarnation,
                 index_bytes_max: settings.index_bytes_max,
                 started: Instant::now(),
+                space: space.clone(),
                 register: register_health,
             }),
             placement: Placement {
@@ -170,13 +175,15 @@ impl Node {
             let machines = machines(&host, context.executor, limits);
             Ok(NodeHost::new(host.clone(), context, machines))
         })?;
+        let space_looks = SpaceLooks::start(space, handle.journals().clone());
+        let space_looks = space_looks.map_err(|error| NodeError::Io { doing: "start the thread for space", error })?;
         if settings.register != RegisterSetting::Own {
             directory.serve_cluster()?;
         }
         register
             .watch(handle.poster())
             .map_err(|error| NodeError::Io { doing: "start the thread that watches the register", error })?;
-        Ok(Node { handle, readiness, executors, directory, ending })
+        Ok(Node { handle, readiness, executors, directory, ending, _space_looks: space_looks })
     }
 
     /// Waits until every append that was ever acknowledged is readable; at most so long.

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::cluster_status::ClusterFacts;
 use crate::machines::{Machines, RoleMachine};
 use crate::register_health::RegisterHealth;
+use crate::space_watch::SpaceWatch;
 
 /// What does not change while a node runs.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub struct NodeFacts {
     pub index_bytes_max: u64,
     pub started: Instant,
     pub register: Arc<RegisterHealth>,
+    pub space: Arc<SpaceWatch>,
 }
 
 /// What one executor's machines say.
@@ -147,6 +149,7 @@ fn node_status<E>(
         "durability": "disk",
         "register": register_status(&facts.register),
         "index": { "records": records, "bytes": index_bytes, "bytes_max": facts.index_bytes_max },
+        "space": facts.space.status(),
         "logspaces": logspaces_status(part),
         "executors": executors,
         "roles": cluster.role_names(),

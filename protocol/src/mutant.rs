@@ -105,6 +105,14 @@ named! {
         TrimAffectsOtherTag,
         /// An engine takes what it has applied for what was committed before a trim was asked for.
         TrimUnconfirmed,
+        /// A subscription goes on behind the record after the last one of a page.
+        SubscriptionSkipsAtPageEnd,
+        /// A subscription that is asked for again begins with what was told last.
+        SubscriptionRepeatsWhenAskedAgain,
+        /// A subscription goes on past what is trimmed without a word.
+        SubscriptionSilentAboutTrim,
+        /// Retention lets one record too many go.
+        RetentionTrimsOneMore,
         /// Aux data comes with the first record of an answer, whichever it is of.
         AuxOfFirstRecord,
         /// An engine stays with a shard one of whose storages is lost.
@@ -179,6 +187,10 @@ named! {
         CheckpointCommitted,
         CheckpointLoaded,
         TagsGoneTold,
+        RetentionTrims,
+        SubscriptionTrimTold,
+        SubscriptionBroke,
+        SubscriptionAskedAgain,
         AuxCameBack,
         AuxGaveWay,
         AuxOfTrimmed,

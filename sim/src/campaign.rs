@@ -31,6 +31,7 @@ pub struct Totals {
     pub conditions_failed: u64,
     pub trims_answered: u64,
     pub reads_trimmed: u64,
+    pub told: u64,
     pub records_logged: u64,
     pub marks: BTreeMap<Mark, u64>,
     pub failures: Vec<(u64, Failure)>,
@@ -58,6 +59,7 @@ impl Totals {
         self.conditions_failed += report.history.conditions_failed;
         self.trims_answered += report.history.trims_answered;
         self.reads_trimmed += report.history.reads_trimmed;
+        self.told += report.told;
         self.records_logged += report.history.records_logged;
     }
 
@@ -87,6 +89,7 @@ impl fmt::Display for Totals {
         write!(f, "{} operations ({} appends acknowledged, ", self.operations, self.appends_acknowledged)?;
         write!(f, "{} of unknown outcome, {} conditions failed, ", self.appends_unknown, self.conditions_failed)?;
         write!(f, "{} trims answered, {} reads told of one), ", self.trims_answered, self.reads_trimmed)?;
+        write!(f, "{} events of subscriptions, ", self.told)?;
         write!(f, "{} records ever visible, {} entries committed, ", self.records_logged, self.commits)?;
         write!(f, "{} view changes, {} faults, ", self.view_changes, self.faults.values().sum::<u64>())?;
         write!(f, "{} torn sectors, {} events, ", self.torn_sectors, self.events)?;

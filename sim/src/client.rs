@@ -4,9 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
-use sealog::session::{Direction, Failover, Managed, Outcome, Read, Session, SessionConfig, SubmitError};
-use sealog::{AppendError, CheckTailError, ManageError, OperationId, ReadError, SetAuxError};
-use sealog_history::{Fingerprint, Found, History, Line, Range, Timestamp};
+use sealog::session::{
+    Direction, Failover, Managed, Outcome, Read, Retention, Session, SessionConfig, SubmitError, Subscribe,
+    SubscriptionEvent,
+};
+use sealog::{AppendError, CheckTailError, ManageError, OperationId, ReadError, SetAuxError, SubscribeError};
+use sealog_history::{Fingerprint, Found, History, Line, Range, Subscribed, Timestamp, Told};
 use sealog_protocol::machine::ConnectionId;
 use sealog_protocol::{LogBookId, SeqNum, Tag, Time};
 
@@ -20,6 +23,8 @@ pub const PATIENCE: Instant = 3_600 * SECOND;
 
 /// Operations of a client that attach aux data, at once.
 const SETTING_AUX_MAX: usize = 4;
+/// Those that set retention, likewise.
+const SETTING_RETENTION_MAX: usize = 2;
 /// More sessions than a seed opens.
 pub const SESSIONS_MANY: u32 = 100_000;
 
@@ -53,6 +58,10 @@ pub struct Recorder {
     pub sessions_expire: bool,
     /// A read may say that bytes are damaged: disks fail to read in this seed.
     pub damage_allowed: bool,
+    /// Wishes to set retention that were not granted.
+    pub retention_refused: u64,
+    /// What subscriptions told that ended before the rest did.
+    pub subscribed: Vec<Subscribed>,
 }
 
 impl Recorder {
@@ -63,6 +72,8 @@ impl Recorder {
             completed: 0,
             sessions_expire: plan.settings.sessions_max < SESSIONS_MANY,
             damage_allowed: false,
+            retention_refused: 0,
+            subscribed: Vec::new(),
         }
     }
 
@@ -92,6 +103,9 @@ pub struct Client {
     pub pending: BTreeMap<OperationId, Pending>,
     /// No history has these: they change no answer.
     setting_aux: BTreeSet<OperationId>,
+    /// As no history has these: the trims that come of them are known from the log.
+    pub setting_retention: BTreeSet<OperationId>,
+    pub subscriptions: BTreeMap<OperationId, Subscribed>,
     pub workload: Workload,
     pub next_submit: Instant,
     /// When the world looks at it again.
@@ -120,6 +134,8 @@ impl Client {
             name: format!("client {}", line.0),
             seed: rng.u64(..),
             operations_max: 64,
+            subscription_bytes: plan.load.subscription_bytes,
+            quiet_max: std::time::Duration::from_millis(rng.u64(300..3000)),
             silence_max: std::time::Duration::from_millis(rng.u64(200..3000)),
             wait_max: std::time::Duration::from_millis(rng.u64(5..100)),
             backoff_max: std::time::Duration::from_millis(rng.u64(5..100)),
@@ -135,6 +151,8 @@ impl Client {
             pinned: None,
             pending: BTreeMap::new(),
             setting_aux: BTreeSet::new(),
+            setting_retention: BTreeSet::new(),
+            subscriptions: BTreeMap::new(),
             workload: Workload::new(plan.load, line.0, rng),
             next_submit: 0,
             wake: Instant::MAX,
@@ -146,9 +164,13 @@ impl Client {
     /// Submits operations as far as the plan lets it.
     pub fn submit(&mut self, now: Instant, plan: &Plan, books: &[Book], recorder: &mut Recorder, rng: &mut Rng) {
         while self.pending.len() < plan.load.in_flight_max && self.next_submit <= now {
+            self.subscribe(now, plan, books, recorder, rng);
             let intent = self.workload.draw(books, rng);
             let is_aux = matches!(intent, Intent::SetAux { .. });
-            if is_aux && self.setting_aux.len() >= SETTING_AUX_MAX {
+            let is_retention = matches!(intent, Intent::SetRetention { .. });
+            if is_aux && self.setting_aux.len() >= SETTING_AUX_MAX
+                || is_retention && self.setting_retention.len() >= SETTING_RETENTION_MAX
+            {
                 self.next_submit = now + plan.load.think.draw(rng);
                 continue;
             }
@@ -192,8 +214,61 @@ impl Client {
                 self.setting_aux.insert(operation);
                 return;
             }
+            Intent::SetRetention { .. } => {
+                self.setting_retention.insert(operation);
+                return;
+            }
         };
         self.pending.insert(operation, pending);
+    }
+
+    /// Begins a subscription where there are fewer than the plan has, and ends one now and then.
+    fn subscribe(&mut self, now: Instant, plan: &Plan, books: &[Book], recorder: &mut Recorder, rng: &mut Rng) {
+        if plan.load.subscriptions == 0 || rng.u8(0..10) > 0 {
+            return;
+        }
+        if self.subscriptions.len() < plan.load.subscriptions {
+            let wanted = self.workload.subscription(books, rng);
+            let begun = self.session.subscribe(Time(now), wanted).expect("few of them");
+            let Subscribe { logbook, tag, from, .. } = wanted;
+            self.subscriptions.insert(begun, Subscribed { logbook, tag, from, told: Vec::new() });
+        } else if rng.u8(0..10) == 0
+            && let Some((ended, subscribed)) = self.subscriptions.pop_first()
+        {
+            self.session.cancel(Time(now), ended);
+            recorder.subscribed.push(subscribed);
+        }
+    }
+
+    /// Takes what subscriptions tell.
+    fn listen(&mut self, now: Instant, recorder: &mut Recorder) -> Result<(), Failure> {
+        while let Some(subscription) = self.session.next_notice() {
+            let Some(subscribed) = self.subscriptions.get_mut(&subscription) else { continue };
+            let mut is_over = false;
+            while let Some(event) = self.session.next_event(Time(now), subscription) {
+                match event {
+                    Ok(SubscriptionEvent::Record(record)) => {
+                        check_aux(std::slice::from_ref(&record))?;
+                        subscribed.told.push(Told::Record(found(&record)));
+                    }
+                    Ok(SubscriptionEvent::Trimmed { first }) => subscribed.told.push(Told::Trimmed { first }),
+                    Err(error) if error.is_retryable() => {}
+                    Err(SubscribeError::Corrupt { .. }) if recorder.damage_allowed => is_over = true,
+                    Err(error) => return Err(Failure::ClientError { error: error.to_string() }),
+                }
+            }
+            if is_over && let Some(subscribed) = self.subscriptions.remove(&subscription) {
+                self.session.cancel(Time(now), subscription);
+                recorder.subscribed.push(subscribed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a LogBook keep everything again.
+    pub fn keep_all(&mut self, now: Instant, logbook: LogBookId, recorder: &mut Recorder) {
+        let retention = Retention { age: None, bytes: None };
+        self.begin(now, &Intent::SetRetention { logbook, retention }, now + PATIENCE, recorder);
     }
 
     /// Begins one read of a scan; its records come to [`Client::scanned`].
@@ -215,7 +290,12 @@ impl Client {
         rng: &mut Rng,
     ) -> Result<Vec<(LogBookId, SeqNum, Fingerprint)>, Failure> {
         let mut seen = Vec::new();
+        self.listen(now, recorder)?;
         while let Some((operation, outcome)) = self.session.next_completion() {
+            if self.setting_retention.remove(&operation) {
+                recorder.retention_refused += u64::from(!retention_set(outcome)?);
+                continue;
+            }
             if self.setting_aux.remove(&operation) {
                 aux_done(outcome)?;
                 continue;
@@ -323,6 +403,17 @@ fn check_aux(records: &[sealog::Record]) -> Result<(), Failure> {
     match records.iter().find(|record| !is_own(record)) {
         None => Ok(()),
         Some(record) => Err(Failure::AuxOfAnother { logbook: record.logbook, seqnum: record.seqnum }),
+    }
+}
+
+/// Whether it is set; if not, for a reason that faults explain.
+fn retention_set(outcome: Outcome) -> Result<bool, Failure> {
+    match outcome {
+        Outcome::Manage(Ok(Managed::RetentionSet)) => Ok(true),
+        Outcome::Manage(Err(
+            ManageError::Deadline { .. } | ManageError::Unreachable { .. } | ManageError::DiskFull { .. },
+        )) => Ok(false),
+        other => Err(Failure::ClientError { error: format!("setting retention ended as {other:?}") }),
     }
 }
 

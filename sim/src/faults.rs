@@ -257,7 +257,8 @@ impl World {
         self.drop_client(client, ConnectionError::Closed);
         let line = self.faults.new_line();
         let mut successor = Client::new(&self.plan, line, &mut self.rng);
-        let vanished = &self.clients[client];
+        let vanished = &mut self.clients[client];
+        self.recorder.subscribed.extend(std::mem::take(&mut vanished.subscriptions).into_values());
         successor.epoch = vanished.epoch + 1;
         if self.rng.bool() {
             // Its token was handed on before it vanished.

@@ -47,6 +47,10 @@ pub struct Model<'a> {
     session_records: u64,
     tails: BTreeMap<(LogBookId, Tag), SeqNum>,
     points: BTreeMap<(LogBookId, Tag), SeqNum>,
+    /// What LogBooks keep by themselves: every age and number of bytes that was ever set.
+    retentions: BTreeMap<LogBookId, Vec<(u64, u64)>>,
+    /// Visible batches of each LogBook, and bytes of payload of each.
+    kept: BTreeMap<LogBookId, Vec<(SeqNum, u64)>>,
     /// Where batches are in the log that are not of the system's own LogBook, void ones too.
     pub places: BTreeMap<(ShardId, u64), (LogBookId, SeqNum)>,
     log: &'a mut FinalLog,
@@ -65,6 +69,8 @@ impl<'a> Model<'a> {
             session_records: 0,
             tails: BTreeMap::new(),
             points: BTreeMap::new(),
+            retentions: BTreeMap::new(),
+            kept: BTreeMap::new(),
             places: BTreeMap::new(),
             log,
         }
@@ -111,6 +117,34 @@ impl<'a> Model<'a> {
         let point = self.points.entry((logbook, tag)).or_default();
         *point = first.min(next).max(*point);
         self.log.push_trim(logbook, tag, first, next);
+        if tag == Tag::ALL && self.may_let_go(logbook, first) {
+            self.log.allow_trim(logbook, first);
+        }
+    }
+
+    /// Whether a LogBook may have been trimmed so far by its retention: the newest record stays, and of a
+    /// number of bytes about as many. Who is old is a matter of clocks.
+    fn may_let_go(&self, logbook: LogBookId, first: SeqNum) -> bool {
+        let Some(set) = self.retentions.get(&logbook) else { return false };
+        let newest_stays = first <= self.tails.get(&(logbook, Tag::ALL)).copied().unwrap_or_default();
+        let kept = self.kept.get(&logbook).map_or(&[][..], Vec::as_slice);
+        let left: u64 = kept.iter().filter(|(seqnum, _)| *seqnum >= first).map(|(_, bytes)| bytes).sum();
+        let largest = kept.iter().map(|(_, bytes)| *bytes).max().unwrap_or_default();
+        // What is let go is let go by stretches, of which there are 32 or more: of what there was, where
+        // that had grown far beyond its bound before it could be trimmed.
+        let total: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
+        let is_enough = |bytes: u64| bytes > 0 && left + 4 * (bytes.max(total) / 32 + largest) >= bytes;
+        newest_stays && set.iter().any(|(age_ms, bytes)| *age_ms > 0 || is_enough(*bytes))
+    }
+
+    /// A record that says what a LogBook keeps by itself: its tags are the LogBook, an age and a number
+    /// of bytes with two bits each that mark them.
+    fn set_retention(&mut self, mut tags: impl Iterator<Item = Tag>) {
+        const MARKS: u64 = 0b11 << 62;
+        if let (Some(logbook), Some(age), Some(bytes)) = (tags.next(), tags.next(), tags.next()) {
+            let set = (age.0 & !MARKS, bytes.0 & !MARKS);
+            self.retentions.entry(LogBookId(logbook.0)).or_default().push(set);
+        }
     }
 
     fn cut(&mut self, cut: Cut<'_>) -> Result<(), Failure> {
@@ -143,6 +177,9 @@ impl<'a> Model<'a> {
             let first_tag = metadata.records.iter().flat_map(|record| record.tags()).next();
             if first_tag == Some(Tag::SYSTEM_SESSION) {
                 self.open_session(seqnum.0);
+            }
+            if first_tag == Some(Tag::SYSTEM_RETENTION) {
+                self.set_retention(metadata.records.iter().flat_map(|record| record.tags()).skip(1));
             }
             return Ok(());
         }
@@ -183,6 +220,7 @@ impl<'a> Model<'a> {
     fn insert(&mut self, first: SeqNum, batch: &Batch<'_>) -> Result<(), Failure> {
         let logbook = batch.metadata.logbook();
         let mut payloads = batch.frame.payload;
+        self.kept.entry(logbook).or_default().push((first, payloads.len() as u64));
         for (record, seqnum) in batch.metadata.records.iter().zip(first.0..).map(|(at, seqnum)| (at, SeqNum(seqnum))) {
             let (payload, rest) = payloads.split_at(record.payload_bytes.to_native() as usize);
             payloads = rest;

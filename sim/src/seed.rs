@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sealog::session::Direction;
-use sealog_history::{FinalLog, Fingerprint, Found, Report, check};
+use sealog_history::{FinalLog, Fingerprint, Found, Report, Subscribed, check};
 use sealog_protocol::members::MemberState;
 use sealog_protocol::{LogBookId, NodeId, SeqNum, Tag};
 
@@ -40,6 +40,8 @@ pub struct SeedReport {
     pub simulated: Instant,
     pub hash: u64,
     pub torn_sectors: u64,
+    /// What subscriptions told.
+    pub told: u64,
     pub history: Report,
     pub nodes: usize,
 }
@@ -71,8 +73,10 @@ fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
     world.run(FAULTY_MAX, |world| world.recorder.completed >= operations && world.faults.total() >= faults)?;
     world.submitting = false;
     world.calm()?;
+    keep_all(&mut world)?;
     finish(&mut world)?;
     settle(&mut world)?;
+    catch_up(&mut world)?;
     leave_the_lost(&mut world)?;
     let again = world.rng.u8(0..4) == 0;
     if again {
@@ -82,6 +86,7 @@ fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
         }
     }
     let mut log = scan(&mut world)?;
+    let told = compare_subscriptions(&world, &log)?;
     let history = check(&world.recorder.history, &mut log).map_err(|violation| {
         let operation = violation.operation().map(|id| world.recorder.history.describe(id)).unwrap_or_default();
         Failure::History { violation, operation }
@@ -96,8 +101,68 @@ fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
         hash: world.trace.hash(),
         torn_sectors: world.faults.torn_sectors,
         history,
+        told,
         nodes: world.nodes.len(),
     })
+}
+
+/// No LogBook lets anything go by itself any more, so that what scans find holds still.
+fn keep_all(world: &mut World) -> Result<(), Failure> {
+    if world.plan.load.retention == 0 {
+        return Ok(());
+    }
+    let end = world.now + CALM_MAX;
+    loop {
+        let refused = world.recorder.retention_refused;
+        for book in world.books.clone() {
+            let now = world.now;
+            world.clients[0].keep_all(now, book.id, &mut world.recorder);
+            world.wake_client(0, now);
+        }
+        let is_done = |world: &World| world.clients.iter().all(|client| client.setting_retention.is_empty());
+        if !world.run(end, is_done)? {
+            return Err(Failure::Stuck { pending: 1, after: "setting retention".to_owned(), details: describe(world) });
+        }
+        // A disk that was full a moment ago may still be found so.
+        if world.recorder.retention_refused == refused {
+            return Ok(());
+        }
+    }
+}
+
+/// Subscriptions tell everything that there is.
+fn catch_up(world: &mut World) -> Result<(), Failure> {
+    let log = world.invariants.final_log()?;
+    let mut ends: BTreeMap<(LogBookId, Tag), Option<SeqNum>> = BTreeMap::new();
+    for subscribed in world.clients.iter().flat_map(|client| client.subscriptions.values()) {
+        let key = (subscribed.logbook, subscribed.tag);
+        ends.entry(key).or_insert_with(|| log.last_living(key.0, key.1));
+    }
+    let is_behind = |subscribed: &Subscribed| {
+        ends[&(subscribed.logbook, subscribed.tag)].is_some_and(|end| end >= subscribed.next())
+    };
+    let behind = |world: &World| {
+        world.clients.iter().flat_map(|client| client.subscriptions.values()).filter(|of| is_behind(of)).count()
+    };
+    if world.run(world.now + CALM_MAX, |world| behind(world) == 0)? {
+        return Ok(());
+    }
+    let details = format!(" (subscriptions){}", describe(world));
+    Err(Failure::Stuck { pending: behind(world), after: "their records".to_owned(), details })
+}
+
+/// Each subscription told what reading forward finds. Returns how much they told.
+fn compare_subscriptions(world: &World, log: &FinalLog) -> Result<u64, Failure> {
+    let mut told = 0;
+    for subscribed in &world.recorder.subscribed {
+        told += subscribed.told.len() as u64;
+        log.compare_subscription(subscribed, false).map_err(Failure::history)?;
+    }
+    for subscribed in world.clients.iter().flat_map(|client| client.subscriptions.values()) {
+        told += subscribed.told.len() as u64;
+        log.compare_subscription(subscribed, true).map_err(Failure::history)?;
+    }
+    Ok(told)
 }
 
 /// Every pending operation finishes.

@@ -134,6 +134,11 @@ pub struct Load {
     pub trims: u8,
     /// In 100: operations that attach aux data.
     pub aux: u8,
+    /// In 100: operations that set what a LogBook keeps by itself.
+    pub retention: u8,
+    /// Subscriptions of a client at once, and bytes of credit of each.
+    pub subscriptions: usize,
+    pub subscription_bytes: usize,
     /// In 100: operations whose deadline is soon.
     pub impatient: u8,
 }
@@ -385,6 +390,9 @@ fn draw_load(rng: &mut Rng, fault_interval: Instant) -> Load {
         conditions: *pick(rng, &[0, 10, 40]),
         trims: *pick(rng, &[0, 1, 4, 15]),
         aux: *pick(rng, &[0, 3, 20]),
+        retention: *pick(rng, &[0, 0, 0, 2]),
+        subscriptions: *pick(rng, &[0, 1, 3]),
+        subscription_bytes: *pick(rng, &[1, 300, 4 << 10, 1 << 20]),
         impatient: *pick(rng, &[0, 3, 15]),
     }
 }

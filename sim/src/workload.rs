@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
-use sealog::session::{Append, Condition, Direction, Manage, Operation, Read, SetAux, Target};
+use sealog::session::{Append, Condition, Direction, Manage, Operation, Read, Retention, SetAux, Subscribe, Target};
 use sealog_history::Fingerprint;
 use sealog_protocol::batch::NewRecord;
 use sealog_protocol::{LogBookId, SeqNum, Tag};
@@ -59,6 +59,7 @@ pub enum Intent {
     CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
     Trim { logbook: LogBookId, tag: Tag, first: SeqNum },
     SetAux { logbook: LogBookId, seqnum: SeqNum, data: Vec<u8> },
+    SetRetention { logbook: LogBookId, retention: Retention },
 }
 
 impl Intent {
@@ -77,6 +78,9 @@ impl Intent {
             }
             Intent::Trim { logbook, tag, first } => {
                 submit(Operation::Manage(Manage::Trim { logbook: *logbook, tag: *tag, first: *first }))
+            }
+            Intent::SetRetention { logbook, retention } => {
+                submit(Operation::Manage(Manage::SetRetention { logbook: *logbook, retention: *retention }))
             }
             Intent::SetAux { logbook, seqnum, data } => {
                 submit(Operation::SetAux(SetAux { logbook: *logbook, seqnum: *seqnum, data }))
@@ -145,6 +149,9 @@ impl Workload {
         if rng.u8(0..100) < self.load.trims {
             return self.trim(book.id, tag, rng);
         }
+        if rng.u8(0..100) < self.load.retention {
+            return Intent::SetRetention { logbook: book.id, retention: retention(rng) };
+        }
         if rng.u8(0..100) < self.load.aux {
             return self.set_aux(book.id, tag, rng);
         }
@@ -158,6 +165,19 @@ impl Workload {
             return Intent::CheckTail { logbook: book.id, tag, linearizable };
         }
         Intent::Read(self.read(book.id, tag, linearizable, rng))
+    }
+
+    /// A subscription, if one more is wanted: from the beginning, from about what is known, or from the
+    /// tail on.
+    pub fn subscription(&self, books: &[Book], rng: &mut Rng) -> Subscribe {
+        let (logbook, tag) = (books[rng.usize(0..books.len())].id, self.tag_or_all(rng));
+        let known = self.knowledge.tail(logbook, tag).unwrap_or(SeqNum::MIN);
+        let from = match rng.u8(0..3) {
+            0 => SeqNum::MIN,
+            1 => SeqNum((known.0 + rng.u64(0..20)).saturating_sub(15)),
+            _ => known.next(),
+        };
+        Subscribe { logbook, tag, from, patience: Duration::from_secs(3600) }
     }
 
     fn tag_or_all(&self, rng: &mut Rng) -> Tag {
@@ -235,6 +255,13 @@ impl Workload {
         let aux = self.load.aux > 0 && rng.bool();
         Read { logbook, tag, first, last, direction, records_max, wait, linearizable, aux }
     }
+}
+
+/// Small bounds: much is let go.
+fn retention(rng: &mut Rng) -> Retention {
+    let bytes = [None, Some(200), Some(2_000), Some(20_000)][rng.usize(0..4)];
+    let age = [None, None, Some(Duration::from_millis(50)), Some(Duration::from_secs(2))][rng.usize(0..4)];
+    Retention { age, bytes }
 }
 
 /// What all aux data of a record begins with: nobody sets another.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sealog_protocol::client::{CreditRequest, ErrorCode, ReadRecord, Reply, Request, SubscribeRequest};
 use sealog_protocol::limits::FRAME_BYTES_MAX;
+use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::{LogBookId, Place, SeqNum, Tag, Time};
 
 use super::appending::is_temporary;
@@ -134,6 +135,12 @@ impl Session {
     pub(super) fn subscribe_request(&mut self, index: u32) -> Request {
         let window = self.config.subscription_bytes;
         let work = self.subscription_mut(index);
+        if work.next > work.wanted.from {
+            mark(Mark::SubscriptionAskedAgain);
+            if active(Mutant::SubscriptionRepeatsWhenAskedAgain) {
+                work.next = work.next.prev();
+            }
+        }
         // What is here counts as it did before; the rest is given anew.
         work.free_bytes = (window as i64 - work.held_bytes as i64).min(0);
         let (wanted, next, credit) = (work.wanted, work.next, window.saturating_sub(work.held_bytes));

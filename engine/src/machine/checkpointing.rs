@@ -271,6 +271,7 @@ impl Engine {
         (self.log_bytes, self.log_bytes_spared, self.log_records, self.log_records_dead) = (0, 0, 0, 0);
         (self.index, self.order) = (Some(index), order);
         self.follow_from(now, logspace, outputs);
+        self.subscriptions.wake_all();
         if let Some((sources, reads)) = self.reading(now) {
             reads.wake_all();
             reads.applied(sources, outputs);

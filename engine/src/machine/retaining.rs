@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sealog_protocol::machine::{Outputs, Role};
 use sealog_protocol::message::Message;
+use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::{LogBookId, Tag, Time};
 
 use super::Engine;
@@ -50,6 +51,9 @@ impl Engine {
         let index = self.index.as_ref()?;
         let retained = index.retained().get(&logbook)?;
         let wanted = retained.due(time_of_day, index.last_record(logbook))?;
-        Some(wanted).filter(|first| *first > index.first(logbook, Tag::ALL))
+        let wanted = if active(Mutant::RetentionTrimsOneMore) { wanted.next() } else { wanted };
+        let wanted = Some(wanted).filter(|first| *first > index.first(logbook, Tag::ALL))?;
+        mark(Mark::RetentionTrims);
+        Some(wanted)
     }
 }

@@ -74,6 +74,18 @@ fn a_write_that_fails_ends_the_node() {
     assert!(ended.code().is_none_or(|code| code != 0) && !ended.stderr.is_empty(), "{ended:?}");
 }
 
+/// The node looks at its disk now and then, and says how full it is.
+fn expect_disk_level(node: &Node, level: &str) {
+    let began = Instant::now();
+    loop {
+        let disk = node.status()["space"]["disk"].clone();
+        if disk["level"] == level {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "it is not {level}: {disk}");
+    }
+}
+
 #[test]
 fn a_full_disk_refuses_appends_serves_reads_and_recovers_without_a_restart() {
     let _machine = quiet_machine();
@@ -109,6 +121,7 @@ fn a_full_disk_refuses_appends_serves_reads_and_recovers_without_a_restart() {
     let status = node.status();
     assert!(status["degraded"].to_string().contains("full"), "{status}");
     assert!(node.is_running());
+    expect_disk_level(&node, "critical");
 
     fs::remove_file(&ballast).expect("it can be deleted");
     let began = Instant::now();

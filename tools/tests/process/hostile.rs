@@ -412,3 +412,93 @@ fn a_flood_of_sessions_is_refused_and_others_open_theirs() {
     assert!(node.is_running());
     node.stop();
 }
+
+/// The batch of a session with this request number, asked with the same id.
+fn numbered_batch(session: SessionId, number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let head = BatchHead {
+        logbook: LogBookId(3),
+        session,
+        request: RequestNumber(number),
+        lowest_unanswered: RequestNumber(1),
+        time_ms: 0,
+        condition: None,
+    };
+    let payload = format!("number {number}");
+    let record = NewRecord { tags: &[Tag(1)], payload: payload.as_bytes() };
+    write_batch(&mut bytes, number, &head, &[record]).expect("within limits");
+    bytes
+}
+
+fn open_session(address: &str) -> SessionId {
+    let mut stream = connect(address);
+    stream.write_all(&[hello(), request(7, &Request::OpenSession { logspace: 0 })].concat()).expect("it is taken");
+    loop {
+        let frame = next_frame(&mut stream);
+        let frame = Frame::parse(&frame).expect("the node sends valid frames").expect("whole");
+        if frame.header.place == 7 {
+            let Ok((_, Reply::SessionOpened { session, .. })) = decode_reply(&frame) else { panic!("{frame:?}") };
+            return session;
+        }
+    }
+}
+
+/// Frames of one session in any order, each twice, over two connections: each request has one outcome,
+/// which both of its answers say, and each that was acknowledged is in the log once.
+#[test]
+fn frames_in_any_order_and_repeated_give_each_request_one_outcome() {
+    const REQUESTS: u64 = 40;
+    let data = fresh_directory("hostile-order");
+    let mut node = Node::start(&data);
+    let mut bystander = Bystander::new(&node);
+    let mut random = fastrand::Rng::with_seed(seed(0x5EA1_0031));
+    for _ in 0..8 {
+        let session = open_session(&node.address);
+        let mut streams = [connect(&node.address), connect(&node.address)];
+        for stream in &mut streams {
+            let subscribe =
+                SubscribeRequest { logbook: 3, tag: 1, from: u64::MAX, credit_bytes: 100, place: PlaceWire::default() };
+            // Credit for a subscription that comes later, and ends before it began.
+            let credit = Request::Credit(CreditRequest { logbook: 3, subscription: 5000, bytes: 100 });
+            let end = Request::Unsubscribe { logbook: 3, subscription: 5000 };
+            let mut frames: Vec<Vec<u8>> = (1..=REQUESTS).map(|number| numbered_batch(session, number)).collect();
+            frames.push(request(5000, &Request::Subscribe(subscribe)));
+            frames.extend([request(5001, &credit), request(5002, &end)]);
+            random.shuffle(&mut frames);
+            stream.write_all(&[vec![hello()], frames].concat().concat()).expect("it is taken");
+        }
+        let mut outcomes = [const { std::collections::BTreeMap::new() }; 2];
+        for (stream, outcomes) in streams.iter_mut().zip(&mut outcomes) {
+            while outcomes.len() < REQUESTS as usize {
+                let frame = next_frame(stream);
+                let frame = Frame::parse(&frame).expect("the node sends valid frames").expect("whole");
+                if !(1..=REQUESTS).contains(&frame.header.place) {
+                    continue;
+                }
+                match decode_reply(&frame).expect("an answer") {
+                    (number, Reply::Appended { seqnum, .. }) => {
+                        assert_eq!(outcomes.insert(number, seqnum), None, "request {number} is answered twice");
+                    }
+                    other => panic!("all are in the session's window: {other:?}"),
+                }
+            }
+        }
+        assert_eq!(outcomes[0], outcomes[1], "a repeat is told what came of the first");
+        bystander.work();
+        let client = sealog::blocking::Client::connect(&node.address).expect("a client");
+        let first = *outcomes[0].values().min().expect("some");
+        let records = client.logbook_by_id(LogBookId(3)).scan(Tag(1), first..=SeqNum::MAX);
+        let mut found: Vec<(SeqNum, String)> = records
+            .map(|record| record.expect("readable"))
+            .map(|record| (record.seqnum, String::from_utf8_lossy(&record.payload).into_owned()))
+            .collect();
+        let mut expected: Vec<(SeqNum, String)> =
+            outcomes[0].iter().map(|(number, seqnum)| (*seqnum, format!("number {number}"))).collect();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected, "each is in the log once");
+    }
+    bystander.check();
+    assert!(node.is_running());
+    node.stop();
+}

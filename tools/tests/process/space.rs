@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sealog::blocking::{Client, LogBook};
 use sealog::{AppendError, Retention, SeqNum, Tag};
 
-use crate::node::{NodeCommand, fresh_directory, quiet_machine};
+use crate::node::{Node, NodeCommand, fresh_directory, quiet_machine};
 
 const RECORD_BYTES: usize = 64 << 10;
 const IN_FLIGHT: usize = 16;
@@ -94,6 +94,18 @@ fn retention_keeps_a_node_within_its_budget_through_kills() {
     }
 }
 
+/// The node looks at its budget now and then, and says how much of it is used.
+fn expect_budget_level(node: &Node, level: &str) {
+    let began = Instant::now();
+    loop {
+        let budget = node.status()["space"]["budget"].clone();
+        if budget["level"] == level {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "it is not {level}: {budget}");
+    }
+}
+
 #[test]
 fn a_full_node_trims_and_goes_on_without_a_restart() {
     let _machine = quiet_machine();
@@ -109,6 +121,7 @@ fn a_full_node_trims_and_goes_on_without_a_restart() {
         }
     };
     assert!(message.contains("disk"), "{message}");
+    expect_budget_level(&node, "critical");
     assert!(logbook.read_next(Tag::ALL, SeqNum::MIN).expect("reads go on").is_some());
     assert_eq!(logbook.trim(Tag::ALL, last).expect("trims too"), last);
     // Half of what filled it: each is tried until there is room, and gets in.
@@ -117,5 +130,7 @@ fn a_full_node_trims_and_goes_on_without_a_restart() {
     let read: Vec<SeqNum> =
         logbook.scan(Tag(2), last..=SeqNum::MAX).map(|record| record.expect("whole").seqnum).take(10).collect();
     assert_eq!(read[..], seqnums[..10]);
+    // Half of the budget is used again: the warning ended.
+    expect_budget_level(&node, "fine");
     node.stop();
 }
