@@ -57,7 +57,7 @@ const WISHES: &[&str] = &["--replicas", "3", "--write-quorum", "2", "--logspaces
 
 /// Starts nodes that serve only once the cluster is formed, and forms it of them.
 fn form(directory: &Path, commands: &[NodeCommand]) -> Vec<Node> {
-    form_of(&register(directory), commands, WISHES)
+    form_of(&register(&directory), commands, WISHES)
 }
 
 /// As [`form`], by another register.
@@ -208,7 +208,8 @@ fn roles_are_spread_over_nodes() {
         command.variables.push(("SEALOG_ROLES", roles.to_owned()));
         command
     });
-    let nodes = form_of(&register(directory), &commands, &["--replicas", "1", "--write-quorum", "1", "--logspaces", "1"]);
+    let nodes =
+        form_of(&register(&directory), &commands, &["--replicas", "1", "--write-quorum", "1", "--logspaces", "1"]);
     let ended = nodes[0].sealog(&["append", "orders", "--tag", "all", "spread"]);
     assert_eq!(ended.code(), Some(0), "{ended:?}");
     assert_eq!(payloads(&nodes[0], "all"), ["spread"]);
