@@ -50,6 +50,16 @@ pub fn port(address: SocketAddr) -> io::Result<()> {
     TcpListener::bind(address).map(drop)
 }
 
+/// So many ports of a host that are free just now, each another.
+///
+/// # Errors
+/// The host is not ours, or it has no free port.
+pub fn free_ports(host: &str, count: usize) -> io::Result<Vec<u16>> {
+    // Held until all are found, so that none is found twice.
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind((host, 0))).collect::<io::Result<_>>()?;
+    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}
+
 /// Files that this process may have open.
 pub fn open_files_max() -> u64 {
     raise_limit(libc::RLIMIT_NOFILE, libc::rlim_t::MAX)

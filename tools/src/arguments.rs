@@ -11,6 +11,8 @@ use sealog_node::settings::LISTEN_DEFAULT;
 use crate::aux::AuxVerb;
 use crate::backup::{BackupArguments, RestoreArguments};
 use crate::cluster::ClusterVerb;
+use crate::dev::command::Fault;
+use crate::dev::{DevArguments, nodes};
 
 /// A shared, durable, ordered log.
 ///
@@ -26,7 +28,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Run a log service on this machine, without any configuration.
-    Dev(NodeArguments),
+    Dev(DevArguments),
     /// Run a node as its configuration says.
     Serve(ServeArguments),
     /// A cluster of several nodes.
@@ -390,6 +392,9 @@ impl NodeArguments {
 
 #[derive(Debug, Args)]
 pub struct ServeArguments {
+    /// End when the process with this id does, which started this one.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub end_with_parent: Option<i32>,
     /// The configuration, TOML: `sealog config default` prints one.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -480,6 +485,18 @@ pub struct BenchArguments {
     /// Read everything back and check that nothing is lost, repeated or out of order.
     #[arg(long)]
     pub verify: bool,
+    /// Start a cluster of so many processes for the run, as `sealog dev --nodes` does, and remove it
+    /// at the end.
+    #[arg(long, value_name = "N", value_parser = nodes)]
+    pub nodes: Option<usize>,
+    /// Kill, stop, resume or restart a node while it is measured, and tell the gap in acknowledgements:
+    /// "kill storage-2@20s". Several may be given. A node is a number, storage-2, engine-2, or primary.
+    #[arg(long, value_name = "WHAT@WHEN", requires = "nodes", value_parser = Fault::parse)]
+    pub fault: Vec<Fault>,
+    /// Make each --fault without a time so often, its node brought back each time; --duration is not
+    /// looked at.
+    #[arg(long, value_name = "N", requires = "fault", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub kills: Option<u32>,
     #[command(flatten)]
     pub client: ClientArguments,
 }

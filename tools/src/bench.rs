@@ -4,8 +4,9 @@
 //! nothing is handed from thread to thread, so what is measured is the service and not the
 //! generator. Latency counts from the submission of an append to its completion. [`worker`] is the
 //! loop, [`link`] a connection, [`measure`] what is counted, [`verify`] the check at the end;
-//! [`subscribe`] is a measurement of its own.
+//! [`faults`] what happens to the nodes meanwhile; [`subscribe`] is a measurement of its own.
 
+mod faults;
 mod link;
 mod load;
 mod measure;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use sealog_history::{History, Line};
 
 use crate::arguments::{BenchArguments, Mode};
+use crate::bench::faults::Faults;
 use crate::bench::link::Address;
 use crate::bench::load::Load;
 use crate::bench::measure::{Clock, Phase, Shared, Tally};
@@ -35,6 +37,16 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     if arguments.mode == Mode::Subscribe {
         return subscribe::run(arguments);
     }
+    let Some(nodes) = arguments.nodes else { return measure(arguments, None) };
+    let mut faults = Faults::start(nodes, arguments)?;
+    let mut arguments = arguments.clone();
+    arguments.client.connect = faults.connect_text();
+    let result = measure(&arguments, Some(&mut faults));
+    faults.end();
+    result
+}
+
+fn measure(arguments: &BenchArguments, mut faults: Option<&mut Faults>) -> Result<(), Failure> {
     let addresses: Arc<[Address]> = Address::parse_list(&arguments.client.connect)?.into();
     let load = Arc::new(Load::new(arguments));
     let shared = Arc::new(Shared::new(Clock::start(), arguments.verify));
@@ -48,7 +60,7 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
         .map(|worker| std::thread::Builder::new().name("bench".to_owned()).spawn(move || worker.run()))
         .collect::<Result<_, _>>()
         .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
-    let (measured, cpu) = conduct(arguments, &shared, ServerProcess::find(arguments));
+    let (measured, cpu) = conduct(arguments, &shared, ServerProcess::find(arguments), faults.as_deref_mut());
 
     let mut tally = Tally::new();
     let mut history = History::new(logspaces);
@@ -60,6 +72,10 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
         lines += ended.connections;
     }
     let mut report = Report::new(arguments, &tally, measured, cpu);
+    if let Some(faults) = faults {
+        faults.harvest(&shared);
+        report.gaps = Some(faults.gaps()?).filter(|_| !arguments.fault.is_empty());
+    }
     let mut output = Output::new(arguments.client.format.output);
     let violation = if arguments.verify { verify::verify(arguments, &load, &history, &mut report)? } else { None };
     output.line(&report, Report::table)?;
@@ -121,19 +137,41 @@ impl CpuTimes {
 
 /// Takes the workers through the phases, with a line of the live table each second; how long was
 /// measured, and the CPU time it took.
-fn conduct(arguments: &BenchArguments, shared: &Shared, server: Option<ServerProcess>) -> (Duration, CpuTimes) {
+fn conduct(
+    arguments: &BenchArguments,
+    shared: &Shared,
+    server: Option<ServerProcess>,
+    mut faults: Option<&mut Faults>,
+) -> (Duration, CpuTimes) {
     const SECOND: Duration = Duration::from_secs(1);
     if !arguments.warmup.is_zero() {
         std::thread::sleep(arguments.warmup);
     }
     let (begun, cpu_begun) = (shared.begin(Phase::Measure), CpuTimes::now(server));
+    if let Some(faults) = faults.as_deref_mut().filter(|faults| faults.are_repeated()) {
+        faults.repeat(shared);
+        let ended = shared.begin(Phase::Drain);
+        return (ended.since(begun), CpuTimes::now(server).since(cpu_begun));
+    }
     eprintln!("{}", measure::LIVE_HEADING);
-    let mut left = arguments.duration;
-    while !left.is_zero() {
-        let wait = left.min(SECOND);
-        std::thread::sleep(wait);
-        left = left.saturating_sub(wait);
-        eprintln!("{}", shared.live_line(begun, wait));
+    let mut told = begun;
+    loop {
+        let elapsed = shared.clock.now().since(begun);
+        if let Some(faults) = faults.as_deref_mut() {
+            faults.make_due(elapsed, shared);
+        }
+        let left = arguments.duration.saturating_sub(elapsed);
+        let next_fault = faults.as_deref().and_then(|faults| faults.next_in(elapsed)).unwrap_or(SECOND);
+        let next_line = SECOND.saturating_sub(shared.clock.now().since(told));
+        std::thread::sleep(left.min(next_line).min(next_fault));
+        let (now, is_over) = (shared.clock.now(), shared.clock.now().since(begun) >= arguments.duration);
+        if now.since(told) >= SECOND || is_over {
+            eprintln!("{}", shared.live_line(begun, now.since(told)));
+            told = now;
+        }
+        if is_over {
+            break;
+        }
     }
     let ended = shared.begin(Phase::Drain);
     (ended.since(begun), CpuTimes::now(server).since(cpu_begun))

@@ -2,7 +2,7 @@
 //!
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
 //! `read` (with `tail`, `check-tail`, `logbook list`), `aux`, `keep` (`trim`, `logbook set` and `show`), `status`,
-//! `serve` (with `dev`), `cluster`, `config`, `backup` (with `restore`), `inspect`, `bench`, `doctor`, `manual`
+//! `serve`, `dev` (a node, or a cluster of processes), `cluster`, `config`, `backup` (with `restore`), `inspect`, `bench`, `doctor`, `manual`
 //! (`completions`, `man`). Data goes to stdout, talk to stderr: [`log`]; [`supervisor`] is who started a node.
 
 mod append;
@@ -13,6 +13,7 @@ mod bench;
 mod cluster;
 mod config;
 mod connection;
+mod dev;
 mod doctor;
 mod failure;
 mod inspect;
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
 
 fn run(verb: &Verb) -> Result<(), Failure> {
     match verb {
-        Verb::Dev(arguments) => serve::dev(arguments),
+        Verb::Dev(arguments) => dev::run(arguments),
         Verb::Serve(arguments) => serve::serve(arguments),
         Verb::Cluster(verb) => cluster::run(verb),
         Verb::Append(arguments) => append::run(arguments),

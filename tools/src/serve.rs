@@ -31,6 +31,9 @@ pub fn dev(arguments: &NodeArguments) -> Result<(), Failure> {
 }
 
 pub fn serve(arguments: &ServeArguments) -> Result<(), Failure> {
+    if let Some(parent) = arguments.end_with_parent {
+        supervisor::end_with_parent(parent)?;
+    }
     let node = start(arguments.config.as_deref(), &arguments.node)?;
     announce(&node, false);
     wait(node)
@@ -98,7 +101,7 @@ fn announce(node: &Node, with_examples: bool) {
 
 /// This program as it was called, so that what we print can be pasted: `cargo run` calls it by a path
 /// that is not in PATH.
-fn program() -> String {
+pub fn program() -> String {
     let called = std::env::args_os().next().and_then(|called| called.into_string().ok());
     let called = called.unwrap_or_else(|| "sealog".to_owned());
     let is_plain = called.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));

@@ -1,7 +1,25 @@
 //! What a node tells the supervisor that started it (sd_notify(3)): nothing, unless it asks by
 //! `NOTIFY_SOCKET`.
 
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use sd_notify::NotifyState;
+
+use crate::failure::Failure;
+
+/// From now on, this process is killed when the one that started it ends: a node that was started for
+/// somebody does not outlive him.
+///
+/// # Errors
+/// The parent has ended already, or the kernel refuses.
+pub fn end_with_parent(parent: i32) -> Result<(), Failure> {
+    let refused = |error| Failure::other(format!("cannot be told of the end of process {parent}: {error}"));
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(refused)?;
+    // It may have ended before.
+    match getppid().map(Pid::as_raw_pid) {
+        Some(found) if found == parent => Ok(()),
+        _ => Err(Failure::other(format!("process {parent}, which started this node, has ended"))),
+    }
+}
 
 /// Every append that was ever acknowledged is readable.
 pub fn tell_ready(addresses: &str) {

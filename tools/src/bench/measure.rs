@@ -12,6 +12,8 @@ use sealog_protocol::Time;
 use crate::failure::Failure;
 
 /// Latencies beyond this are counted as this.
+/// Shorter gaps between acknowledgements are not looked at: they are what latency is.
+const GAP_MIN: Duration = Duration::from_millis(1);
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
 /// Three digits of each latency are kept.
 const DIGITS: u8 = 3;
@@ -53,6 +55,8 @@ pub struct Shared {
     interval: Mutex<Histogram<u64>>,
     interval_bytes: AtomicU64,
     errors: AtomicU64,
+    /// The longest wait of a connection for an acknowledgement.
+    gap_ns: AtomicU64,
 }
 
 impl Shared {
@@ -64,7 +68,20 @@ impl Shared {
             interval: Mutex::new(histogram()),
             interval_bytes: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            gap_ns: AtomicU64::new(0),
         }
+    }
+
+    /// A connection with appends under way waited so long for an acknowledgement.
+    pub fn waited(&self, gap: Duration) {
+        if gap >= GAP_MIN {
+            self.gap_ns.fetch_max(u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// The longest such wait since the last call.
+    pub fn take_gap(&self) -> Duration {
+        Duration::from_nanos(self.gap_ns.swap(0, Ordering::Relaxed))
     }
 
     pub fn phase(&self) -> Phase {

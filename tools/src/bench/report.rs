@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::arguments::BenchArguments;
 use crate::bench::CpuTimes;
+use crate::bench::faults::Gaps;
 use crate::bench::measure::{Tally, max_us, quantile_us};
 
 /// One object of JSON, or a table for people.
@@ -43,6 +44,9 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     server_cpu_us_per_op: Option<f64>,
     version: &'static str,
+    /// What faults did to the acknowledgements.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gaps: Option<Gaps>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
 }
@@ -91,6 +95,7 @@ impl Report {
             server_cpu_s: cpu.server.map(|server| rounded(server.as_secs_f64())),
             server_cpu_us_per_op: cpu.server.map(|server| us_per_op(server, ops)),
             version: env!("CARGO_PKG_VERSION"),
+            gaps: None,
             verified: None,
         }
     }
@@ -123,6 +128,9 @@ impl Report {
         );
         if let (Some(seconds), Some(us_per_op)) = (self.server_cpu_s, self.server_cpu_us_per_op) {
             text.push_str(&format!("; node {seconds} s, {us_per_op} µs an append"));
+        }
+        if let Some(gaps) = &self.gaps {
+            text.push_str(&gaps.table());
         }
         if let Some(verified) = &self.verified {
             let verdict = if verified.ok { "nothing lost, repeated or out of order" } else { "FAILED" };

@@ -47,6 +47,8 @@ struct Connection {
     under_way: Vec<Option<UnderWay>>,
     /// Appends that are not under way and could be.
     idle: u32,
+    /// When it last got an acknowledgement.
+    acknowledged_at: Option<Time>,
 }
 
 /// See the module's documentation.
@@ -104,6 +106,7 @@ impl Worker {
                 line: Line(nth as u32),
                 under_way: Vec::new(),
                 idle: arguments.inflight,
+                acknowledged_at: None,
             });
         }
         let mut worker = Worker {
@@ -239,6 +242,11 @@ impl Worker {
                 // The next try waits for the housekeeping: refusals can come as fast as requests.
                 Err(error) => self.failed(error, under_way.recorded),
             }
+        }
+        if acknowledged > 0
+            && let Some(earlier) = self.connections[at].acknowledged_at.replace(now)
+        {
+            self.shared.waited(now.since(earlier));
         }
         if phase != Phase::Drain {
             for _ in 0..acknowledged {

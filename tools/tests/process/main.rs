@@ -7,6 +7,7 @@
 mod backup;
 mod cluster;
 mod damage;
+mod dev;
 mod disk_faults;
 mod frames;
 mod hostile;

@@ -245,7 +245,7 @@ impl Drop for Node {
 }
 
 /// The settings of whoever runs the tests must not reach what is tested.
-fn without_settings(command: &mut Command) {
+pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SEALOG_")) {
         command.env_remove(name);
     }
