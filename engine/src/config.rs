@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sealog_protocol::limits::{
     AUX_MEMORY_BYTES_MAX, CACHE_BYTES_MAX, CHECKPOINT_LOG_BYTES_MIN, CHECKPOINT_LOG_FACTOR, CHECKPOINT_PART_BYTES,
-    PENDING_BYTES_MAX, PENDING_RECORDS_MAX, REPLICA_PATIENCE, SESSION_OPENINGS_MAX, SUBSCRIPTIONS_MAX,
-    SUBSCRIPTIONS_PER_CONNECTION_MAX, WAITING_READS_MAX,
+    COPIES_LOOK, PENDING_BYTES_MAX, PENDING_RECORDS_MAX, REPLICA_PATIENCE, SESSION_OPENINGS_MAX, STORAGE_LOST,
+    SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX, WAITING_READS_MAX,
 };
 use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place};
 
@@ -45,6 +45,10 @@ pub struct EngineConfig {
     pub session_openings_max: u32,
     /// How long a storage of the open shard may be gone before the shard is left for another one.
     pub replica_patience: Duration,
+    /// After so long a storage that is gone is taken to be lost: what it has is copied elsewhere.
+    pub storage_lost: Duration,
+    /// How often shards are looked at for what has to be copied.
+    pub copies_look: Duration,
 }
 
 impl EngineConfig {
@@ -69,6 +73,8 @@ impl EngineConfig {
             checkpoint_part_bytes: CHECKPOINT_PART_BYTES,
             session_openings_max: SESSION_OPENINGS_MAX,
             replica_patience: REPLICA_PATIENCE,
+            storage_lost: STORAGE_LOST,
+            copies_look: COPIES_LOOK,
         }
     }
 }
@@ -103,4 +109,8 @@ pub struct EngineStatus {
     pub checkpoint_bytes: u64,
     /// Parts of checkpoints that were damaged when they were loaded.
     pub checkpoint_parts_damaged: u64,
+    /// Shards that lack copies, and about how many bytes of copies, where this engine is the one that has
+    /// them made again.
+    pub copies_shards: usize,
+    pub copies_bytes: u64,
 }

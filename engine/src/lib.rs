@@ -10,6 +10,7 @@
 pub mod aux;
 pub mod checkpoints;
 pub mod config;
+pub mod copies;
 pub mod follower;
 pub mod index;
 pub mod lists;

@@ -16,6 +16,7 @@ use sealog_protocol::{Incarnation, LogBookId, NodeId, NodeSet, Place, ShardId, T
 
 use crate::checkpoints::{Loading, Writing};
 use crate::config::{EngineConfig, EngineStatus};
+use crate::copies::Copies;
 use crate::follower::{Follower, choose};
 use crate::index::{Dying, Index};
 use crate::openings::Openings;
@@ -27,6 +28,7 @@ use crate::subscriptions::{SubscriptionLimits, Subscriptions};
 use crate::trims::Trims;
 
 mod checkpointing;
+mod copying;
 mod following;
 mod replies;
 mod requests;
@@ -71,6 +73,7 @@ pub struct Engine {
     /// A shard that was left, and when the primary was asked to close it.
     leaving: Option<(ShardId, Time)>,
     replicas: Replicas,
+    copies: Copies,
     /// When the open shard's storages are looked at again.
     advise_at: Option<Time>,
     full: BTreeSet<NodeId>,
@@ -127,6 +130,7 @@ impl Engine {
             ordinal: 0,
             leaving: None,
             replicas: Replicas::default(),
+            copies: Copies::default(),
             advise_at: None,
             full: BTreeSet::new(),
             pending_since: None,
@@ -202,6 +206,8 @@ impl Engine {
             checkpoint_log_bytes: self.log_bytes,
             checkpoint_bytes: self.checkpoint_bytes,
             checkpoint_parts_damaged: self.damaged_parts,
+            copies_shards: self.copies.shards_to_go,
+            copies_bytes: self.copies.bytes_to_go(),
         }
     }
 
@@ -277,6 +283,9 @@ impl Engine {
             }
             Message::Judge { request, shard, first, entries } => {
                 self.judge(from, request, (shard, first), &entries, outputs);
+            }
+            Message::CopyState { shard, position, bytes, done } => {
+                self.copy_state(from.node, shard, (position, bytes), done, outputs);
             }
             Message::CommitAnswer { request, place } => {
                 if let Some((sources, reads)) = self.reading(now) {
@@ -452,7 +461,9 @@ impl Engine {
     fn node_connected(&mut self, now: Time, node: NodeId, incarnation: Incarnation, outputs: &mut Outputs) {
         self.node_disconnected(node);
         self.connected.insert(node, incarnation);
-        self.replicas.connected(node);
+        if self.replicas.connected(node, incarnation) {
+            self.copies.doubt(node);
+        }
         self.producer.connected(node, outputs);
         self.load(now, outputs);
         self.follow(now, outputs);
@@ -569,6 +580,7 @@ impl Machine for Engine {
         self.send_trims(outputs);
         self.retain(now, outputs);
         self.write_checkpoint(now, outputs);
+        self.make_copies(now, outputs);
         if self.retry_at.is_none() && (self.is_waiting() || self.pending_since.is_some()) {
             self.retry_at = Some(now + REQUEST_RETRY);
         }
@@ -579,7 +591,7 @@ impl Machine for Engine {
         if self.is_sweeping() || self.subscriptions.has_work() {
             return Some(Time::ZERO);
         }
-        let others = self.retry_at.into_iter().chain(self.retain_at).chain(self.advise_at);
+        let others = self.retry_at.into_iter().chain(self.retain_at).chain(self.advise_at).chain(self.copies.look_at);
         self.reads.deadline().into_iter().chain(others).min()
     }
 }

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sealog_protocol::limits::SLOW_REPLICA_AVOIDED;
+use sealog_protocol::machine::Role;
 use sealog_protocol::members::{MemberState, Members};
 use sealog_protocol::view::View;
-use sealog_protocol::{NodeId, NodeSet, Time};
+use sealog_protocol::{Incarnation, NodeId, NodeSet, Time};
 
 /// How the storages of a view look from here.
 #[derive(Debug, Default)]
@@ -20,8 +21,12 @@ pub struct Replicas {
     gone: BTreeMap<NodeId, Time>,
     /// Storages that lagged too far behind, and when.
     slow: BTreeMap<NodeId, Time>,
+    /// The last life of each node that was seen.
+    lives: BTreeMap<NodeId, Incarnation>,
     /// Nodes whose work is to go to others.
     leaving: BTreeSet<NodeId>,
+    /// Nodes with an engine, where the register tells of nodes.
+    engines: BTreeSet<NodeId>,
 }
 
 /// Whether a shard's storages are to be changed.
@@ -37,10 +42,35 @@ impl Replicas {
     pub fn members(&mut self, members: &Members) {
         let leaving = members.nodes.iter().filter(|member| member.state != MemberState::Active);
         self.leaving = leaving.map(|member| member.node).collect();
+        let engines = members.with_role(Role::Engine);
+        self.engines = engines.map(|member| member.node).collect();
     }
 
-    pub fn connected(&mut self, node: NodeId) {
+    /// Whether this is the first engine of those that live. All are where nobody knows which there are.
+    pub fn is_first_engine(&self, own: NodeId, is_connected: impl Fn(NodeId) -> bool) -> bool {
+        !self.engines.iter().any(|node| *node < own && is_connected(*node))
+    }
+
+    pub fn is_leaving(&self, node: NodeId) -> bool {
+        self.leaving.contains(&node)
+    }
+
+    /// Notes which of these are not seen now.
+    pub fn note_gone(&mut self, now: Time, nodes: impl Iterator<Item = NodeId>, is_connected: impl Fn(NodeId) -> bool) {
+        for node in nodes.filter(|node| !is_connected(*node)) {
+            self.gone.entry(node).or_insert(now);
+        }
+    }
+
+    /// Whether a storage was not seen for so long.
+    pub fn is_lost(&self, now: Time, patience: Duration, node: NodeId) -> bool {
+        self.gone.get(&node).is_some_and(|since| now.since(*since) >= patience)
+    }
+
+    /// A node has come; returns whether in another life than before.
+    pub fn connected(&mut self, node: NodeId, incarnation: Incarnation) -> bool {
         self.gone.remove(&node);
+        self.lives.insert(node, incarnation).is_none_or(|before| before != incarnation)
     }
 
     pub fn lagged(&mut self, now: Time, node: NodeId) {
@@ -106,7 +136,7 @@ mod tests {
     use std::time::Duration;
 
     use sealog_protocol::members::{Member, Roles};
-    use sealog_protocol::{ClusterId, Incarnation, ViewNumber};
+    use sealog_protocol::{ClusterId, ViewNumber};
 
     use super::*;
 
@@ -144,7 +174,7 @@ mod tests {
         assert_eq!(advise(&mut replicas, 2, &four, &[3]), Advice::StayUntil(until));
         assert_eq!(advise(&mut replicas, 7, &four, &[3]), Advice::Leave);
         assert_eq!(advise(&mut replicas, 7, &four, &[3, 4]), Advice::Stay, "the other one is gone, too");
-        replicas.connected(NodeId(3));
+        replicas.connected(NodeId(3), Incarnation(1));
         assert_eq!(advise(&mut replicas, 8, &four, &[]), Advice::Stay);
         assert_eq!(advise(&mut Replicas::default(), 9, &view(&[1, 2, 3]), &[3]), Advice::Stay);
     }

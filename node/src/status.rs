@@ -290,6 +290,7 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
                     "log_bytes_since": engine.checkpoint_log_bytes,
                     "parts_damaged": engine.checkpoint_parts_damaged,
                 },
+                "copies_to_make": { "shards": engine.copies_shards, "bytes": engine.copies_bytes },
             })
         }),
         Role::Storage => find(&part.storages, logspace).map(|storage| {
@@ -302,6 +303,8 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
                 "segments_examined": storage.segments_examined,
                 "segments_released": storage.segments_released,
                 "bytes_rewritten": storage.bytes_rewritten,
+                "copies": storage.copies,
+                "bytes_copied": storage.bytes_copied,
             })
         }),
         Role::Sequencer => find(&part.sequencers, logspace).map(|sequencer| {

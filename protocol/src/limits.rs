@@ -100,6 +100,20 @@ pub const JUDGE_RETRY: Duration = Duration::from_secs(1);
 pub const REPLICA_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an engine avoids a storage for new shards after it had lagged too far behind.
 pub const SLOW_REPLICA_AVOIDED: Duration = Duration::from_secs(60);
+/// After so long a storage that is not seen is taken to be lost for good: copies of what it has are made
+/// elsewhere.
+pub const STORAGE_LOST: Duration = Duration::from_secs(60);
+/// How often an engine looks for shards that have too few copies, and asks again how far copies are.
+pub const COPIES_LOOK: Duration = Duration::from_secs(1);
+/// A shard whose copies do not go on for so many looks gives way to the next.
+pub const COPIES_STALLED_LOOKS: u32 = 10;
+/// Shards whose copies an engine has made or verified at once.
+pub const COPIES_IN_FLIGHT_MAX: usize = 4;
+/// Shards that a storage copies, or is asked to; what comes beyond is asked for again.
+pub const COPIES_TAKEN_MAX: usize = 64;
+/// Bytes a second that a storage takes from others for copies: a fraction of a disk's, for appends wait
+/// behind it.
+pub const COPY_BYTES_PER_S: u64 = 32 << 20;
 /// Bytes that a storage reads at once from its journal, unless a batch is larger.
 pub const STORED_READ_BYTES: u32 = 256 << 10;
 /// Bytes of a run of batches between two places that a storage remembers.

@@ -153,7 +153,7 @@ pub enum Message {
         place: Place,
         part: u32,
     },
-    /// Primary or engine → storage: the metalog's entry of this checkpoint is committed. Those at
+    /// Whoever knows → storage: the metalog's entry of this checkpoint is committed. Those at
     /// earlier places count no more.
     CheckpointCommitted {
         place: Place,
@@ -322,6 +322,47 @@ pub enum Message {
     ShardRepaired {
         shard: ShardId,
         durable: u64,
+    },
+
+    // Copies that are made again in the background: engine → storage, storage → storage.
+    /// Engine → storage: make the ordered prefix of a shard that gets no more durable, from these storages.
+    /// What `enough` of them do not have was dropped: one of so many had it once.
+    CopyShard {
+        shard: ShardId,
+        until: u64,
+        enough: u8,
+        sources: Box<NodeSet>,
+    },
+    /// Storage → engine: it has everything before `position` that there is, and took so many bytes of it
+    /// since it was asked first. `done`: all of it is durable.
+    CopyState {
+        shard: ShardId,
+        position: u64,
+        bytes: u64,
+        done: bool,
+    },
+    /// Storage → storage: send what there is of the shard from position `from` on.
+    CopyPull {
+        shard: ShardId,
+        from: u64,
+        until: u64,
+    },
+    /// Storage → storage: a run of batches, the first at the position that was asked for. Without batches
+    /// there is nothing up to `first`; where that is the same position, there is something, and it can't be
+    /// read now. `had`: the storage had that position once.
+    CopyPart {
+        shard: ShardId,
+        from: u64,
+        first: u64,
+        had: bool,
+        batches: Bytes,
+    },
+    /// Engine → primary: the ordered prefix of a shard that gets no more is durable on these, as the engine
+    /// knows which has applied the metalog up to this place.
+    MoveShard {
+        shard: ShardId,
+        place: Place,
+        replicas: Box<NodeSet>,
     },
 }
 

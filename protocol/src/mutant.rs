@@ -117,6 +117,12 @@ named! {
         AuxOfFirstRecord,
         /// An engine stays with a shard one of whose storages is lost.
         LostReplicaIgnored,
+        /// A storage says that a copy is done before it is durable.
+        CopiedBeforeDurable,
+        /// Of a shard's ordered prefix only the first half is copied.
+        CopyCutShort,
+        /// A shard that still gets records is moved.
+        OpenShardMoved,
         /// A replica is counted as repaired though it lacks the metalog of views before.
         CountedWithoutPast,
     }
@@ -196,6 +202,10 @@ named! {
         AuxOfTrimmed,
         ShardLeftLostStorage,
         PastTaught,
+        CopyTaken,
+        CopySkipsDropped,
+        ShardMoved,
+        MoveRefused,
     }
 }
 

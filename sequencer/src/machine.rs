@@ -19,6 +19,7 @@ use crate::primary::{Primary, Query, TrimRequest};
 
 mod following;
 mod leading;
+mod moving;
 mod past;
 mod recovery;
 mod sealing;
@@ -278,6 +279,7 @@ impl Sequencer {
             Message::CheckpointDone { place, next, replicas } => {
                 self.checkpoint_done(from, place, next, *replicas, outputs);
             }
+            Message::MoveShard { shard, place, replicas } => self.move_shard(from, shard, place, *replicas, outputs),
             Message::CommitQuery { request } => self.commit_query(from, request),
             // A view before the base has ended long ago, and so the register says.
             Message::Seal { view } | Message::RepairMetalog { view, .. } if view < self.base.view => {}

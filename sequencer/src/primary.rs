@@ -59,6 +59,9 @@ pub struct Primary {
     pub round: u64,
     /// Trims that are not yet committed, with the indices of their entries.
     trims: VecDeque<(u64, TrimRequest)>,
+    /// Where the view's shards were closed, and where shards were moved in it last.
+    closed: BTreeMap<u64, u64>,
+    moves: BTreeMap<ShardId, u64>,
     progress: BTreeMap<ShardId, ShardProgress>,
     /// Shards whose progress moved since the last cut. A few at most.
     moved: Vec<ShardId>,
@@ -83,6 +86,8 @@ impl Primary {
             queries: Vec::new(),
             round: 0,
             trims: VecDeque::new(),
+            closed: BTreeMap::new(),
+            moves: BTreeMap::new(),
             progress: BTreeMap::new(),
             moved: Vec::new(),
             commit: Cursor::default(),
@@ -94,6 +99,16 @@ impl Primary {
 
     pub fn commit(&self) -> u64 {
         self.commit.index()
+    }
+
+    /// The index of the entry that closed a shard of the view.
+    pub fn closed_at(&self, shard_index: u64) -> Option<u64> {
+        self.closed.get(&shard_index).copied()
+    }
+
+    /// The index of the entry that moved a shard last, in this view.
+    pub fn moved_at(&self, shard: ShardId) -> Option<u64> {
+        self.moves.get(&shard).copied()
     }
 
     pub fn cuts_in_flight(&self) -> usize {
@@ -111,8 +126,16 @@ impl Primary {
 
     /// Appends an entry to the log of the view; returns its encoding's place in `log` as its index.
     pub fn append(&mut self, log: &mut EntryLog, entry: &Entry<'_>, encoded: &[u8]) {
-        if matches!(entry, Entry::Cut(_)) {
-            self.cuts_in_flight += 1;
+        let index = self.logspace.place().index;
+        match *entry {
+            Entry::Cut(_) => self.cuts_in_flight += 1,
+            Entry::CloseShard { shard_index } => {
+                self.closed.entry(shard_index).or_insert(index);
+            }
+            Entry::MoveShard { shard, .. } => {
+                self.moves.insert(shard, index);
+            }
+            _ => {}
         }
         log.push(entry, encoded);
         self.logspace.apply(entry, |_| {});

@@ -5,7 +5,7 @@
 //! that the register holds. Disks are believed by what their machines were told is durable; that a
 //! restart finds all of it again is checked, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use sealog_history::FinalLog;
@@ -21,6 +21,10 @@ use crate::node::{Node, Owner, RoleMachine};
 use crate::swarm::Plan;
 use crate::violation::Failure;
 
+mod copies;
+
+use copies::Move;
+
 /// What is known of one view's metalog.
 #[derive(Debug, Default)]
 struct ViewTruth {
@@ -28,6 +32,9 @@ struct ViewTruth {
     committed: Vec<Box<[u8]>>,
     /// Replicas of the view's shards, by the index of their `OpenShard`.
     replicas: BTreeMap<u64, NodeSet>,
+    /// Their ordered prefixes, and those that are closed.
+    prefixes: BTreeMap<u64, u64>,
+    closed: BTreeSet<u64>,
     /// Encodings of all entries that any replica was given, committed or not, by index. Kept until the
     /// view ends.
     given: BTreeMap<u64, Box<[u8]>>,
@@ -42,6 +49,10 @@ struct Truth {
     journals: BTreeMap<(ViewNumber, NodeId), (u64, u64)>,
     /// By shard and storage: records durable.
     disks: BTreeMap<(ShardId, NodeId), u64>,
+    /// By shard and storage: first positions of the batches that it was given.
+    taken: BTreeMap<(ShardId, NodeId), BTreeSet<u64>>,
+    /// Where shards that were moved are.
+    moves: BTreeMap<ShardId, NodeSet>,
     /// By shard and first position of a batch: checksum, and how many records.
     batches: BTreeMap<(ShardId, u64), (u32, u64)>,
     /// The same batches.
@@ -67,6 +78,8 @@ impl Invariants {
             views: BTreeMap::new(),
             journals: BTreeMap::new(),
             disks: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            moves: BTreeMap::new(),
             batches: BTreeMap::new(),
             frames: Batches::new(),
             seals: BTreeMap::new(),
@@ -243,6 +256,7 @@ impl Truth {
             if *known != taken {
                 return Err(Failure::RecordDiffers { shard, position, node });
             }
+            self.taken.entry((shard, node)).or_default().insert(position);
             position += taken.1;
         }
         Ok(())
@@ -300,12 +314,13 @@ impl Truth {
     }
 
     fn disk(&mut self, address: Address, shard: ShardId, durable: u64) -> Result<(), Failure> {
-        let known = self.disks.entry((shard, address.node)).or_default();
-        if durable < *known {
+        let known = self.disks.get(&(shard, address.node)).copied().unwrap_or(0);
+        // One that was forgotten with all that was dead begins anew when copies of it are asked for.
+        if durable < known && !self.are_dead(shard, durable, known)? {
             let what = format!("shard {shard}");
-            return Err(Failure::DurableLost { node: address.node, what, before: *known, after: durable });
+            return Err(Failure::DurableLost { node: address.node, what, before: known, after: durable });
         }
-        *known = durable;
+        self.disks.insert((shard, address.node), durable);
         Ok(())
     }
 
@@ -399,6 +414,7 @@ impl Truth {
         moves: &[(ShardId, NodeSet)],
     ) -> Result<(), Failure> {
         let truth = self.views.entry(view).or_default();
+        let mut moved_shards = Vec::new();
         while (truth.committed.len() as u64) < end {
             let index = truth.committed.len() as u64;
             let Some(bytes) = truth.given.remove(&index) else {
@@ -410,6 +426,10 @@ impl Truth {
                 }
                 Ok(Entry::Cut(cut)) => {
                     for moved in cut.moves() {
+                        if !truth.closed.contains(&moved.shard_index) {
+                            let prefix = truth.prefixes.entry(moved.shard_index).or_default();
+                            *prefix = moved.prefix.max(*prefix);
+                        }
                         let shard = ShardId { view, index: moved.shard_index };
                         let now = moves.iter().find(|(id, _)| *id == shard).map(|(_, nodes)| *nodes);
                         let replicas =
@@ -431,6 +451,13 @@ impl Truth {
                         }
                     }
                 }
+                Ok(Entry::CloseShard { shard_index }) => {
+                    truth.closed.insert(shard_index);
+                }
+                Ok(Entry::MoveShard { shard, replicas }) => {
+                    let is_final = shard.view < view || truth.closed.contains(&shard.index);
+                    moved_shards.push(Move { place: Place { view, index }, shard, replicas, is_final });
+                }
                 Ok(Entry::Checkpoint { place, .. }) if place <= (Place { view, index }) => {
                     self.checkpoint = place.max(self.checkpoint);
                 }
@@ -438,7 +465,7 @@ impl Truth {
             }
             truth.committed.push(bytes);
         }
-        Ok(())
+        moved_shards.iter().try_for_each(|moved| self.moved(logspace, moved))
     }
 
     fn applied(&mut self, address: Address, applied: Place) -> Result<(), Failure> {
@@ -478,6 +505,7 @@ impl Truth {
         let quorum = usize::from(self.chain.current().write_quorum);
         self.take_committed(logspace, view, end, quorum, &chain.current().moves)?;
         self.views.entry(view).or_default().given.clear();
+        self.moves.extend(chain.current().moves.iter().copied());
         self.chain = chain.clone();
         Ok(())
     }

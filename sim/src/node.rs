@@ -304,6 +304,8 @@ impl Node {
                 config.checkpoint_log_factor = plan.limits.checkpoint_log_factor;
                 config.checkpoint_part_bytes = plan.limits.checkpoint_part_bytes;
                 config.replica_patience = plan.limits.replica_patience;
+                config.storage_lost = plan.limits.storage_lost;
+                config.copies_look = plan.limits.copies_look;
                 // Where sessions are few, clients take each other's all the time, on purpose.
                 config.session_openings_max = u32::MAX;
                 add(Role::Engine, RoleMachine::Engine(Box::new(Engine::new(config))));
@@ -311,6 +313,7 @@ impl Node {
             if roles.storage {
                 let mut config = StorageConfig::new(node, logspace);
                 config.rewrite_bytes_per_s = plan.limits.rewrite_bytes_per_s;
+                config.copy_bytes_per_s = plan.limits.copy_bytes_per_s;
                 add(Role::Storage, RoleMachine::Storage(Box::new(Storage::new(config))));
             }
             if roles.sequencer {

@@ -26,6 +26,8 @@ pub const FAULTS_MIN: u64 = 10;
 const FAULTY_MAX: Instant = 60 * SECOND;
 /// Once faults stop, everything pending finishes within this long, and so many events.
 const CALM_MAX: Instant = 20 * SECOND;
+/// How often copies are counted.
+const COPIES_LOOK: Instant = SECOND / 20;
 /// Long enough for what is on its way to arrive.
 const QUIET: Instant = SECOND / 5;
 
@@ -78,6 +80,7 @@ fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
     settle(&mut world)?;
     catch_up(&mut world)?;
     leave_the_lost(&mut world)?;
+    copy_the_lost(&mut world)?;
     let again = world.rng.u8(0..4) == 0;
     if again {
         // The power goes everywhere, once more: what was acknowledged is still there.
@@ -220,6 +223,29 @@ fn leave_the_lost(world: &mut World) -> Result<(), Failure> {
     }
     let storage = on_lost(world).expect("it was not left");
     Err(Failure::LostStorageKept { storage, details: describe(world) })
+}
+
+/// Where enough storages live, what shards that get no more have lost is copied again.
+fn copy_the_lost(world: &mut World) -> Result<(), Failure> {
+    let storages = world.plan.with_role(|roles| roles.storage);
+    let living: Vec<NodeId> =
+        storages.iter().filter(|node| !world.is_buried(**node)).map(|node| world.plan.nodes[node.0].0).collect();
+    let copies = usize::from(world.plan.replicas);
+    if living.len() < copies {
+        return Ok(());
+    }
+    let until = world.now + CALM_MAX;
+    for logspace in world.plan.logspaces() {
+        while let Some((shard, copies)) =
+            world.invariants.lacking_copies(logspace, copies, |node| living.contains(&node))?
+        {
+            if world.now >= until {
+                return Err(Failure::CopiesMissing { logspace, shard, copies, details: describe(world) });
+            }
+            world.run(world.now + COPIES_LOOK, |_| false)?;
+        }
+    }
+    Ok(())
 }
 
 /// How the machines stand, for a failure's report.

@@ -115,6 +115,10 @@ pub struct Limits {
     pub checkpoint_part_bytes: usize,
     /// How fast storages look for space.
     pub rewrite_bytes_per_s: u64,
+    /// After how long a storage is lost, how often copies are looked for, and how fast they are made.
+    pub storage_lost: Duration,
+    pub copies_look: Duration,
+    pub copy_bytes_per_s: u64,
 }
 
 /// What clients do.
@@ -173,6 +177,7 @@ impl Plan {
     pub fn draw(seed: u64) -> Plan {
         let mut rng = Rng::with_seed(seed ^ 0x5ea1);
         let rng = &mut rng;
+        let copies = &mut Rng::with_seed(seed ^ 0xc0b1e5);
         let logspaces = *pick(rng, &[1, 1, 1, 2, 3]);
         let (nodes, replicas, write_quorum) = topology(rng);
         let settings = ClusterSettings {
@@ -223,6 +228,9 @@ impl Plan {
                 checkpoint_log_factor: *pick(rng, &[1, 4]),
                 checkpoint_part_bytes: *pick(rng, &[300, 2 << 10, 16 << 10]),
                 rewrite_bytes_per_s: *pick(rng, &[64 << 10, 1 << 20, 64 << 20]),
+                storage_lost: Duration::from_millis(*pick(copies, &[20, 200, 1_500])),
+                copies_look: Duration::from_millis(*pick(copies, &[10, 50, 200])),
+                copy_bytes_per_s: *pick(copies, &[256 << 10, 1 << 20, 64 << 20]),
             },
             load,
             network: Span { least: 20 * MICROSECOND, spread: *pick(rng, &[20, 200, 3_000]) * MICROSECOND },

@@ -72,6 +72,18 @@ pub enum Failure {
     Stuck { pending: usize, after: String, details: String },
     #[error("an engine goes on writing to storage {storage}, which is lost, though others live{details}")]
     LostStorageKept { storage: NodeId, details: String },
+    #[error("a shard that still gets records was moved: logspace {logspace}, entry {place}, shard {shard}")]
+    OpenShardMoved { logspace: LogspaceId, place: Place, shard: ShardId },
+    #[error(
+        "a shard was moved to a storage that lacks some of it: logspace {logspace}, entry {place}, shard {shard}, \
+         position {position}, node {node}"
+    )]
+    MovedWithoutCopy { logspace: LogspaceId, place: Place, shard: ShardId, position: u64, node: NodeId },
+    #[error(
+        "lost copies were not made again: logspace {logspace}, shard {shard}, on {copies} of the storages that live \
+         and that the metalog names{details}"
+    )]
+    CopiesMissing { logspace: LogspaceId, shard: ShardId, copies: usize, details: String },
     #[error("a peer sent what is no message: {reason}")]
     BadFrame { reason: String },
     #[error("a client met an error that no fault explains: {error}")]

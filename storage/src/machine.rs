@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::{Bytes, BytesMut};
 use sealog_protocol::batch::Batch;
 use sealog_protocol::frame::{FrameError, PlaceScope};
-use sealog_protocol::limits::{REWRITE_BYTES_PER_S, STREAM_MESSAGE_BYTES_MAX};
+use sealog_protocol::limits::{COPY_BYTES_PER_S, REWRITE_BYTES_PER_S, STREAM_MESSAGE_BYTES_MAX};
 use sealog_protocol::machine::{
     Address, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, ReadFailure, Recovered, Role,
 };
@@ -21,9 +21,11 @@ use crate::segments::Segments;
 use crate::shard::{Located, StoredShard, batch_sizes};
 
 mod checkpointing;
+mod copying;
 mod reading;
 mod space;
 
+use copying::Copies;
 use reading::ReadFor;
 use space::Rewriting;
 
@@ -37,12 +39,14 @@ pub struct StorageConfig {
     pub logspace: LogspaceId,
     /// How fast segments are looked at and what lives in them is appended again.
     pub rewrite_bytes_per_s: u64,
+    /// How fast copies are taken from other storages.
+    pub copy_bytes_per_s: u64,
 }
 
 impl StorageConfig {
     /// The defaults of [`sealog_protocol::limits`].
     pub fn new(node: NodeId, logspace: LogspaceId) -> StorageConfig {
-        StorageConfig { node, logspace, rewrite_bytes_per_s: REWRITE_BYTES_PER_S }
+        StorageConfig { node, logspace, rewrite_bytes_per_s: REWRITE_BYTES_PER_S, copy_bytes_per_s: COPY_BYTES_PER_S }
     }
 }
 
@@ -65,6 +69,10 @@ pub struct StorageStatus {
     /// The newest whole index checkpoint here, and its parts.
     pub checkpoint: Option<Place>,
     pub checkpoint_parts: u32,
+    /// Shards that are copied from other storages now.
+    pub copies: usize,
+    /// Bytes of batches that were taken so in this life.
+    pub bytes_copied: u64,
 }
 
 /// A storage of one logspace.
@@ -84,6 +92,7 @@ pub struct Storage {
     reads: BTreeMap<u64, ReadFor>,
     ticket: u64,
     repairs: BTreeMap<ShardId, Repair>,
+    copies: Copies,
     /// Engines that opened a shard of a view that this storage has not yet read from the register.
     early: Vec<(Address, ShardId)>,
     /// Shards with something to report, each once.
@@ -146,6 +155,7 @@ impl Storage {
             reads: BTreeMap::new(),
             ticket: 0,
             repairs: BTreeMap::new(),
+            copies: Copies::default(),
             early: Vec::new(),
             dirty: Vec::new(),
             lives: BTreeMap::new(),
@@ -217,6 +227,8 @@ impl Storage {
             bytes_rewritten: self.rewriting.bytes,
             checkpoint: self.checkpoints.newest().map(|(place, _)| place),
             checkpoint_parts: self.checkpoints.newest().map_or(0, |(_, parts)| parts),
+            copies: self.copies.len(),
+            bytes_copied: self.copies.bytes,
         }
     }
 
@@ -239,7 +251,7 @@ impl Storage {
         view <= self.sealed && !active(Mutant::SealedStorageReports)
     }
 
-    fn message(&mut self, from: Address, message: Message, outputs: &mut Outputs) {
+    fn message(&mut self, now: Time, from: Address, message: Message, outputs: &mut Outputs) {
         if from.role == Role::Engine && !self.engines.contains(&from) {
             self.engines.push(from);
             self.segments.look();
@@ -253,6 +265,15 @@ impl Storage {
             Message::RepairShard { shard, prefix, source } => self.repair(from, shard, prefix, source, outputs),
             Message::ShardPull { shard, from: position, .. } => self.pull(from, shard, position, outputs),
             Message::ShardCopy { shard, first, batches } => self.copy(from, shard, first, batches, outputs),
+            Message::CopyShard { shard, until, enough, sources } => {
+                self.copy_shard(from, shard, (until, enough), *sources, outputs);
+            }
+            Message::CopyPull { shard, from: position, until } => {
+                self.copy_pull(from, shard, (position, until), outputs);
+            }
+            Message::CopyPart { shard, from: position, first, had, batches } => {
+                self.copy_part(now, from, (shard, position, first), had, batches, outputs);
+            }
             Message::CheckpointPart { place, part, last, bytes } => {
                 self.checkpoint_part(from, PartId { place, part, last }, bytes, outputs);
             }
@@ -351,6 +372,7 @@ impl Storage {
                 self.segments.add_records(at.segment, records);
                 self.dirty.push(shard);
                 self.repair_progress(shard, outputs);
+                self.tell_copy(shard, outputs);
             }
             Appended::Copy { shard, first, batches } => self.batches_moved(shard, first, &batches, at),
             Appended::Part { from, attempt, id, bytes } => {
@@ -461,6 +483,7 @@ impl Storage {
                 stored.writer = None;
             }
         }
+        self.copy_disconnected(node);
         self.reads.retain(|_, read| read.to().is_none_or(|to| to.node != node));
     }
 
@@ -515,7 +538,7 @@ impl Machine for Storage {
     fn handle(&mut self, now: Time, input: Input<'_>, outputs: &mut Outputs) {
         self.finish_recovery();
         match input {
-            Input::Message { from, message } => self.message(from, message, outputs),
+            Input::Message { from, message } => self.message(now, from, message, outputs),
             Input::Durable(at) => self.durable(at, outputs),
             Input::Read { ticket, result } => self.read_done(now, ticket, result, outputs),
             Input::TagsRead { ticket, first, result } => self.tags_read(now, ticket, first, result, outputs),
@@ -535,10 +558,11 @@ impl Machine for Storage {
         }
         self.dirty = dirty;
         self.reclaim(now, outputs);
+        self.copy_on(now, outputs);
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.rewriting.deadline()
+        self.rewriting.deadline().into_iter().chain(self.copies.deadline().filter(|_| !self.full)).min()
     }
 }
 

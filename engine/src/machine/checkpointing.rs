@@ -168,6 +168,11 @@ impl Engine {
             // It has nothing; others may.
             return;
         }
+        if !replicas.contains(from.node) {
+            // It was asked for want of others: what it does not have is no loss.
+            tags.attempts += 1;
+            return self.open_tags(now, shard, &replicas, outputs);
+        }
         tags.gone += 1;
         if tags.gone < replicas.len() {
             tags.attempts += 1;
@@ -286,6 +291,7 @@ impl Engine {
             .map(|(id, shard)| (id, shard.replicas, shard.prefix))
             .collect();
         self.logspace = Some(logspace);
+        self.copies.restart();
         for (shard, replicas, prefix) in open {
             self.follower.follow(shard, prefix);
             self.open_tags(now, shard, &replicas, outputs);

@@ -19,6 +19,8 @@ use crate::index::{Applied, Index};
 const QUEUED_ENTRY_BYTES_MAX: usize = 4 * STREAM_MESSAGE_BYTES_MAX;
 /// Storages of a shard whose Tags ran dry are given this long before another one is asked.
 const TAGS_PATIENCE: std::time::Duration = REQUEST_RETRY;
+/// Replicas of a shard are asked so often for Tags before other storages are.
+const TAGS_ROUNDS: usize = 2;
 
 impl Engine {
     pub(super) fn chain(&mut self, now: Time, chain: &Chain, outputs: &mut Outputs) {
@@ -183,7 +185,8 @@ impl Engine {
                     self.checkpoint_committed(place);
                 }
             }
-            Entry::MoveShard { .. } | Entry::Cut(_) => {}
+            Entry::MoveShard { shard, replicas } => self.copies.moved(shard, &replicas),
+            Entry::Cut(_) => {}
         }
     }
 
@@ -200,6 +203,7 @@ impl Engine {
             let (records, applied) = match next {
                 NextTags::Batch(batch, frame_bytes) => {
                     self.log_bytes += u64::from(frame_bytes);
+                    self.copies.saw(batch.records.len() as u64, u64::from(frame_bytes));
                     self.log_records += batch.records.len() as u64;
                     let (reads, subscriptions) = (&mut self.reads, &mut self.subscriptions);
                     let applied = index.apply(seqnum, batch, |logbook, tag| {
@@ -224,12 +228,16 @@ impl Engine {
         }
     }
 
-    /// Asks a replica of a shard for its Tags from where this engine is.
+    /// Asks a replica of a shard for its Tags from where this engine is. Where none of them answers, another
+    /// storage: the shard may have moved, and the entry that says so comes only after those that need the Tags.
     pub(super) fn open_tags(&mut self, now: Time, shard: ShardId, replicas: &NodeSet, outputs: &mut Outputs) {
+        let storages = self.current().map(|view| view.storages).unwrap_or_default();
         let Some(tags) = self.follower.tags(shard) else { return };
         let is_connected = |node| self.connected.contains_key(&node);
         tags.asked_at = now;
-        tags.source = choose(replicas.iter(), self.config.node, is_connected, tags.attempts);
+        let of_replicas = replicas.iter().any(is_connected) && tags.attempts < TAGS_ROUNDS * replicas.len();
+        let others = storages.iter().filter(|node| !of_replicas && !replicas.contains(*node));
+        tags.source = choose(replicas.iter().chain(others), self.config.node, is_connected, tags.attempts);
         if let Some(node) = tags.source {
             let from = tags.received();
             let to = Address { node, logspace: self.config.logspace, role: Role::Storage };

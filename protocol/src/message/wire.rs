@@ -74,6 +74,11 @@ enum Body {
     ShardPull(Shard, u64, u64),
     ShardCopy(Shard, u64),
     ShardRepaired(Shard, u64),
+    CopyShard(Shard, u64, u8, Vec<u64>),
+    CopyState(Shard, u64, u64, bool),
+    CopyPull(Shard, u64, u64),
+    CopyPart(Shard, u64, u64, bool),
+    MoveShard(Shard, u32, u64, Vec<u64>),
 }
 
 #[derive(Clone, Copy, Archive, Serialize, Deserialize)]
@@ -95,7 +100,9 @@ impl From<Shard> for ShardId {
 pub fn encode(out: &mut Vec<u8>, from: Address, to: Address, message: &Message) {
     let (body, payload) = to_body(message);
     let kind = match message {
-        Message::Replicate { .. } | Message::Fetched { .. } | Message::ShardCopy { .. } => FrameKind::BatchMessage,
+        Message::Replicate { .. } | Message::Fetched { .. } | Message::ShardCopy { .. } | Message::CopyPart { .. } => {
+            FrameKind::BatchMessage
+        }
         _ => FrameKind::Message,
     };
     let envelope = Envelope {
@@ -221,6 +228,19 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
         Message::ShardPull { shard, from, prefix } => Body::ShardPull((*shard).into(), *from, *prefix),
         Message::ShardCopy { shard, first, batches } => return (Body::ShardCopy((*shard).into(), *first), batches),
         Message::ShardRepaired { shard, durable } => Body::ShardRepaired((*shard).into(), *durable),
+        Message::CopyShard { shard, until, enough, sources } => {
+            Body::CopyShard((*shard).into(), *until, *enough, numbers(sources))
+        }
+        Message::CopyState { shard, position, bytes, done } => {
+            Body::CopyState((*shard).into(), *position, *bytes, *done)
+        }
+        Message::CopyPull { shard, from, until } => Body::CopyPull((*shard).into(), *from, *until),
+        Message::CopyPart { shard, from, first, had, batches } => {
+            return (Body::CopyPart((*shard).into(), *from, *first, *had), batches);
+        }
+        Message::MoveShard { shard, place, replicas } => {
+            Body::MoveShard((*shard).into(), place.view.0, place.index, numbers(replicas))
+        }
     };
     (body, &[])
 }
@@ -315,6 +335,20 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
         Body::ShardPull(shard, from, prefix) => Message::ShardPull { shard: shard.into(), from, prefix },
         Body::ShardCopy(shard, first) => Message::ShardCopy { shard: shard.into(), first, batches: payload },
         Body::ShardRepaired(shard, durable) => Message::ShardRepaired { shard: shard.into(), durable },
+        Body::CopyShard(shard, until, enough, nodes) => {
+            Message::CopyShard { shard: shard.into(), until, enough, sources: Box::new(node_set(nodes)?) }
+        }
+        Body::CopyState(shard, position, bytes, done) => {
+            Message::CopyState { shard: shard.into(), position, bytes, done }
+        }
+        Body::CopyPull(shard, from, until) => Message::CopyPull { shard: shard.into(), from, until },
+        Body::CopyPart(shard, from, first, had) => {
+            Message::CopyPart { shard: shard.into(), from, first, had, batches: payload }
+        }
+        Body::MoveShard(shard, v, index, nodes) => {
+            let replicas = Box::new(node_set(nodes)?);
+            Message::MoveShard { shard: shard.into(), place: place(v, index), replicas }
+        }
     })
 }
 

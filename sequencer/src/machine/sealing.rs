@@ -27,8 +27,14 @@ impl Sequencer {
             mark(Mark::SealWithUncommittedTail);
         }
         // A base that is not yet durable may be past the tail: all before it is committed.
-        let mut cursor = log.entries.cursor(commit.min(tail).max(log.entries.first()));
-        log.entries.copy(&mut cursor, tail, usize::MAX, &mut self.encoded);
+        let from = commit.min(tail).max(log.entries.first());
+        log.entries.copy(&mut log.entries.cursor(from), tail, usize::MAX, &mut self.encoded);
+        let known = super::moving::committed_by_moves(view, from, &self.encoded);
+        let commit = if known > from { known } else { commit };
+        if known > from {
+            self.encoded.clear();
+            log.entries.copy(&mut log.entries.cursor(known), tail, usize::MAX, &mut self.encoded);
+        }
         let entries = self.encoded.split().freeze();
         let shards = cut_shards(&log.entries, &entries);
         outputs.send(controller, Message::SequencerSealed { view, tail, commit, entries, shards });

@@ -36,7 +36,10 @@ impl ReadFor {
     pub(super) fn to(&self) -> Option<Address> {
         match self {
             ReadFor::Tags { to, .. } | ReadFor::Part { to, .. } => Some(*to),
-            ReadFor::Batches(Reading { reader: Reader::Fetch { to, .. } | Reader::Copy { to }, .. }) => Some(*to),
+            ReadFor::Batches(Reading {
+                reader: Reader::Fetch { to, .. } | Reader::Copy { to } | Reader::Part { to, .. },
+                ..
+            }) => Some(*to),
             ReadFor::Batches(_) | ReadFor::Judge | ReadFor::MovePart(_) => None,
         }
     }
@@ -63,6 +66,11 @@ pub(super) enum Reader {
     },
     Copy {
         to: Address,
+    },
+    /// Another storage that wants a part of its copy, and nothing from this position on.
+    Part {
+        to: Address,
+        until: u64,
     },
     /// The rewrite of a segment, which wants nothing from this position on.
     Rewrite {
@@ -147,6 +155,10 @@ impl Storage {
                 Reader::Copy { to } => {
                     outputs.send(to, Message::ShardCopy { shard: reading.shard, first, batches });
                 }
+                Reader::Part { to, .. } => {
+                    let (shard, from) = (reading.shard, reading.position);
+                    outputs.send(to, Message::CopyPart { shard, from, first, had: true, batches });
+                }
                 Reader::Rewrite { .. } => self.rewrite_read(now, reading.shard, first, Some((end, batches)), outputs),
             },
             Walked::Further { next, skipped, bytes } => {
@@ -170,6 +182,11 @@ impl Storage {
                     Reader::Fetch { to, request } if damaged => outputs.send(to, Message::FetchCorrupt { request }),
                     Reader::Fetch { to, request } => outputs.send(to, Message::FetchNotHere { request }),
                     Reader::Copy { .. } => {}
+                    Reader::Part { to, .. } if damaged => {
+                        let (from, first) = (position, position);
+                        outputs.send(to, Message::CopyPart { shard, from, first, had: true, batches: Bytes::new() });
+                    }
+                    Reader::Part { to, until } => self.copy_pull(to, shard, (position, until), outputs),
                     Reader::Rewrite { .. } => self.rewrite_read(now, shard, position, None, outputs),
                 }
             }
@@ -179,7 +196,10 @@ impl Storage {
     fn walk(&mut self, reading: &Reading, bytes: &Bytes) -> Walked {
         let Reading { reader, shard, position, found, next, skipped } = *reading;
         let left = found.bytes - skipped;
-        let until = if let Reader::Rewrite { until } = reader { until.min(found.end) } else { found.end };
+        let until = match reader {
+            Reader::Rewrite { until } | Reader::Part { until, .. } => until.min(found.end),
+            Reader::Fetch { .. } | Reader::Copy { .. } => found.end,
+        };
         let (mut at, mut first) = (0, next);
         let mut sizes: Vec<(u64, u32)> = Vec::new();
         loop {

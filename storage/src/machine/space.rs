@@ -399,9 +399,10 @@ impl Storage {
         for stored in self.shards.values_mut() {
             stored.extents.forget(segment);
         }
-        let (chain, repairs) = (&self.chain, &self.repairs);
+        let (chain, repairs, copies) = (&self.chain, &self.repairs, &self.copies);
         let ended = |id: &ShardId| chain.as_ref().is_some_and(|chain| chain.end(id.view).is_some());
-        self.shards.retain(|id, stored| !(stored.is_bare() && ended(id) && !repairs.contains_key(id)));
+        let is_wanted = |id: &ShardId| repairs.contains_key(id) || copies.contains(*id);
+        self.shards.retain(|id, stored| !(stored.is_bare() && ended(id) && !is_wanted(id)));
         self.segments.emptied(segment);
     }
 
