@@ -199,8 +199,7 @@ fn no_history_of_a_journal_makes_findings() {
     for seed in 0..40 {
         let mut driver = Driver::new(JournalConfig { segment_bytes: 64 << 10, ..scrubbed() });
         driver.random = Random(seed + 1);
-        let mut position = 0;
-        for _ in 0..300 {
+        for position in 0..300 {
             match driver.random.below(40) {
                 0 => {
                     driver.lose_power();
@@ -221,7 +220,6 @@ fn no_history_of_a_journal_makes_findings() {
                     driver.append(STORAGE, run(shard(kind % 3), position, 1, bytes));
                 }
             }
-            position += 1;
             match driver.random.below(3) {
                 0 => driver.settle(),
                 _ => driver.submit(),

@@ -225,20 +225,27 @@ fn leave_the_lost(world: &mut World) -> Result<(), Failure> {
     Err(Failure::LostStorageKept { storage, details: describe(world) })
 }
 
-/// Where enough storages live, what shards that get no more have lost is copied again.
+/// Where enough of a view's storages live and are not drained, what shards that get no more have lost is
+/// copied again.
 fn copy_the_lost(world: &mut World) -> Result<(), Failure> {
-    let storages = world.plan.with_role(|roles| roles.storage);
-    let living: Vec<NodeId> =
-        storages.iter().filter(|node| !world.is_buried(**node)).map(|node| world.plan.nodes[node.0].0).collect();
     let copies = usize::from(world.plan.replicas);
-    if living.len() < copies {
-        return Ok(());
-    }
+    let staying = |world: &World, logspace| -> Vec<NodeId> {
+        let members = world.register.members();
+        let stays = |node: &NodeId| {
+            world.plan.index(*node).is_some_and(|index| !world.is_buried(index))
+                && members.get(*node).is_some_and(|member| member.state == MemberState::Active)
+        };
+        world.register.chain(logspace).current().storages.iter().filter(stays).collect()
+    };
     let until = world.now + CALM_MAX;
     for logspace in world.plan.logspaces() {
-        while let Some((shard, copies)) =
-            world.invariants.lacking_copies(logspace, copies, |node| living.contains(&node))?
-        {
+        loop {
+            let nodes = staying(world, logspace);
+            if nodes.len() < copies {
+                break;
+            }
+            let lacking = world.invariants.lacking_copies(logspace, copies, |node| nodes.contains(&node))?;
+            let Some((shard, copies)) = lacking else { break };
             if world.now >= until {
                 return Err(Failure::CopiesMissing { logspace, shard, copies, details: describe(world) });
             }
@@ -291,10 +298,12 @@ fn scan(world: &mut World) -> Result<FinalLog, Failure> {
     let engines: Vec<NodeIndex> =
         world.plan.with_role(|roles| roles.engine).into_iter().filter(|node| !world.is_buried(*node)).collect();
     let mut scans: Vec<(LogBookId, Tag, Vec<Found>)> = Vec::new();
-    for node in engines {
+    for (node, nth) in engines.into_iter().zip(1..) {
         let line = world.faults.new_line();
         let mut scanner = Client::new(&world.plan, line, &mut world.rng);
         scanner.pinned = Some(node);
+        // It has the place of the one before, some bytes to which are perhaps still under way.
+        scanner.epoch = nth << 32;
         world.clients.push(scanner);
         for logbook in &logbooks {
             for tag in &tags {
