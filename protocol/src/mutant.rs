@@ -123,8 +123,6 @@ named! {
         CopyCutShort,
         /// A shard that still gets records is moved.
         OpenShardMoved,
-        /// A replica is counted as repaired though it lacks the metalog of views before.
-        CountedWithoutPast,
     }
 }
 

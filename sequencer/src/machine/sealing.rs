@@ -55,7 +55,7 @@ impl Sequencer {
             return;
         }
         // It is counted among those that keep the metalog once it has all that is before, too.
-        if self.lacking(view).is_some() && !active(Mutant::CountedWithoutPast) {
+        if self.lacking(view).is_some() {
             return;
         }
         let Some(repair) = self.repairs.get(&view) else { return };
