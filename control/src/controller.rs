@@ -10,7 +10,7 @@ use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::{Chain, View};
 use sealog_protocol::{Incarnation, LogspaceId, NodeId, NodeSet, ShardId, Time, ViewNumber};
 
-use crate::decide::{Decision, KeptShard, SequencerAnswer, StorageAnswers, decide, holders};
+use crate::decide::{Decision, KeptShard, RestartedStorages, SequencerAnswer, StorageAnswers, decide, holders};
 
 const REPAIR_RETRIES_MAX: u32 = 10;
 
@@ -42,6 +42,7 @@ struct Change {
     view: View,
     sequencers: BTreeMap<NodeId, SequencerAnswer>,
     storages: StorageAnswers,
+    forgetful: RestartedStorages,
     repair: Option<Repair>,
     retries: u32,
 }
@@ -80,15 +81,18 @@ impl Controller {
     fn message(&mut self, now: Time, from: Address, message: Message, outputs: &mut Outputs) {
         match message {
             Message::ViewWanted { view, .. } => self.begin(now, view, outputs),
-            Message::SequencerSealed { view, tail, commit, entries, shards } => {
+            Message::SequencerSealed { restarted, view, tail, commit, entries, shards } => {
                 if let Some(change) = self.sealing(view) {
-                    let answer = SequencerAnswer { tail, commit, entries, shards };
+                    let answer = SequencerAnswer { restarted, tail, commit, entries, shards };
                     change.sequencers.insert(from.node, answer);
                     self.advance(now, outputs);
                 }
             }
-            Message::StorageSealed { view, shards } => {
+            Message::StorageSealed { restarted, view, shards } => {
                 if let Some(change) = self.sealing(view) {
+                    if restarted {
+                        change.forgetful.insert(from.node);
+                    }
                     change.storages.insert(from.node, shards.into_iter().collect());
                     self.advance(now, outputs);
                 }
@@ -137,7 +141,17 @@ impl Controller {
     fn advance(&mut self, now: Time, outputs: &mut Outputs) {
         let Some(change) = &mut self.change else { return };
         if change.repair.is_none() {
-            let Some(decision) = decide(&change.view, &change.sequencers, &change.storages) else { return };
+            let decided = decide(&change.view, &change.sequencers, &change.storages, &change.forgetful);
+            let Some(decision) = decided else { return };
+            let all = change.sequencers.len() == change.view.sequencers.len()
+                && change.storages.len() == change.view.storages.len();
+            if decision.loss && !all && change.retries == 0 {
+                // Who answers a little later may have more.
+                return;
+            }
+            if decision.loss {
+                mark(Mark::LossAccepted);
+            }
             change.repair = Some(Repair::new(change, decision));
             change.retries = 0;
             self.ask(now, outputs);
@@ -197,6 +211,7 @@ impl Controller {
             primary,
             primary_incarnation,
             moves: repair.copies.iter().filter_map(Copies::moved).collect(),
+            after_loss: repair.decision.loss,
             ..change.view.clone()
         };
         let chain = Box::new(chain.extended(repair.decision.end, next));
@@ -235,7 +250,7 @@ impl Controller {
             mark(Mark::RepairStartedAgain);
             *change = Change::new(&change.view.clone());
         }
-        self.install(now, outputs);
+        self.advance(now, outputs);
         self.ask(now, outputs);
     }
 }
@@ -277,7 +292,14 @@ impl Machine for Controller {
 
 impl Change {
     fn new(view: &View) -> Change {
-        Change { view: view.clone(), sequencers: BTreeMap::new(), storages: BTreeMap::new(), repair: None, retries: 0 }
+        Change {
+            view: view.clone(),
+            sequencers: BTreeMap::new(),
+            storages: BTreeMap::new(),
+            forgetful: BTreeSet::new(),
+            repair: None,
+            retries: 0,
+        }
     }
 }
 

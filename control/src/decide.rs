@@ -1,6 +1,6 @@
 //! Where a sealed view ends: a pure rule over the answers to its seal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use sealog_protocol::metalog::{Entry, entries};
@@ -12,11 +12,16 @@ use sealog_protocol::{NodeId, NodeSet, ShardId};
 /// between, and the shards that those cut.
 #[derive(Clone, Debug)]
 pub struct SequencerAnswer {
+    /// Of class memory: it has forgotten what it said in the view, and counts for no quorum of it.
+    pub restarted: bool,
     pub tail: u64,
     pub commit: u64,
     pub entries: Bytes,
     pub shards: Box<[(u64, NodeSet)]>,
 }
+
+/// Storages of class memory that have forgotten what they said in the view.
+pub type RestartedStorages = BTreeSet<NodeId>;
 
 /// What the storages answered: of each its shards of the view, with their durable prefixes.
 pub type StorageAnswers = BTreeMap<NodeId, BTreeMap<ShardId, u64>>;
@@ -29,6 +34,9 @@ pub struct Decision {
     pub source: NodeId,
     /// The shards that kept entries past the known commit index cut, and how far.
     pub shards: Vec<KeptShard>,
+    /// So many nodes have forgotten what they said that no quorum remembers: disks alone decide, and
+    /// what was acknowledged and not flushed may be past the end.
+    pub loss: bool,
 }
 
 /// A shard whose records up to `prefix` the view's end orders.
@@ -44,9 +52,13 @@ pub fn decide(
     view: &View,
     sequencers: &BTreeMap<NodeId, SequencerAnswer>,
     storages: &StorageAnswers,
+    forgetful: &RestartedStorages,
 ) -> Option<Decision> {
     let majority = if active(Mutant::MinoritySeals) { 1 } else { view.sequencers.majority() };
-    if sequencers.len() < majority {
+    let restarted = sequencers.values().filter(|answer| answer.restarted).count();
+    let early = active(Mutant::LossAcceptedEarly);
+    let mut loss = view.sequencers.len() - restarted < majority || (early && restarted > 0);
+    if sequencers.len() < majority || (!loss && sequencers.len() - restarted < majority) {
         return None;
     }
     let known = sequencers.values().map(|answer| answer.commit).max()?;
@@ -63,11 +75,16 @@ pub fn decide(
     }
     let quorum = view.read_quorum() - usize::from(active(Mutant::OneAnswerTooFew));
     let answered = |replicas: &NodeSet| replicas.iter().filter(|node| storages.contains_key(node)).count();
-    if needed.values().any(|replicas| answered(replicas) < quorum) {
-        return None;
+    for replicas in needed.values() {
+        let restarted = replicas.iter().filter(|node| forgetful.contains(node)).count();
+        let forgotten = replicas.len() - restarted < quorum || (early && restarted > 0);
+        if answered(replicas) < quorum || (!forgotten && answered(replicas) - restarted < quorum) {
+            return None;
+        }
+        loss |= forgotten;
     }
 
-    let mut decision = Decision { end: known.min(longest.tail), source: *source, shards: Vec::new() };
+    let mut decision = Decision { end: known.min(longest.tail), source: *source, shards: Vec::new(), loss };
     let mut kept: BTreeMap<u64, u64> = BTreeMap::new();
     for entry in &tail {
         if !moves(entry).all(|moved| is_kept(view, moved, &needed[&moved.0], storages)) {
@@ -141,6 +158,7 @@ mod tests {
             write_quorum: 2,
             replicas: 3,
             moves: Vec::new(),
+            after_loss: false,
         }
     }
 
@@ -151,7 +169,7 @@ mod tests {
             encode_cut(&mut encoded, [CutMove { shard_index: 0, prefix: *prefix }].into_iter());
         }
         let tail = 1 + prefixes.len() as u64;
-        SequencerAnswer { tail, commit, entries: encoded.into(), shards: Box::new([(0, nodes())]) }
+        SequencerAnswer { restarted: false, tail, commit, entries: encoded.into(), shards: Box::new([(0, nodes())]) }
     }
 
     fn storages(durable: &[(u64, u64)]) -> StorageAnswers {
@@ -161,7 +179,41 @@ mod tests {
 
     fn end(sequencers: &[(u64, SequencerAnswer)], storages: &StorageAnswers) -> Option<u64> {
         let sequencers = sequencers.iter().map(|(node, answer)| (NodeId(*node), answer.clone())).collect();
-        decide(&view(), &sequencers, storages).map(|decision| decision.end)
+        decide(&view(), &sequencers, storages, &RestartedStorages::new()).map(|decision| decision.end)
+    }
+
+    /// The end, and whether it may be a loss, when these replicas and storages have restarted.
+    fn end_of_memory(
+        replicas: &[u64],
+        restarted: &[u64],
+        storages: &StorageAnswers,
+        forgetful: &[u64],
+    ) -> Option<(u64, bool)> {
+        let of = |node: &u64| {
+            let prefixes: &[u64] = if restarted.contains(node) { &[10] } else { &[10, 20] };
+            (NodeId(*node), SequencerAnswer { restarted: restarted.contains(node), ..answer(1, prefixes) })
+        };
+        let forgetful = forgetful.iter().copied().map(NodeId).collect();
+        let decided = decide(&view(), &replicas.iter().map(of).collect(), storages, &forgetful);
+        decided.map(|decision| (decision.end, decision.loss))
+    }
+
+    #[test]
+    fn who_has_restarted_counts_for_no_quorum_of_class_memory() {
+        let all = storages(&[(1, 20), (2, 20), (3, 0)]);
+        assert_eq!(end_of_memory(&[1, 2], &[], &all, &[]), Some((3, false)));
+        assert_eq!(end_of_memory(&[1, 2], &[1], &all, &[]), None, "another one may remember more");
+        assert_eq!(end_of_memory(&[1, 2, 3], &[1], &all, &[]), Some((3, false)));
+        assert_eq!(end_of_memory(&[1, 2], &[], &storages(&[(1, 0), (3, 0)]), &[1]), None);
+        assert_eq!(end_of_memory(&[1, 2], &[], &storages(&[(1, 0), (2, 20), (3, 0)]), &[1]), Some((3, false)));
+    }
+
+    #[test]
+    fn when_nobody_can_remember_disks_decide_and_the_loss_is_said() {
+        let all = storages(&[(1, 10), (2, 10), (3, 0)]);
+        assert_eq!(end_of_memory(&[1, 2], &[1, 2], &all, &[]), Some((2, true)));
+        assert_eq!(end_of_memory(&[1, 2], &[], &all, &[1, 2]), Some((2, true)));
+        assert_eq!(end_of_memory(&[1], &[1], &all, &[]), None, "a majority's disks are needed all the same");
     }
 
     #[test]

@@ -68,11 +68,12 @@ impl World {
             write_quorum: 1,
             replicas: 1,
             moves: Vec::new(),
+            after_loss: false,
         };
         let settings = ClusterSettings { sessions_max: 2, session_window: 4, ..ClusterSettings::new(ClusterId(1), 1) };
         let mut world = World {
             engine: Engine::new(config),
-            storage: Storage::new(StorageConfig::new(NODE, LOGSPACE)),
+            storage: Storage::new(StorageConfig::new(NODE, Incarnation(1), LOGSPACE)),
             sequencer: Sequencer::new(SequencerConfig::new(NODE, incarnation, LOGSPACE, NODE)),
             controller: Controller::new(ControllerConfig::new(LOGSPACE)),
             chain: Chain { settings, logspace: LOGSPACE, views: vec![view], ends: Vec::new() },

@@ -301,6 +301,7 @@ fn first_chain(node: NodeId, settings: ClusterSettings, logspace: LogspaceId) ->
         write_quorum: 1,
         replicas: 1,
         moves: Vec::new(),
+        after_loss: false,
     };
     Chain { settings, logspace, views: vec![view], ends: Vec::new() }
 }

@@ -22,8 +22,8 @@ pub mod time;
 pub mod view;
 
 pub use ids::{
-    ClusterId, Incarnation, LocalId, LogBookId, LogspaceId, NodeId, NodeSet, Place, RequestNumber, SessionId, ShardId,
-    Tag, ViewNumber,
+    ClusterId, Incarnation, LocalId, LogBookId, LogspaceId, Logspaces, NodeId, NodeSet, Place, RequestNumber,
+    SessionId, ShardId, Tag, ViewNumber,
 };
 pub use members::Members;
 pub use seqnum::SeqNum;

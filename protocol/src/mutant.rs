@@ -101,6 +101,12 @@ named! {
         TrimAffectsOtherTag,
         /// An engine takes what it has applied for what was committed before a trim was asked for.
         TrimUnconfirmed,
+        /// A storage of class memory that has restarted in a view counts in it all the same.
+        RestartedStorageCounts,
+        /// A sequencer replica of class memory that has restarted in a view counts in it all the same.
+        RestartedReplicaCounts,
+        /// A loss is accepted although a quorum that remembers may still answer.
+        LossAcceptedEarly,
         /// Aux data comes with the first record of an answer, whichever it is of.
         AuxOfFirstRecord,
         /// An engine stays with a shard one of whose storages is lost.
@@ -172,6 +178,11 @@ named! {
         AuxCameBack,
         AuxGaveWay,
         AuxOfTrimmed,
+        MemoryCommittedUnflushed,
+        MemberRestartedAsksForView,
+        LossAccepted,
+        CommittedLost,
+        EngineStartedOver,
         ShardLeftLostStorage,
         PastTaught,
     }

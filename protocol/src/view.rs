@@ -4,7 +4,7 @@ use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::frame::{Frame, FrameError, FrameKind, write_frame};
-use crate::ids::{ClusterId, Incarnation, LogspaceId, NodeId, NodeSet, Place, ShardId, ViewNumber};
+use crate::ids::{ClusterId, Incarnation, LogspaceId, Logspaces, NodeId, NodeSet, Place, ShardId, ViewNumber};
 use crate::limits::{LOGSPACES_MAX, SESSION_WINDOW, SESSIONS_MAX};
 use crate::seqnum::SeqNum;
 
@@ -23,6 +23,9 @@ pub struct View {
     pub replicas: u8,
     /// Where the view before was repaired to: `MoveShard`s that begin this view.
     pub moves: Vec<(ShardId, NodeSet)>,
+    /// The view before was ended without a quorum that remembered it: what was acknowledged in it and
+    /// not yet flushed may be lost. Class memory alone; the chain says so for ever.
+    pub after_loss: bool,
 }
 
 impl View {
@@ -36,14 +39,28 @@ impl View {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClusterSettings {
     pub cluster: ClusterId,
+    /// Of both classes.
     pub logspaces: u16,
+    /// How many of them, the last ones, are of class memory.
+    pub memory_logspaces: u16,
     pub sessions_max: u32,
     pub session_window: u32,
 }
 
 impl ClusterSettings {
     pub fn new(cluster: ClusterId, logspaces: u16) -> ClusterSettings {
-        ClusterSettings { cluster, logspaces, sessions_max: SESSIONS_MAX, session_window: SESSION_WINDOW }
+        ClusterSettings {
+            cluster,
+            logspaces,
+            memory_logspaces: 0,
+            sessions_max: SESSIONS_MAX,
+            session_window: SESSION_WINDOW,
+        }
+    }
+
+    /// How many logspaces there are of each class.
+    pub fn classes(&self) -> Logspaces {
+        Logspaces { disk: self.logspaces - self.memory_logspaces, memory: self.memory_logspaces }
     }
 }
 
@@ -60,6 +77,11 @@ pub struct Chain {
 impl Chain {
     pub fn current(&self) -> &View {
         self.views.last().expect("a chain begins with a view")
+    }
+
+    /// Whether this logspace commits what is held in memory.
+    pub fn is_memory(&self) -> bool {
+        self.settings.classes().is_memory(self.logspace)
     }
 
     pub fn view(&self, number: ViewNumber) -> Option<&View> {
@@ -98,6 +120,7 @@ impl Chain {
         });
         let settled = (1..=LOGSPACES_MAX).contains(&settings.logspaces)
             && self.logspace.0 < settings.logspaces
+            && settings.memory_logspaces < settings.logspaces
             && settings.sessions_max > 0
             && settings.session_window > 0;
         let ended = self.ends.len() + 1 == self.views.len();
@@ -131,6 +154,7 @@ impl Chain {
 struct StoredChain {
     cluster: u64,
     logspaces: u16,
+    memory_logspaces: u16,
     sessions_max: u32,
     session_window: u32,
     logspace: u16,
@@ -147,6 +171,7 @@ struct StoredView {
     write_quorum: u8,
     replicas: u8,
     moves: Vec<StoredMove>,
+    after_loss: bool,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -183,10 +208,12 @@ impl From<&Chain> for StoredChain {
                     replicas: stored_nodes(replicas),
                 })
                 .collect(),
+            after_loss: view.after_loss,
         });
         StoredChain {
             cluster: chain.settings.cluster.0,
             logspaces: chain.settings.logspaces,
+            memory_logspaces: chain.settings.memory_logspaces,
             sessions_max: chain.settings.sessions_max,
             session_window: chain.settings.session_window,
             logspace: chain.logspace.0,
@@ -212,6 +239,7 @@ impl StoredChain {
                 write_quorum: stored.write_quorum,
                 replicas: stored.replicas,
                 moves: moves.collect::<Option<_>>()?,
+                after_loss: stored.after_loss,
             })
         });
         let views: Vec<View> = views.collect::<Option<_>>()?;
@@ -222,6 +250,7 @@ impl StoredChain {
             settings: ClusterSettings {
                 cluster: ClusterId(self.cluster),
                 logspaces: self.logspaces,
+                memory_logspaces: self.memory_logspaces,
                 sessions_max: self.sessions_max,
                 session_window: self.session_window,
             },
@@ -247,6 +276,7 @@ mod tests {
             write_quorum: 2,
             replicas: 3,
             moves: vec![(ShardId { view: ViewNumber(1), index: 0 }, nodes)],
+            after_loss: false,
         };
         Chain {
             settings: ClusterSettings::new(ClusterId(9), 1),

@@ -12,13 +12,16 @@ use sealog_protocol::message::{Message, ViewReason};
 use crate::client::Client;
 use crate::disk::Stop;
 use crate::node::NodeInput;
-use crate::queue::{Instant, MILLISECOND};
+use crate::queue::{Instant, MILLISECOND, SECOND};
 use crate::swarm::{FaultKind, NodeIndex, Plan};
 use crate::violation::Failure;
 use crate::world::{Event, World};
 
 /// For so long a primary is gone before a view change is asked for.
 const PRIMARY_GONE: Instant = 150 * MILLISECOND;
+
+/// Once faults stop, every node counts in the views of class memory within this long.
+const CALM_MAX: Instant = 20 * SECOND;
 
 /// The end of one fault.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +99,12 @@ impl World {
         let node = NodeIndex(self.rng.usize(0..self.nodes.len()));
         let lasts = self.now + self.plan.fault_lasts.draw(&mut self.rng);
         match kind {
-            FaultKind::CrashProcess => self.crash(node, Stop::Process),
+            FaultKind::CrashProcess => {
+                self.crash(node, Stop::Process);
+                if self.plan.settings.memory_logspaces > 0 && self.rng.u8(0..3) == 0 {
+                    self.crash_keepers();
+                }
+            }
             FaultKind::PowerLossOfOne => self.crash(node, Stop::Power),
             FaultKind::PowerLossOfAll => {
                 for node in (0..self.nodes.len()).map(NodeIndex) {
@@ -166,6 +174,15 @@ impl World {
     pub fn controller_dies(&mut self) {
         if self.faults.active {
             self.crash(self.plan.controller(), Stop::Process);
+        }
+    }
+
+    /// Class memory has nodes that remember: some of them stop at once, engines and clients go on.
+    fn crash_keepers(&mut self) {
+        for keeper in self.plan.with_role(|roles| roles.sequencer || roles.storage) {
+            if self.rng.u8(0..3) > 0 {
+                self.crash(keeper, Stop::Process);
+            }
         }
     }
 
@@ -265,11 +282,31 @@ impl World {
     /// The end of all faults: a quorum is healed, the rest stays dead.
     pub fn calm(&mut self) -> Result<(), Failure> {
         self.faults.active = false;
+        // Class memory outlives a minority that stops, once who has started again counts again.
+        let counts_first = self.plan.settings.memory_logspaces > 0;
+        if !counts_first {
+            self.bury();
+        }
+        self.heal_all()?;
+        if counts_first {
+            let until = self.now + CALM_MAX;
+            if !self.run(until, |world| world.invariants.all_count())? {
+                return Err(Failure::MembersNeverCount);
+            }
+            self.bury();
+        }
+        Ok(())
+    }
+
+    fn bury(&mut self) {
         self.faults.buried = self.draw_buried();
         self.trace.event(self.now, &[12], || format!("CALM: {:?} stay dead", self.faults.buried));
         for node in self.faults.buried.clone() {
             self.crash(node, Stop::Power);
         }
+    }
+
+    fn heal_all(&mut self) -> Result<(), Failure> {
         self.register.heal();
         self.network.unblock_all();
         for at in 0..self.nodes.len() {
