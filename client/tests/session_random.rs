@@ -60,7 +60,8 @@ impl World {
             // With several, a connection is left for another that stands before the same log.
             addresses: (0..random.below(4)).map(|address| address.to_string()).collect(),
             failover: Failover {
-                quiet_max: Duration::from_millis(2),
+                // Some notice silence late: to them a node that does not answer is one that does not go on.
+                quiet_max: Duration::from_millis([2, 100][random.below(2) as usize]),
                 sign_max: Duration::from_millis(4),
                 stall_max: Duration::from_millis(10),
                 ..Failover::default()
@@ -148,7 +149,8 @@ impl World {
     }
 
     fn pass(&mut self) {
-        self.now = self.now + Duration::from_micros(self.random.below(4_000));
+        let most = if self.random.below(16) == 0 { 80_000 } else { 4_000 };
+        self.now = self.now + Duration::from_micros(self.random.below(most));
         if let Err(reason) = self.session.tick(self.now) {
             self.stalled += u64::from(reason == ConnectionError::Stalled);
             self.silent += u64::from(reason == ConnectionError::Silent);
@@ -273,7 +275,7 @@ fn answers_are_true_and_nothing_takes_effect_twice() {
     }
     // All that is to be tested must have happened.
     assert!(
-        appended > 12 * SEEDS && without_effect > 20 * SEEDS && unknown > 3 * SEEDS && connections > 2 * SEEDS,
+        appended > 10 * SEEDS && without_effect > 20 * SEEDS && unknown > 3 * SEEDS && connections > 2 * SEEDS,
         "{appended} appended, {without_effect} without effect, {unknown} unknown, {connections} connections"
     );
     assert!(stalled > SEEDS / 20 && left > SEEDS / 20, "of {SEEDS}: {stalled} stalled, {left} unavailable or silent");

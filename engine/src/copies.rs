@@ -107,7 +107,11 @@ impl Copies {
         }
         self.work.retain(|shard, work| {
             work.stalled += 1;
-            found.remove(shard) == Some(Some(work.wanted)) && work.stalled <= COPIES_STALLED_LOOKS
+            let goes_on = found.get(shard) == Some(&Some(work.wanted)) && work.stalled <= COPIES_STALLED_LOOKS;
+            if goes_on {
+                found.remove(shard);
+            }
+            goes_on
         });
         let last = self.last;
         let able = || found.iter().filter(|(_, wanted)| wanted.is_some()).map(|(shard, _)| *shard);
