@@ -202,10 +202,15 @@ fn follow(seqnum: u64, token: u64, last: &mut u64) -> Result<u64, PartError> {
     Ok(next)
 }
 
+fn read_view(rest: &mut &[u8]) -> Result<ViewNumber, PartError> {
+    let view = read_small(rest)?;
+    if view > SeqNum::VIEW_MAX { Err(PartError::Malformed) } else { Ok(ViewNumber(view)) }
+}
+
 fn read_place(rest: &mut &[u8]) -> Result<Place, PartError> {
-    Ok(Place { view: ViewNumber(read_small(rest)?), index: read_varint(rest)? })
+    Ok(Place { view: read_view(rest)?, index: read_varint(rest)? })
 }
 
 fn read_shard(rest: &mut &[u8]) -> Result<ShardId, PartError> {
-    Ok(ShardId { view: ViewNumber(read_small(rest)?), index: read_varint(rest)? })
+    Ok(ShardId { view: read_view(rest)?, index: read_varint(rest)? })
 }
