@@ -231,6 +231,9 @@ fn used(server: &TcpServer) -> usize {
     }
 }
 
+/// Connections that ten kills make: the last one may come after the last answer.
+const TEN_KILLS: std::ops::RangeInclusive<u64> = 10..=11;
+
 fn check_each_once(server: &TcpServer) {
     let mut payloads = server.with(|server| server.payloads());
     payloads.sort();
@@ -256,7 +259,7 @@ fn appends_go_on_at_other_nodes_and_take_effect_once() {
         }
         client.counters()
     });
-    assert_eq!(counters.connections, 11, "ten kills: {counters:?}");
+    assert!(TEN_KILLS.contains(&counters.connections), "{counters:?}");
     check_each_once(&server);
 }
 
@@ -276,7 +279,7 @@ fn a_blocking_client_goes_on_at_other_nodes_too() {
             append.wait().expect("acknowledged");
         }
     }
-    assert_eq!(client.counters().connections, 11, "ten kills");
+    assert!(TEN_KILLS.contains(&client.counters().connections), "{:?}", client.counters());
     check_each_once(&server);
 }
 
