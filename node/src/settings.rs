@@ -138,7 +138,7 @@ impl Default for Settings {
             aux_bytes_max: AUX_MEMORY_BYTES_MAX as u64,
             segment_bytes: 64 << 20,
             disk_bytes_max: 0,
-            scrub_bytes_per_s: 4 << 20,
+            scrub_bytes_per_s: 1 << 20,
             scrub_interval: Duration::from_secs(24 * 3600),
             connections_max: clients.connections_max,
             connections_per_address_max: clients.connections_per_address_max,
@@ -468,7 +468,7 @@ pub(crate) const KEYS: &[Key] = &[
         name: "scrub_rate",
         about: "Bytes a second of old records that are read again and held against their checksums, of all executors together, so that a disk that forgets is found out while copies are left. What is found is logged, and in the status; 0 reads none.",
         unit: SIZE,
-        default: "\"4MiB\"",
+        default: "\"1MiB\"",
         expected: "a size",
         set: |settings, text| {
             settings.scrub_bytes_per_s = parse_bytes(text)?;
