@@ -89,6 +89,9 @@ fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
         }
     }
     let mut log = scan(&mut world)?;
+    for logspace in world.invariants.lossy() {
+        world.recorder.history.lose(logspace);
+    }
     let told = compare_subscriptions(&world, &log)?;
     let history = check(&world.recorder.history, &mut log).map_err(|violation| {
         let operation = violation.operation().map(|id| world.recorder.history.describe(id)).unwrap_or_default();
