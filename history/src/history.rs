@@ -218,7 +218,8 @@ impl History {
         self.lost.insert(logspace);
     }
 
-    pub(crate) fn is_lossy(&self, logbook: LogBookId) -> bool {
+    /// Whether acknowledged records of this LogBook's logspace were lost.
+    pub fn is_lossy(&self, logbook: LogBookId) -> bool {
         self.lost.contains(&logbook.logspace(self.logspaces))
     }
 
