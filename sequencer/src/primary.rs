@@ -48,7 +48,7 @@ pub struct Query {
 }
 
 /// The primary of one view, in the one life that may be it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Primary {
     pub view: View,
     /// All entries applied, also those that are not yet committed.

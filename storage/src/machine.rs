@@ -76,6 +76,7 @@ pub struct StorageStatus {
 }
 
 /// A storage of one logspace.
+#[derive(Clone, Debug)]
 pub struct Storage {
     config: StorageConfig,
     chain: Option<Chain>,
@@ -115,6 +116,7 @@ pub struct Storage {
     tags: BytesMut,
 }
 
+#[derive(Clone, Debug)]
 enum Appended {
     Run(ShardId),
     Seal(ViewNumber),
@@ -136,6 +138,7 @@ enum Appended {
     },
 }
 
+#[derive(Clone, Debug)]
 struct Repair {
     prefix: u64,
     source: NodeId,
