@@ -84,6 +84,7 @@ pub struct StorageStatus {
 }
 
 /// A storage of one logspace.
+#[derive(Clone, Debug)]
 pub struct Storage {
     config: StorageConfig,
     chain: Option<Chain>,
@@ -126,6 +127,7 @@ pub struct Storage {
     tags: BytesMut,
 }
 
+#[derive(Clone, Debug)]
 enum Appended {
     Run(ShardId),
     Seal(ViewNumber),
@@ -147,6 +149,7 @@ enum Appended {
     },
 }
 
+#[derive(Clone, Debug)]
 struct Repair {
     prefix: u64,
     source: NodeId,
@@ -304,8 +307,14 @@ impl Storage {
         }
     }
 
+    /// Whether shards of a view get no more here but by copies: it is sealed, or the register has its end.
+    /// One that was forgotten with all that was dead in it is not begun anew for an engine that is behind.
+    fn is_over(&self, view: ViewNumber) -> bool {
+        view <= self.sealed || self.chain.as_ref().is_some_and(|chain| chain.current().number > view)
+    }
+
     fn replicate_open(&mut self, from: Address, shard: ShardId, outputs: &mut Outputs) {
-        if shard.view <= self.sealed {
+        if self.is_over(shard.view) {
             mark(Mark::ReplicateRefusedBySeal);
             outputs.send(from, Message::ReplicateRefused { shard });
             return;
@@ -330,7 +339,7 @@ impl Storage {
     }
 
     fn replicate(&mut self, from: Address, shard: ShardId, first: u64, batches: Bytes, outputs: &mut Outputs) {
-        if shard.view <= self.sealed {
+        if self.is_over(shard.view) {
             mark(Mark::ReplicateRefusedBySeal);
             outputs.send(from, Message::ReplicateRefused { shard });
             return;
