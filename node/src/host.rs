@@ -15,7 +15,7 @@ use sealog_protocol::members::{MemberState, Members};
 use sealog_protocol::message::Message;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Time};
-use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner, PeersNow};
+use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner, PeerCuts, PeersNow};
 
 use crate::cluster_status::ClusterFacts;
 use crate::machines::{Machines, Placement, RoleMachine};
@@ -31,6 +31,8 @@ pub enum Event {
     Members(Arc<Members>),
     /// Whom the connections of this node are with, by the same. For the executor that holds them.
     Peers(Box<PeersNow>),
+    /// Whom this node is cut off from, on purpose. For the executor that holds the connections.
+    Cuts(Box<PeerCuts>),
     /// Another executor collects the node's status.
     StatusWanted { by: ExecutorId, round: u64 },
     /// What an executor said to that.
@@ -357,6 +359,7 @@ impl Host for NodeHost {
             Event::Chain { chain, swapped } => self.chain(now, &chain, swapped),
             Event::Members(members) => self.members(now, members),
             Event::Peers(peers) => self.actions.push(Action::Peers(peers)),
+            Event::Cuts(cuts) => self.actions.push(Action::Cuts(cuts)),
             Event::StatusWanted { by, round } => {
                 let part = StatusPart::of(&self.machines);
                 self.context.poster.post(by, Event::StatusTold { round, part });
