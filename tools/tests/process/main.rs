@@ -14,6 +14,7 @@ mod hostile;
 mod kill;
 mod load;
 mod node;
+mod operate;
 mod power_loss;
 mod readme;
 mod register;
