@@ -79,7 +79,7 @@ pub fn views(chains: &[Chain], logspace: Option<u16>, limit: u32) -> Value {
 }
 
 fn is_after_loss(view: &View) -> bool {
-    view.cause.reason == ViewReason::ForceSealed
+    view.cause.after_loss || view.cause.reason == ViewReason::ForceSealed
 }
 
 fn view_json(chain: &Chain, at: usize) -> Value {

@@ -81,7 +81,7 @@ impl World {
         });
         if is_removed {
             mark(Mark::NodeRemoved);
-            self.bury(node);
+            self.bury_removed(node);
             self.crash(node, Stop::Power);
         }
     }
