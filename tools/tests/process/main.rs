@@ -15,6 +15,7 @@ mod kill;
 mod load;
 mod network;
 mod node;
+mod operate;
 mod power_loss;
 mod readme;
 mod register;
