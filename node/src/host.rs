@@ -15,7 +15,7 @@ use sealog_protocol::members::{MemberState, Members};
 use sealog_protocol::message::Message;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Time};
-use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner, PeersNow};
+use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner, PeersNow, Rotten};
 
 use crate::cluster_status::ClusterFacts;
 use crate::machines::{Machines, Placement, RoleMachine};
@@ -443,9 +443,9 @@ impl Host for NodeHost {
         self.handle_owner(now, owner, Input::Vacate { segment });
     }
 
-    fn rotten(&mut self, now: Time, owner: Owner, damage: Damage) {
-        let Damage { segment, offset, bytes, .. } = damage;
-        self.handle_owner(now, owner, Input::Rotten { segment, offset, bytes });
+    fn rotten(&mut self, now: Time, rotten: Rotten) {
+        let Rotten { owner, damage: Damage { segment, offset, bytes, .. }, is_missing } = rotten;
+        self.handle_owner(now, owner, Input::Rotten { segment, offset, bytes, missing: is_missing });
     }
 
     fn tick(&mut self, now: Time) {

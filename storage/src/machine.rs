@@ -22,10 +22,12 @@ use crate::shard::{Located, StoredShard, batch_sizes};
 
 mod checkpointing;
 mod copying;
+mod mending;
 mod reading;
 mod space;
 
 use copying::Copies;
+use mending::Mending;
 use reading::ReadFor;
 use space::Rewriting;
 
@@ -73,6 +75,14 @@ pub struct StorageStatus {
     pub copies: usize,
     /// Bytes of batches that were taken so in this life.
     pub bytes_copied: u64,
+    /// Damaged segments that are not mended yet, and those of them that a read has found, not the journal.
+    pub to_mend: usize,
+    pub found_by_reads: usize,
+    /// Batches that no replica can read, as far as they are listed.
+    pub lost: usize,
+    /// Records, and bytes of their batches, that were taken from other replicas for damaged ones.
+    pub records_mended: u64,
+    pub bytes_mended: u64,
 }
 
 /// A storage of one logspace.
@@ -93,6 +103,7 @@ pub struct Storage {
     ticket: u64,
     repairs: BTreeMap<ShardId, Repair>,
     copies: Copies,
+    mending: Mending,
     /// Engines that opened a shard of a view that this storage has not yet read from the register.
     early: Vec<(Address, ShardId)>,
     /// Shards with something to report, each once.
@@ -120,6 +131,12 @@ enum Appended {
     Seal(ViewNumber),
     /// Batches that lay in a segment which is to go.
     Copy {
+        shard: ShardId,
+        first: u64,
+        batches: Bytes,
+    },
+    /// Batches that recovery did not find, and another replica had.
+    Missing {
         shard: ShardId,
         first: u64,
         batches: Bytes,
@@ -156,6 +173,7 @@ impl Storage {
             ticket: 0,
             repairs: BTreeMap::new(),
             copies: Copies::default(),
+            mending: Mending::default(),
             early: Vec::new(),
             dirty: Vec::new(),
             lives: BTreeMap::new(),
@@ -216,6 +234,7 @@ impl Storage {
     }
 
     pub fn status(&self) -> StorageStatus {
+        let (to_mend, found_by_reads, lost) = self.damage();
         StorageStatus {
             shards: self.shards.len(),
             records_durable: self.shards.values().map(StoredShard::durable).sum(),
@@ -229,6 +248,11 @@ impl Storage {
             checkpoint_parts: self.checkpoints.newest().map_or(0, |(_, parts)| parts),
             copies: self.copies.len(),
             bytes_copied: self.copies.bytes,
+            to_mend,
+            found_by_reads,
+            lost,
+            records_mended: self.mending.records,
+            bytes_mended: self.mending.bytes,
         }
     }
 
@@ -273,6 +297,9 @@ impl Storage {
             }
             Message::CopyPart { shard, from: position, first, had, batches } => {
                 self.copy_part(now, from, (shard, position, first), had, batches, outputs);
+            }
+            Message::CopyDamaged { shard, from: position, next } => {
+                self.copy_damaged(from, shard, (position, next), outputs);
             }
             Message::CheckpointPart { place, part, last, bytes } => {
                 self.checkpoint_part(from, PartId { place, part, last }, bytes, outputs);
@@ -375,6 +402,7 @@ impl Storage {
                 self.tell_copy(shard, outputs);
             }
             Appended::Copy { shard, first, batches } => self.batches_moved(shard, first, &batches, at),
+            Appended::Missing { shard, first, batches } => self.missing_durable(shard, first, &batches, at),
             Appended::Part { from, attempt, id, bytes } => {
                 self.part_durable(from, attempt, id, PartPlace { at, bytes }, outputs);
             }
@@ -547,7 +575,8 @@ impl Machine for Storage {
             Input::Disconnected { node } => self.disconnected(node),
             Input::Space { full } => self.space(full, outputs),
             Input::Vacate { segment } => self.vacate(segment, outputs),
-            Input::Rotten { .. } | Input::Swapped | Input::Members(_) | Input::Tick => {}
+            Input::Rotten { segment, missing, .. } => self.rotten(segment, missing, outputs),
+            Input::Swapped | Input::Members(_) | Input::Tick => {}
         }
     }
 
@@ -559,10 +588,12 @@ impl Machine for Storage {
         self.dirty = dirty;
         self.reclaim(now, outputs);
         self.copy_on(now, outputs);
+        self.mend_on(now, outputs);
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.rewriting.deadline().into_iter().chain(self.copies.deadline().filter(|_| !self.full)).min()
+        let copies = self.copies.deadline().filter(|_| !self.full);
+        self.rewriting.deadline().into_iter().chain(copies).chain(self.mending.deadline(self.full)).min()
     }
 }
 
