@@ -22,6 +22,7 @@ use crate::swarm::Plan;
 use crate::violation::Failure;
 
 mod copies;
+mod rot;
 
 use copies::Move;
 

@@ -24,6 +24,7 @@ pub mod network;
 pub mod node;
 pub mod queue;
 pub mod register;
+pub mod rot;
 pub mod seed;
 pub mod swarm;
 pub mod trace;

@@ -2,11 +2,12 @@
 //! silent; repaired, it takes copies from another storage; what is dead, it gives back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sealog_protocol::batch::Batch;
 use sealog_protocol::frame::{FrameError, PlaceScope};
-use sealog_protocol::limits::{COPY_BYTES_PER_S, REWRITE_BYTES_PER_S, STREAM_MESSAGE_BYTES_MAX};
+use sealog_protocol::limits::{COPY_BYTES_PER_S, MEND_RETRY, REWRITE_BYTES_PER_S, STREAM_MESSAGE_BYTES_MAX};
 use sealog_protocol::machine::{
     Address, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, ReadFailure, Recovered, Role,
 };
@@ -43,12 +44,20 @@ pub struct StorageConfig {
     pub rewrite_bytes_per_s: u64,
     /// How fast copies are taken from other storages.
     pub copy_bytes_per_s: u64,
+    /// How long it waits before it tries again to mend what nobody could give it.
+    pub mend_retry: Duration,
 }
 
 impl StorageConfig {
     /// The defaults of [`sealog_protocol::limits`].
     pub fn new(node: NodeId, logspace: LogspaceId) -> StorageConfig {
-        StorageConfig { node, logspace, rewrite_bytes_per_s: REWRITE_BYTES_PER_S, copy_bytes_per_s: COPY_BYTES_PER_S }
+        StorageConfig {
+            node,
+            logspace,
+            rewrite_bytes_per_s: REWRITE_BYTES_PER_S,
+            copy_bytes_per_s: COPY_BYTES_PER_S,
+            mend_retry: MEND_RETRY,
+        }
     }
 }
 

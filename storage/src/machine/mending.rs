@@ -11,7 +11,7 @@
 //! and one had it once, nothing is missing. What nobody can give is told as lost, and asked for again now
 //! and then.
 
-use sealog_protocol::limits::{LOST_LISTED_MAX, MEND_RETRY, REQUEST_RETRY};
+use sealog_protocol::limits::{LOST_LISTED_MAX, REQUEST_RETRY};
 
 use super::*;
 
@@ -175,6 +175,12 @@ impl Storage {
         self.mending.lost.keys().copied()
     }
 
+    /// Where to read for the record at this position, and how much.
+    pub fn find(&self, shard: ShardId, position: u64) -> Option<(JournalPlace, u32)> {
+        let found = self.shards.get(&shard)?.extents.find(position)?;
+        Some((found.at, found.bytes))
+    }
+
     /// The batch at this position cannot be moved, for it is damaged. What follows begins at `behind`.
     pub(super) fn mend(&mut self, shard: ShardId, position: u64, behind: u64) {
         self.mending.wants.push_back(Want {
@@ -196,7 +202,7 @@ impl Storage {
             return;
         }
         if std::mem::take(&mut self.mending.is_to_retry) {
-            self.mending.retry_at.get_or_insert(now + MEND_RETRY);
+            self.mending.retry_at.get_or_insert(now + self.config.mend_retry);
         }
         if self.mending.retry_at.take_if(|at| *at <= now).is_some() {
             self.segments.try_again();
@@ -366,7 +372,7 @@ impl Storage {
     fn mend_taken(&mut self, now: Time, want: &Want, end: u64, batches: Bytes, outputs: &mut Outputs) {
         let (shard, first, bytes) = (want.shard, want.position, batches.len() as u64);
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.config.copy_bytes_per_s.max(1));
-        let pause = std::time::Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let pause = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         self.mending.next_at = self.mending.next_at.max(now) + pause;
         self.mending.records += end - first;
         self.mending.bytes += bytes;
