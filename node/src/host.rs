@@ -222,6 +222,7 @@ impl NodeHost {
                 let slot = self.machines.slot(at);
                 if std::mem::take(&mut slot.dirty) {
                     slot.machine.flush(now, &mut self.outputs);
+                    slot.machine.log_news(slot.address.logspace);
                     self.route(at);
                 }
             }

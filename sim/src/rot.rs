@@ -176,7 +176,7 @@ impl World {
             let mut lost = 0;
             for logspace in self.plan.logspaces() {
                 let Some(RoleMachine::Storage(storage)) = node.machine(logspace, Role::Storage) else { continue };
-                lost += storage.status().lost;
+                lost += storage.status().lost.len();
                 let read = |shard, position| {
                     let (at, bytes) = storage.find(shard, position)?;
                     node.disk.read(at.segment, at.byte_offset(), bytes as usize)

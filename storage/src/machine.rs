@@ -29,6 +29,7 @@ mod space;
 
 use copying::Copies;
 use mending::Mending;
+pub use mending::MendNews;
 use reading::ReadFor;
 use space::Rewriting;
 
@@ -62,7 +63,7 @@ impl StorageConfig {
 }
 
 /// Counters for `status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StorageStatus {
     pub shards: usize,
     pub records_durable: u64,
@@ -84,11 +85,14 @@ pub struct StorageStatus {
     pub copies: usize,
     /// Bytes of batches that were taken so in this life.
     pub bytes_copied: u64,
+    /// The newest view has several replicas of each shard: what is damaged here can be mended.
+    pub has_replicas: bool,
     /// Damaged segments that are not mended yet, and those of them that a read has found, not the journal.
     pub to_mend: usize,
     pub found_by_reads: usize,
-    /// Batches that no replica can read, as far as they are listed.
-    pub lost: usize,
+    /// Batches that no replica can read, by shard and position; the first
+    /// [`sealog_protocol::limits::LOST_LISTED_MAX`] of them.
+    pub lost: Vec<(ShardId, u64)>,
     /// Records, and bytes of their batches, that were taken from other replicas for damaged ones.
     pub records_mended: u64,
     pub bytes_mended: u64,
@@ -243,7 +247,7 @@ impl Storage {
     }
 
     pub fn status(&self) -> StorageStatus {
-        let (to_mend, found_by_reads, lost) = self.damage();
+        let (to_mend, found_by_reads) = self.damage();
         StorageStatus {
             shards: self.shards.len(),
             records_durable: self.shards.values().map(StoredShard::durable).sum(),
@@ -257,9 +261,10 @@ impl Storage {
             checkpoint_parts: self.checkpoints.newest().map_or(0, |(_, parts)| parts),
             copies: self.copies.len(),
             bytes_copied: self.copies.bytes,
+            has_replicas: self.chain.as_ref().is_some_and(|chain| chain.current().replicas > 1),
             to_mend,
             found_by_reads,
-            lost,
+            lost: self.mending.lost().collect(),
             records_mended: self.mending.records,
             bytes_mended: self.mending.bytes,
         }

@@ -15,6 +15,8 @@ use sealog_protocol::limits::{LOST_LISTED_MAX, REQUEST_RETRY};
 
 use super::*;
 
+/// News that wait for the log; more are not told.
+const NEWS_MAX: usize = 64;
 /// Runs that are looked at for gaps in a turn: some tens of microseconds.
 const GAP_STEPS: usize = 1024;
 
@@ -35,8 +37,20 @@ pub(super) struct Mending {
     retry_at: Option<Time>,
     /// Batches that no replica can read, with the segment that they lie in here.
     lost: BTreeMap<(ShardId, u64), Lost>,
+    news: VecDeque<MendNews>,
     pub(super) records: u64,
     pub(super) bytes: u64,
+}
+
+/// For the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MendNews {
+    /// Some of a segment's bytes are damaged.
+    Damaged { segment: u32 },
+    /// All that counts of it is elsewhere; so many records were mended in this life, in all.
+    Mended { segment: u32, records: u64 },
+    /// No replica can read the batch at this position.
+    Lost { shard: ShardId, position: u64 },
 }
 
 #[derive(Clone, Copy)]
@@ -109,14 +123,21 @@ impl Mending {
 
     /// No replica can read these.
     pub(super) fn lose(&mut self, shard: ShardId, position: u64, end: u64, segment: Option<u32>) {
-        if self.lost.len() < LOST_LISTED_MAX || self.lost.contains_key(&(shard, position)) {
-            self.lost.insert((shard, position), Lost { end, segment });
+        let is_known = self.lost.contains_key(&(shard, position));
+        if !is_known && self.lost.len() >= LOST_LISTED_MAX {
+            return;
+        }
+        self.lost.insert((shard, position), Lost { end, segment });
+        if !is_known {
+            self.tell(MendNews::Lost { shard, position });
         }
     }
 
     /// What counts of a segment is elsewhere, or dead.
     pub(super) fn emptied(&mut self, segment: u32) {
         self.lost.retain(|_, lost| lost.segment != Some(segment));
+        let records = self.records;
+        self.tell(MendNews::Mended { segment, records });
     }
 
     /// These are here again.
@@ -126,14 +147,26 @@ impl Mending {
 
     /// The want that an answer of this node is for.
     fn take_answer(&mut self, source: Address, shard: ShardId, from: u64) -> Option<&mut Want> {
-        let want = self.wants.front_mut().filter(|want| want.shard == shard && want.position == from)?;
+        let want = self.wants.front_mut().filter(|want| want.shard == shard && asked_position(want) == from)?;
         self.asked.take_if(|(node, _)| *node == source.node)?;
         Some(want)
     }
 
-    fn segments_to_look_at(&self) -> usize {
-        self.incomplete.len()
+    /// Batches that no replica can read, by shard and position.
+    pub(super) fn lost(&self) -> impl Iterator<Item = (ShardId, u64)> + '_ {
+        self.lost.keys().copied()
     }
+
+    fn tell(&mut self, news: MendNews) {
+        if self.news.len() < NEWS_MAX {
+            self.news.push_back(news);
+        }
+    }
+}
+
+/// Where a want begins.
+fn asked_position(want: &Want) -> u64 {
+    want.position - u64::from(active(Mutant::MendedFromWrongPosition) && want.position > 0)
 }
 
 impl Storage {
@@ -144,15 +177,20 @@ impl Storage {
         if is_held {
             self.segments.close(segment);
         }
-        if is_missing && !active(Mutant::MissingNotLookedFor) {
-            self.mending.incomplete.insert(segment);
+        let is_looked_after = self.mending.incomplete.contains(&segment);
+        let is_news = if is_looked_after || is_missing && !active(Mutant::MissingNotLookedFor) {
             if is_held {
                 self.segments.keep(segment, true);
             }
+            self.mending.incomplete.insert(segment)
         } else if is_held {
-            self.segments.rot(segment);
+            self.segments.rot(segment)
         } else {
             outputs.push(Output::Release { segment });
+            false
+        };
+        if is_news {
+            self.mending.tell(MendNews::Damaged { segment });
         }
     }
 
@@ -160,19 +198,19 @@ impl Storage {
     pub(super) fn rot_found(&mut self, segment: u32) {
         if !self.segments.is_rotten(segment) && self.segments.rot(segment) {
             mark(Mark::RotFound);
+            self.mending.tell(MendNews::Damaged { segment });
         }
     }
 
-    /// Damaged segments that are not mended yet; of these, those that only reads have found; and batches
-    /// that no replica can read.
-    pub(super) fn damage(&self) -> (usize, usize, usize) {
+    /// Damaged segments that are not mended yet; of these, those that only reads have found.
+    pub(super) fn damage(&self) -> (usize, usize) {
         let (rotten, read) = self.segments.rotten();
-        (rotten + self.mending.segments_to_look_at(), read, self.mending.lost.len())
+        (rotten + self.mending.incomplete.len(), read)
     }
 
-    /// Batches that no replica can read, by shard and position: the first that were found.
-    pub fn lost(&self) -> impl Iterator<Item = (ShardId, u64)> + '_ {
-        self.mending.lost.keys().copied()
+    /// What the log is to be told next.
+    pub fn next_news(&mut self) -> Option<MendNews> {
+        self.mending.news.pop_front()
     }
 
     /// Where to read for the record at this position, and how much.
@@ -297,7 +335,7 @@ impl Storage {
             if !want.lacking.is_empty() || !want.damaged.is_empty() || !want.silent.is_empty() {
                 mark(Mark::MendAskedNextReplica);
             }
-            let (shard, until, from) = (want.shard, want.until, want.position);
+            let (shard, until, from) = (want.shard, want.until, asked_position(want));
             self.mending.asked = Some((node, now));
             outputs.send(self.address(node, Role::Storage), Message::CopyPull { shard, from, until });
         }
@@ -350,7 +388,7 @@ impl Storage {
             want.silent.insert(source.node);
         } else {
             let records: u64 = batch_sizes(batches).map(|(records, _)| records).sum();
-            let end = first + records;
+            let end = want.position + records;
             // Of a gap not more than is missing.
             if want.behind.is_none() && end > want.until {
                 want.silent.insert(source.node);
