@@ -245,6 +245,11 @@ impl Engine {
             Message::StorageSpace { full: false } => {
                 self.full.remove(&from.node);
             }
+            Message::MetalogEntries { from: place, count, .. } if self.are_lost(place, u64::from(count)) => {
+                if place == self.follower.next() {
+                    self.try_next_source(now);
+                }
+            }
             Message::MetalogEntries { from: place, count, more, entries } => {
                 if self.follower.push(place, count, entries) {
                     self.follow_on(now, more, outputs);

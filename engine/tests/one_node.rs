@@ -73,7 +73,7 @@ impl World {
         let settings = ClusterSettings { sessions_max: 2, session_window: 4, ..ClusterSettings::new(ClusterId(1), 1) };
         let mut world = World {
             engine: Engine::new(config),
-            storage: Storage::new(StorageConfig::new(NODE, LOGSPACE)),
+            storage: Storage::new(StorageConfig::new(NODE, Incarnation(1), LOGSPACE)),
             sequencer: Sequencer::new(SequencerConfig::new(NODE, incarnation, LOGSPACE)),
             controller: Controller::new(ControllerConfig::new(NODE, LOGSPACE)),
             chain: Chain { settings, logspace: LOGSPACE, views: vec![view], ends: Vec::new() },

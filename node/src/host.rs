@@ -237,11 +237,11 @@ impl NodeHost {
 
     /// The logspace that a client's frame concerns; `None` for one that any executor answers.
     fn logspace(&self, frame: &Frame<'_>) -> Result<Option<LogspaceId>, FrameError> {
-        let logspaces = self.config.placement.logspaces;
+        let logspaces = self.config.chains[0].settings.classes();
         let of_logbook = |logbook: u64| Some(LogBookId(logbook).logspace(logspaces));
         if frame.header.kind == FrameKind::Batch {
             // With one logspace there is nothing to look up.
-            if logspaces == 1 {
+            if logspaces.count() == 1 {
                 return Ok(Some(LogspaceId(0)));
             }
             return Ok(of_logbook(Batch::parse_metadata(*frame)?.metadata.logbook().0));
@@ -369,7 +369,7 @@ impl Host for NodeHost {
     fn client_hello(&mut self, _now: Time, connection: ConnectionId, hello: ClientHello) -> Welcome {
         tracing::debug!(connection = connection.0, name = hello.name, "client connected");
         let settings = &self.config.chains[0].settings;
-        Welcome::new(settings.cluster, self.node, settings.logspaces, settings.session_window)
+        Welcome::new(settings.cluster, self.node, settings.classes(), settings.session_window)
     }
 
     fn client_closed(&mut self, _now: Time, connection: ConnectionId) {

@@ -347,7 +347,9 @@ fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines
                 config.aux_bytes_max = limits.aux_bytes_max;
                 RoleMachine::Engine(Box::new(Engine::new(config)))
             }
-            Role::Storage => RoleMachine::Storage(Box::new(Storage::new(StorageConfig::new(node, logspace)))),
+            Role::Storage => {
+                RoleMachine::Storage(Box::new(Storage::new(StorageConfig::new(node, incarnation, logspace))))
+            }
             Role::Sequencer => {
                 let config = SequencerConfig::new(node, incarnation, logspace);
                 RoleMachine::Sequencer(Box::new(Sequencer::new(config)))

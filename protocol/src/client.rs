@@ -9,7 +9,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::batch::{ArchivedBatchMetadata, access_metadata};
 use crate::frame::{Frame, FrameError, FrameKind, HEADER_BYTES, PlaceScope, set_place, write_frame};
-use crate::ids::{ClusterId, LogBookId, LogspaceId, NodeId, Place, SessionId, Tag, ViewNumber};
+use crate::ids::{ClusterId, LogBookId, LogspaceId, Logspaces, NodeId, Place, SessionId, Tag, ViewNumber};
 use crate::seqnum::SeqNum;
 
 mod keeping;
@@ -31,13 +31,23 @@ pub struct Welcome {
     pub cluster: u64,
     pub node: u64,
     pub logspaces: u16,
+    /// How many of them, the last ones, are of class memory.
+    pub memory_logspaces: u16,
     /// How far a request number may be ahead of the lowest unanswered one.
     pub session_window: u32,
 }
 
 impl Welcome {
-    pub fn new(cluster: ClusterId, node: NodeId, logspaces: u16, session_window: u32) -> Welcome {
-        Welcome { cluster: cluster.0, node: node.0, logspaces, session_window }
+    pub fn new(cluster: ClusterId, node: NodeId, logspaces: impl Into<Logspaces>, session_window: u32) -> Welcome {
+        let classes = logspaces.into();
+        let (logspaces, memory_logspaces) = (classes.count(), classes.memory);
+        Welcome { cluster: cluster.0, node: node.0, logspaces, memory_logspaces, session_window }
+    }
+
+    /// How many logspaces there are of each class; `None` when the numbers make no sense.
+    pub fn classes(&self) -> Option<Logspaces> {
+        let disk = self.logspaces.checked_sub(self.memory_logspaces).filter(|disk| *disk > 0)?;
+        Some(Logspaces { disk, memory: self.memory_logspaces })
     }
 }
 
@@ -81,7 +91,7 @@ pub enum Request {
 
 impl Request {
     /// The logspace that it concerns, of so many; `None` for what any executor of a node answers.
-    pub fn logspace(&self, logspaces: u16) -> Option<LogspaceId> {
+    pub fn logspace(&self, logspaces: impl Into<Logspaces>) -> Option<LogspaceId> {
         let logbook = match self {
             Request::OpenSession { logspace } => return Some(LogspaceId(*logspace)),
             Request::NameLogBook { name } => LogBookId::from_name(name),

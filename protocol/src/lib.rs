@@ -23,8 +23,8 @@ pub mod view;
 pub mod view_cause;
 
 pub use ids::{
-    ClusterId, Incarnation, LocalId, LogBookId, LogspaceId, NodeId, NodeSet, Place, RequestNumber, SessionId, ShardId,
-    Tag, ViewNumber,
+    ClusterId, Incarnation, LocalId, LogBookId, LogspaceId, Logspaces, NodeId, NodeSet, Place, RequestNumber,
+    SessionId, ShardId, Tag, ViewNumber,
 };
 pub use members::Members;
 pub use seqnum::SeqNum;

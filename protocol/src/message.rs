@@ -68,12 +68,16 @@ pub enum Message {
         view: ViewNumber,
         from: u64,
         commit: u64,
+        /// So many are committed by what is on disks. In class disk all that are.
+        settled: u64,
         count: u32,
         entries: Bytes,
     },
-    /// Backup → primary: this many entries of the view are durable here.
+    /// Backup → primary: this many entries of the view are durable here. In class memory, `held` are
+    /// held by a life that counts; the latest, may fall.
     BackupAck {
         view: ViewNumber,
+        held: u64,
         durable: u64,
     },
     /// Primary → backup: a round that confirms that nobody sealed the view before it.
@@ -262,8 +266,10 @@ pub enum Message {
         view: ViewNumber,
     },
     /// Replica → controller, its seal durable: `entries` are those from `commit` to `tail`, `shards`
-    /// those that they cut, with their replicas.
+    /// those that they cut, with their replicas. In class memory, `commit` is what is settled, and
+    /// `restarted` says that it began this life in the view: it does not know what it said before.
     SequencerSealed {
+        restarted: bool,
         view: ViewNumber,
         tail: u64,
         commit: u64,
@@ -272,6 +278,7 @@ pub enum Message {
     },
     /// Storage → controller, its seal durable: all its shards of the view with their durable prefixes.
     StorageSealed {
+        restarted: bool,
         view: ViewNumber,
         shards: Vec<(ShardId, u64)>,
     },

@@ -113,6 +113,12 @@ named! {
         SubscriptionSilentAboutTrim,
         /// Retention lets one record too many go.
         RetentionTrimsOneMore,
+        /// A storage of class memory that has restarted in a view counts in it all the same.
+        RestartedStorageCounts,
+        /// A sequencer replica of class memory that has restarted in a view counts in it all the same.
+        RestartedReplicaCounts,
+        /// A loss is accepted although a quorum that remembers may still answer.
+        LossAcceptedEarly,
         /// Aux data comes with the first record of an answer, whichever it is of.
         AuxOfFirstRecord,
         /// An engine stays with a shard one of whose storages is lost.
@@ -208,6 +214,11 @@ named! {
         AuxCameBack,
         AuxGaveWay,
         AuxOfTrimmed,
+        MemoryCommittedUnflushed,
+        MemberRestartedAsksForView,
+        LossAccepted,
+        CommittedLost,
+        EngineStartedOver,
         ShardLeftLostStorage,
         PastTaught,
         CopyTaken,

@@ -19,6 +19,7 @@ use crate::primary::{Primary, Query, TrimRequest};
 
 mod following;
 mod leading;
+mod memory;
 mod moving;
 mod past;
 mod recovery;
@@ -84,6 +85,8 @@ struct ViewLog {
     durable: u64,
     /// The greatest commit index heard of; may be ahead of what is here.
     commit: u64,
+    /// What of it disks alone would commit. In class memory less than `commit`, else the same.
+    settled: u64,
     /// The commit index last given to the journal.
     commit_kept: u64,
 }
@@ -128,6 +131,9 @@ pub struct Sequencer {
     /// The newest view that is sealed here: from the moment of the Seal on, nothing is said for it.
     sealed: ViewNumber,
     sealed_durable: ViewNumber,
+    /// In class memory: views up to this one began in an earlier life, which may have said more than
+    /// is known now. A seal on disk does not help: a life that had forgotten may have sealed.
+    forgotten: ViewNumber,
     seal_waits: Vec<(Address, ViewNumber)>,
     repairs: BTreeMap<ViewNumber, Repair>,
     past: Past,
@@ -162,6 +168,7 @@ impl Sequencer {
             primary: None,
             sealed: ViewNumber(0),
             sealed_durable: ViewNumber(0),
+            forgotten: ViewNumber(0),
             seal_waits: Vec::new(),
             repairs: BTreeMap::new(),
             past: Past::default(),
@@ -208,6 +215,11 @@ impl Sequencer {
         self.views.iter().map(|(view, log)| (*view, log.durable, log.commit))
     }
 
+    /// For each view from the base on: up to which index entries are here, durable or not.
+    pub fn ends(&self) -> impl Iterator<Item = (ViewNumber, u64)> + '_ {
+        self.views.iter().map(|(view, log)| (*view, log.entries.end()))
+    }
+
     /// The entries of a view that are here from `from` up to `end`, in their encoding. None when those
     /// at `from` are gone.
     pub fn entries(&self, view: ViewNumber, from: u64, end: u64) -> Bytes {
@@ -241,14 +253,15 @@ impl Sequencer {
             Message::MetalogBase { base, indices, entries } => {
                 self.metalog_base(from, base, &indices, &entries, outputs);
             }
-            Message::BackupAppend { view, from: index, commit, entries, .. } => {
-                self.backup_append(from, view, index, commit, &entries, outputs);
+            Message::BackupAppend { view, from: index, commit, settled, entries, .. } => {
+                self.backup_append(from, view, index, (commit, settled), &entries, outputs);
             }
-            Message::BackupAck { view, durable } => {
+            Message::BackupAck { view, held, durable } => {
                 if let Some(primary) = self.primary.as_mut().filter(|primary| primary.view.number == view)
                     && let Some(backup) = primary.backups.get_mut(&from.node)
                 {
                     backup.durable = backup.durable.max(durable);
+                    backup.held = held;
                 }
             }
             Message::Confirm { view, round } if view > self.sealed && self.follows(view, from.node) => {
@@ -259,6 +272,14 @@ impl Sequencer {
                     && let Some(backup) = primary.backups.get_mut(&from.node)
                 {
                     backup.confirmed = backup.confirmed.max(round);
+                }
+            }
+            // A storage of class memory that has started again: it counts in the next view.
+            Message::ViewWanted { view, .. } if from.role == Role::Storage => {
+                let leads = self.active_primary().is_some_and(|primary| primary.view.number == view);
+                if leads && self.ask_again.is_none() {
+                    mark(Mark::MemberRestartedAsksForView);
+                    self.ask_again = Some(Time::ZERO);
                 }
             }
             Message::MetalogOpen { from: place } => self.metalog_open(from, place, outputs),
@@ -314,10 +335,11 @@ impl Sequencer {
     fn keep_commit(&mut self, outputs: &mut Outputs) {
         let Some(view) = self.chain.as_ref().map(|chain| chain.current().number) else { return };
         let Some(log) = self.views.get_mut(&view) else { return };
-        if log.commit > log.commit_kept {
-            log.commit_kept = log.commit;
-            self.appended.push_back(Appended::Commit(Place { view, index: log.commit }));
-            outputs.append(DurableEntry::Commit { view, commit: log.commit });
+        // Only what survives without this process: who reads it has forgotten the rest.
+        if log.settled > log.commit_kept {
+            log.commit_kept = log.settled;
+            self.appended.push_back(Appended::Commit(Place { view, index: log.settled }));
+            outputs.append(DurableEntry::Commit { view, commit: log.settled });
         }
     }
 
@@ -362,20 +384,27 @@ impl Sequencer {
             return;
         }
         let first = self.chain.is_none();
+        let view = chain.current();
+        if first && chain.is_memory() && self.config.incarnation > Incarnation(1) {
+            self.forgotten = view.number;
+        }
         self.chain = Some(chain.clone());
         self.primary = None;
         self.ask_again = None;
         self.past.look = true;
-        let view = chain.current();
         if view.primary != self.config.node {
             self.resume_as_backup(outputs);
+            if self.has_forgotten(view.number) && view.sequencers.contains(self.config.node) {
+                mark(Mark::MemberRestartedAsksForView);
+                self.ask_for_view(now, ViewReason::MemberRestarted, outputs);
+            }
             return;
         }
         if view.number <= self.sealed {
             return;
         }
         if view.primary_incarnation == self.config.incarnation {
-            let mut primary = Primary::new(view, self.config.node);
+            let mut primary = Primary::new(view, self.config.node, chain.is_memory());
             for node in self.connected.keys() {
                 primary.connected(*node);
             }
@@ -393,7 +422,7 @@ impl Sequencer {
     /// The mistake that a mutant makes: to go on as primary from what the journal kept.
     fn resume_as_primary(&mut self, chain: &Chain) {
         let view = chain.current();
-        let mut primary = Primary::new(view, self.config.node);
+        let mut primary = Primary::new(view, self.config.node, chain.is_memory());
         let kept = std::mem::take(&mut self.views.entry(view.number).or_default().entries);
         let mut log = EntryLog::default();
         let mut cursor = kept.cursor(kept.first());

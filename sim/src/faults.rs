@@ -13,11 +13,14 @@ use sealog_protocol::{LogspaceId, NodeId, ViewReason};
 use crate::client::Client;
 use crate::disk::Stop;
 use crate::node::NodeInput;
-use crate::queue::{Instant, MILLISECOND};
+use crate::queue::{Instant, MILLISECOND, SECOND};
 use crate::rot::Rot;
 use crate::swarm::{FaultKind, NodeIndex, Plan};
 use crate::violation::Failure;
 use crate::world::{Event, World};
+
+/// Once faults stop, every node counts in the views of class memory within this long.
+const CALM_MAX: Instant = 20 * SECOND;
 
 /// The end of one fault.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +103,12 @@ impl World {
         let node = NodeIndex(self.rng.usize(0..self.nodes.len()));
         let lasts = self.now + self.plan.fault_lasts.draw(&mut self.rng);
         match kind {
-            FaultKind::CrashProcess => self.crash(node, Stop::Process),
+            FaultKind::CrashProcess => {
+                self.crash(node, Stop::Process);
+                if self.plan.settings.memory_logspaces > 0 && self.rng.u8(0..3) == 0 {
+                    self.crash_keepers();
+                }
+            }
             FaultKind::PowerLossOfOne => self.crash(node, Stop::Power),
             FaultKind::PowerLossOfAll => {
                 for node in (0..self.nodes.len()).map(NodeIndex) {
@@ -204,6 +212,15 @@ impl World {
         }
     }
 
+    /// Class memory has nodes that remember: some of them stop at once, engines and clients go on.
+    fn crash_keepers(&mut self) {
+        for keeper in self.plan.with_role(|roles| roles.sequencer || roles.storage) {
+            if self.rng.u8(0..3) > 0 {
+                self.crash(keeper, Stop::Process);
+            }
+        }
+    }
+
     fn other_than(&mut self, node: NodeIndex) -> NodeIndex {
         let other = self.rng.usize(0..self.nodes.len() - 1);
         NodeIndex(if other >= node.0 { other + 1 } else { other })
@@ -301,11 +318,31 @@ impl World {
     /// The end of all faults: a quorum is healed, the rest stays dead.
     pub fn calm(&mut self) -> Result<(), Failure> {
         self.faults.active = false;
+        // Class memory outlives a minority that stops, once who has started again counts again.
+        let counts_first = self.plan.settings.memory_logspaces > 0;
+        if !counts_first {
+            self.bury();
+        }
+        self.heal_all()?;
+        if counts_first {
+            let until = self.now + CALM_MAX;
+            if !self.run(until, |world| world.invariants.all_count())? {
+                return Err(Failure::MembersNeverCount);
+            }
+            self.bury();
+        }
+        Ok(())
+    }
+
+    fn bury(&mut self) {
         self.faults.buried = self.draw_buried();
         self.trace.event(self.now, &[12], || format!("CALM: {:?} stay dead", self.faults.buried));
         for node in self.faults.buried.clone() {
             self.crash(node, Stop::Power);
         }
+    }
+
+    fn heal_all(&mut self) -> Result<(), Failure> {
         self.register.heal();
         self.network.unblock_all();
         for at in 0..self.nodes.len() {

@@ -323,7 +323,7 @@ impl Node {
                 add(Role::Engine, RoleMachine::Engine(Box::new(Engine::new(config))));
             }
             if roles.storage {
-                let mut config = StorageConfig::new(node, logspace);
+                let mut config = StorageConfig::new(node, incarnation, logspace);
                 config.rewrite_bytes_per_s = plan.limits.rewrite_bytes_per_s;
                 config.copy_bytes_per_s = plan.limits.copy_bytes_per_s;
                 config.mend_retry = plan.limits.mend_retry;

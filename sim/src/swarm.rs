@@ -184,10 +184,13 @@ impl Plan {
         let rng = &mut rng;
         let copies = &mut Rng::with_seed(seed ^ 0xc0b1e5);
         let logspaces = *pick(rng, &[1, 1, 1, 2, 3]);
+        // A third of the seeds have logspaces of class memory; the others are as if there were none.
+        let memory_logspaces = if seed % 3 == 0 { 1 + (seed / 3 % 4 == 0) as u16 } else { 0 };
         let (nodes, replicas, write_quorum) = topology(rng);
         let settings = ClusterSettings {
             cluster: ClusterId(rng.u64(1..)),
-            logspaces,
+            logspaces: logspaces + memory_logspaces,
+            memory_logspaces,
             sessions_max: *pick(rng, &[4, 12, 64, SESSIONS_MANY]),
             session_window: *pick(rng, &[4, 16, 256]),
         };
@@ -250,7 +253,11 @@ impl Plan {
             },
             load,
             network: Span { least: 20 * MICROSECOND, spread: *pick(rng, &[20, 200, 3_000]) * MICROSECOND },
-            disk_write: Span { least: 60 * MICROSECOND, spread: *pick(rng, &[20, 300, 3_000, 15_000]) * MICROSECOND },
+            // Where memory counts, disks are slow, so that what is held and not flushed is much.
+            disk_write: Span {
+                least: 60 * MICROSECOND,
+                spread: *pick(rng, &[20, 300, 3_000, 15_000]) * MICROSECOND * if memory_logspaces > 0 { 8 } else { 1 },
+            },
             disk_read: Span { least: 30 * MICROSECOND, spread: *pick(rng, &[20, 300]) * MICROSECOND },
             turn: Span { least: MICROSECOND, spread: *pick(rng, &[1, 20, 100]) * MICROSECOND },
             register: Span { least: 50 * MICROSECOND, spread: *pick(rng, &[100, 5_000]) * MICROSECOND },

@@ -287,20 +287,20 @@ impl Turn<'_> {
                 decode_hello(&frame)?;
                 *greeted = true;
                 let settings = &self.plan.settings;
-                let welcome = Welcome::new(settings.cluster, self.id, settings.logspaces, settings.session_window);
+                let welcome = Welcome::new(settings.cluster, self.id, settings.classes(), settings.session_window);
                 let mut bytes = Vec::new();
                 encode_welcome(&mut bytes, frame.header.place, &welcome);
                 self.effects.push(Effect::Reply { connection, bytes });
             }
             FrameKind::Batch if *greeted => {
                 let logbook = Batch::parse_metadata(frame)?.metadata.logbook();
-                self.engine(logbook.logspace(self.plan.settings.logspaces), |engine, now, outputs| {
+                self.engine(logbook.logspace(self.plan.settings.classes()), |engine, now, outputs| {
                     engine.append(now, connection, frame.bytes, outputs)
                 })?;
             }
             FrameKind::Request if *greeted => {
                 let request = decode_request(&frame)?;
-                let logspace = request.logspace(self.plan.settings.logspaces).ok_or(FrameError::Metadata)?;
+                let logspace = request.logspace(self.plan.settings.classes()).ok_or(FrameError::Metadata)?;
                 self.engine(logspace, |engine, now, outputs| {
                     engine.request(now, connection, frame.header.place, request, outputs);
                     Ok(())

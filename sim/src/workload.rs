@@ -29,13 +29,15 @@ fn book_of(name: &str) -> Book {
 }
 
 /// The LogBooks that a seed uses.
-pub fn books(load: &Load, rng: &mut Rng) -> Vec<Book> {
+pub fn books(load: &Load, has_memory: bool, rng: &mut Rng) -> Vec<Book> {
     if rng.u8(0..8) == 0 {
         return COLLIDING_NAMES.iter().map(|name| book_of(name)).collect();
     }
     (0..load.logbooks)
         .map(|nth| {
-            if rng.bool() {
+            if has_memory && nth % 2 == 0 {
+                Book { id: LogBookId(rng.u64(1..u64::MAX / 2)).in_memory(), name: None }
+            } else if rng.bool() {
                 book_of(&format!("book-{nth}"))
             } else {
                 Book { id: LogBookId(rng.u64(1..u64::MAX / 2)), name: None }

@@ -97,7 +97,7 @@ impl World {
             nodes,
             clients,
             client_connections: BTreeMap::new(),
-            books: books(&plan.load, &mut rng),
+            books: books(&plan.load, plan.settings.memory_logspaces > 0, &mut rng),
             recorder: Recorder::new(&plan),
             invariants: Invariants::new(&plan),
             seen: SeenRecords::default(),

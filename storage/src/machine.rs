@@ -15,7 +15,7 @@ use sealog_protocol::message::Message;
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::tags::{batch_headers, write_tags};
 use sealog_protocol::view::Chain;
-use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place, ShardId, Time, ViewNumber};
+use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place, ShardId, Time, ViewNumber, ViewReason};
 
 use crate::checkpoints::{Checkpoints, Offer, PartId, PartPlace};
 use crate::segments::Segments;
@@ -40,6 +40,8 @@ const TAGS_CHUNK_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub struct StorageConfig {
     pub node: NodeId,
+    /// Its first life remembers all that it ever said.
+    pub incarnation: Incarnation,
     pub logspace: LogspaceId,
     /// How fast segments are looked at and what lives in them is appended again.
     pub rewrite_bytes_per_s: u64,
@@ -51,9 +53,10 @@ pub struct StorageConfig {
 
 impl StorageConfig {
     /// The defaults of [`sealog_protocol::limits`].
-    pub fn new(node: NodeId, logspace: LogspaceId) -> StorageConfig {
+    pub fn new(node: NodeId, incarnation: Incarnation, logspace: LogspaceId) -> StorageConfig {
         StorageConfig {
             node,
+            incarnation,
             logspace,
             rewrite_bytes_per_s: REWRITE_BYTES_PER_S,
             copy_bytes_per_s: COPY_BYTES_PER_S,
@@ -108,6 +111,9 @@ pub struct Storage {
     sealed: ViewNumber,
     /// The newest view whose seal is on disk.
     sealed_durable: ViewNumber,
+    /// In class memory: views up to this one began in an earlier life, which may have said more than
+    /// is known now. A seal on disk does not help: a life that had forgotten may have sealed.
+    forgotten: ViewNumber,
     /// Controllers that wait for their seal to be durable.
     seal_waits: Vec<(Address, ViewNumber)>,
     /// What the journal was given and has not yet made durable, in order.
@@ -180,6 +186,7 @@ impl Storage {
             shards: BTreeMap::new(),
             sealed: ViewNumber(0),
             sealed_durable: ViewNumber(0),
+            forgotten: ViewNumber(0),
             seal_waits: Vec::new(),
             appended: VecDeque::new(),
             reads: BTreeMap::new(),
@@ -456,7 +463,13 @@ impl Storage {
         let first = ShardId { view, index: 0 };
         let last = ShardId { view, index: u64::MAX };
         let shards = self.shards.range(first..=last).map(|(id, shard)| (*id, shard.durable())).collect();
-        outputs.send(controller, Message::StorageSealed { view, shards });
+        let restarted = self.has_forgotten(view);
+        outputs.send(controller, Message::StorageSealed { restarted, view, shards });
+    }
+
+    /// Whether this storage may have said more in a view than it knows now.
+    fn has_forgotten(&self, view: ViewNumber) -> bool {
+        view <= self.forgotten && !active(Mutant::RestartedStorageCounts)
     }
 
     fn repair(&mut self, controller: Address, shard: ShardId, prefix: u64, source: NodeId, outputs: &mut Outputs) {
@@ -499,20 +512,36 @@ impl Storage {
         if self.chain.as_ref().is_some_and(|known| known.views.len() >= chain.views.len()) {
             return;
         }
+        if self.chain.is_none() && chain.is_memory() && self.config.incarnation > Incarnation(1) {
+            self.forgotten = chain.current().number;
+        }
         self.chain = Some(chain.clone());
         for (from, shard) in std::mem::take(&mut self.early) {
             self.replicate_open(from, shard, outputs);
         }
         self.report_all();
+        self.want_view(outputs);
     }
 
-    fn connected(&mut self, node: NodeId, incarnation: Incarnation) {
+    /// A storage that has forgotten what it said in the view counts again in the next one.
+    fn want_view(&self, outputs: &mut Outputs) {
+        let Some(view) = self.chain.as_ref().map(Chain::current) else { return };
+        if self.has_forgotten(view.number) && view.number > self.sealed && view.storages.contains(self.config.node) {
+            let message = Message::ViewWanted { view: view.number, reason: ViewReason::MemberRestarted };
+            outputs.send(self.address(view.primary, Role::Sequencer), message);
+        }
+    }
+
+    fn connected(&mut self, node: NodeId, incarnation: Incarnation, outputs: &mut Outputs) {
         self.disconnected(node);
         if self.lives.insert(node, incarnation).is_some_and(|before| before != incarnation) {
             let dropped = self.checkpoints.abandon(node);
             self.drop_parts(&dropped);
         }
         self.report_all();
+        if self.chain.as_ref().is_some_and(|chain| chain.current().primary == node) {
+            self.want_view(outputs);
+        }
     }
 
     fn disconnected(&mut self, node: NodeId) {
@@ -559,6 +588,7 @@ impl Storage {
         if self.is_silent(id.view) {
             return;
         }
+        let forgotten = self.has_forgotten(id.view);
         let Some(stored) = self.shards.get_mut(&id) else { return };
         if !std::mem::take(&mut stored.dirty) {
             return;
@@ -568,6 +598,8 @@ impl Storage {
         let writer = stored.writer;
         let primary = self.chain.as_ref().and_then(|chain| chain.view(id.view)).map(|view| view.primary);
         if let Some(primary) = primary {
+            // What is received commits in class memory: who has forgotten has only what is on disk.
+            let received = if forgotten { 0 } else { received };
             outputs.send(self.address(primary, Role::Sequencer), Message::Progress { shard: id, received, durable });
         }
         if let Some(writer) = writer {
@@ -585,7 +617,7 @@ impl Machine for Storage {
             Input::Read { ticket, result } => self.read_done(now, ticket, result, outputs),
             Input::TagsRead { ticket, first, result } => self.tags_read(now, ticket, first, result, outputs),
             Input::Chain(chain) => self.chain(chain, outputs),
-            Input::Connected { node, incarnation } => self.connected(node, incarnation),
+            Input::Connected { node, incarnation } => self.connected(node, incarnation, outputs),
             Input::Disconnected { node } => self.disconnected(node),
             Input::Space { full } => self.space(full, outputs),
             Input::Vacate { segment } => self.vacate(segment, outputs),

@@ -207,14 +207,14 @@ impl Session {
     }
 
     fn welcomed(&mut self, now: Time, welcome: Welcome) -> Result<(), ConnectionError> {
-        if welcome.logspaces == 0 || welcome.logspaces > LOGSPACES_MAX || welcome.session_window == 0 {
+        if welcome.classes().is_none() || welcome.logspaces > LOGSPACES_MAX || welcome.session_window == 0 {
             return Err(ConnectionError::Protocol { what: "the welcome is out of limits" });
         }
         match &self.welcome {
             Some(known) if known.cluster != welcome.cluster => {
                 return Err(ConnectionError::OtherCluster { expected: known.cluster, found: welcome.cluster });
             }
-            Some(known) if known.logspaces != welcome.logspaces => {
+            Some(known) if known.classes() != welcome.classes() => {
                 return Err(ConnectionError::Protocol { what: "the cluster's number of logspaces changed" });
             }
             Some(_) => {}

@@ -379,7 +379,7 @@ impl Session {
 
     /// The logspace of a LogBook, when their number is known.
     fn logspace(&self, logbook: LogBookId) -> Option<LogspaceId> {
-        self.welcome.as_ref().map(|welcome| logbook.logspace(welcome.logspaces))
+        self.welcome.as_ref().and_then(|welcome| Some(logbook.logspace(welcome.classes()?)))
     }
 
     fn saw(&mut self, logbook: LogBookId, place: Place) {

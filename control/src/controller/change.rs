@@ -56,6 +56,11 @@ impl Change {
         }
     }
 
+    /// Whether nobody of the view is left to be waited for.
+    pub fn have_all_answered(&self) -> bool {
+        self.sequencers.len() == self.view.sequencers.len() && self.storages.len() == self.view.storages.len()
+    }
+
     /// From the seal on: nothing is installed, so another end is still safe.
     pub fn again(&self) -> Change {
         Change { accepts_loss: self.accepts_loss, ..Change::new(&self.view, self.reason, self.began) }

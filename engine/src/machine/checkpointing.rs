@@ -283,7 +283,7 @@ impl Engine {
         }
     }
 
-    fn follow_from(&mut self, now: Time, logspace: Logspace, outputs: &mut Outputs) {
+    pub(super) fn follow_from(&mut self, now: Time, logspace: Logspace, outputs: &mut Outputs) {
         self.follower.start_at(logspace.place());
         let open: Vec<(ShardId, NodeSet, u64)> = logspace
             .shards_of_view()

@@ -6,14 +6,15 @@ use sealog_protocol::logspace::{Checkpoint, Logspace, Ordered};
 use sealog_protocol::machine::{Address, Outputs, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::metalog::Entry;
-use sealog_protocol::mutant::{Mutant, active};
+use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::Chain;
-use sealog_protocol::{NodeId, NodeSet, SeqNum, ShardId, Time, ViewNumber};
+use sealog_protocol::{NodeId, NodeSet, Place, SeqNum, ShardId, Time, ViewNumber};
 
 use super::Engine;
 use super::replies::reply_to;
 use crate::follower::{NextTags, choose};
 use crate::index::{Applied, Index};
+use crate::order::Order;
 
 /// Entries that wait to be applied; more are asked for when there are fewer.
 const QUEUED_ENTRY_BYTES_MAX: usize = 4 * STREAM_MESSAGE_BYTES_MAX;
@@ -34,9 +35,40 @@ impl Engine {
             self.follower.start();
         }
         self.chain = Some(chain.clone());
+        self.unlearn(now, outputs);
         self.reads.requery();
         self.follower.source = None;
         self.follow(now, outputs);
+    }
+
+    /// Whether so many entries from a place on are past the end of a view: of class memory, and lost.
+    pub(super) fn are_lost(&self, from: Place, count: u64) -> bool {
+        let end = self.chain.as_ref().and_then(|chain| chain.end(from.view));
+        end.is_some_and(|end| from.index + count > end)
+    }
+
+    /// A view of class memory may end before what this engine has learnt of it, when nobody else
+    /// remembers that: then it learns everything anew.
+    fn unlearn(&mut self, now: Time, outputs: &mut Outputs) {
+        let Some(chain) = &self.chain else { return };
+        if self.are_lost(self.applied(), 0) {
+            mark(Mark::EngineStartedOver);
+            let first = Logspace::new(chain.views.first().expect("a chain begins with a view"));
+            let until = Place { view: chain.current().number, index: 0 };
+            self.index = Some(Index::new(&chain.settings, self.config.hash_seed));
+            self.order = Order::default();
+            self.dying.clear();
+            // What is pending is appended again; what of it is ordered is a repeat.
+            self.producer.close_all();
+            (self.opening, self.leaving, self.writing, self.loading) = (None, None, None, None);
+            (self.log_bytes, self.log_bytes_spared, self.log_records, self.log_records_dead) = (0, 0, 0, 0);
+            self.reads.start_over(until);
+            self.follow_from(now, first, outputs);
+        } else if self.are_lost(self.follower.next(), 0)
+            && let Some(logspace) = self.logspace.take()
+        {
+            self.follow_from(now, logspace, outputs);
+        }
     }
 
     /// The replica that was asked has no more: another one is next. Once all were asked, after a while.

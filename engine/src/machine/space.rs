@@ -70,10 +70,12 @@ impl Engine {
         if logbook == LogBookId::SYSTEM {
             return invalid("LogBook 0 is reserved: choose another");
         }
-        if logbook.is_memory() {
-            return invalid("LogBook ids from 2^63 on are of class memory, which this release does not have");
+        let logspaces = self.chain.as_ref().map_or(1.into(), |chain| chain.settings.classes());
+        if logbook.is_memory() && logspaces.memory == 0 {
+            return invalid(
+                "this cluster was created without a logspace of class memory: use class disk, or a new cluster",
+            );
         }
-        let logspaces = self.chain.as_ref().map_or(1, |chain| chain.settings.logspaces);
         if logbook.logspace(logspaces) != self.config.logspace {
             return invalid("the LogBook belongs to another logspace: ask the engine that serves it");
         }

@@ -1,8 +1,8 @@
 //! What a read fetches from storages, and from whom.
 
-use sealog_protocol::NodeId;
+use sealog_protocol::{NodeId, Place};
 
-use super::{Fetch, Reads};
+use super::{Fetch, Reads, Stage};
 
 impl Reads {
     /// A fetch that is under way.
@@ -21,6 +21,27 @@ impl Reads {
             found.attempt += 1;
             found.asked = None;
             self.unsent.push(fetch);
+        }
+    }
+
+    /// What the index had is no more: reads that found something look again, once it has reached a place.
+    pub fn start_over(&mut self, place: Place) {
+        self.fetches.clear();
+        self.unsent.clear();
+        let ids: Vec<u64> = self.reads.keys().copied().collect();
+        for id in ids {
+            let mut read = self.take(id).expect("its key was found");
+            if !matches!(read.stage, Stage::Query) {
+                read.slots.clear();
+                (read.fetches, read.corrupt) = (0, false);
+                read.place = read.place.max(place);
+                read.stage = Stage::Place;
+                self.by_place.insert((read.place, id));
+            }
+            if let Some(until) = read.wait_until {
+                self.by_deadline.insert((until, id));
+            }
+            self.keep(id, read);
         }
     }
 

@@ -76,6 +76,7 @@ impl Sequencer {
             Recovered::Commit { view, commit, segment } => {
                 let log = self.views.entry(view).or_default();
                 log.commit = log.commit.max(commit);
+                log.settled = log.commit;
                 log.commit_kept = log.commit;
                 self.held.commit.lies(Place { view, index: commit }, segment);
                 segment
@@ -117,6 +118,7 @@ impl Sequencer {
             let log = self.views.entry(base.view).or_default();
             log.entries.drop_before(base.index);
             log.commit = log.commit.max(base.index);
+            log.settled = log.commit;
             log.durable = base.index;
         }
         for ((view, from), piece) in pieces.pieces.range((base.view, 0)..) {
