@@ -4,7 +4,7 @@
 use sealog_protocol::machine::Role;
 use sealog_protocol::members::{Member, MemberState, Members, Roles};
 use sealog_protocol::view::{Chain, View};
-use sealog_protocol::{NodeId, NodeSet};
+use sealog_protocol::{Durability, LogspaceId, NodeId, NodeSet};
 use sealog_runtime::PeerStatus;
 use serde_json::{Value, json};
 
@@ -39,6 +39,11 @@ impl ClusterFacts<'_> {
         self.members.into_iter().flat_map(|members| &members.nodes).map(member).collect()
     }
 
+    /// What a logspace waits for before it acknowledges.
+    pub fn class(&self, logspace: LogspaceId) -> Option<Durability> {
+        self.chains.first().map(|chain| chain.settings.classes().class(logspace))
+    }
+
     /// The view in force of each logspace.
     pub fn views(&self) -> Vec<Value> {
         let nodes = |nodes: &NodeSet| nodes.iter().map(|node| node.to_string()).collect::<Vec<String>>();
@@ -46,6 +51,7 @@ impl ClusterFacts<'_> {
             let view = chain.current();
             json!({
                 "logspace": chain.logspace.0,
+                "class": self.class(chain.logspace).map(Durability::name),
                 "view": view.number.0,
                 "primary": view.primary.to_string(),
                 "primary_incarnation": view.primary_incarnation.0,
@@ -53,6 +59,7 @@ impl ClusterFacts<'_> {
                 "storages": nodes(&view.storages),
                 "write_quorum": view.write_quorum,
                 "replicas": view.replicas,
+                "after_loss": losses(chain),
             })
         };
         self.chains.iter().map(view).collect()
@@ -95,6 +102,11 @@ impl ClusterFacts<'_> {
     }
 }
 
+/// Views before which something may have been lost that was acknowledged and not yet flushed.
+fn losses(chain: &Chain) -> Vec<u32> {
+    chain.views.iter().filter(|view| view.cause.after_loss).map(|view| view.number.0).collect()
+}
+
 fn role_names(roles: Roles) -> Value {
     let name = |role: Role| match role {
         Role::Engine => "engine",
@@ -117,7 +129,7 @@ fn state_name(state: MemberState) -> &'static str {
 mod tests {
     use super::*;
     use sealog_protocol::view::ClusterSettings;
-    use sealog_protocol::{ClusterId, Incarnation, LogspaceId, ViewNumber};
+    use sealog_protocol::{ClusterId, Incarnation, ViewNumber};
 
     #[test]
     fn a_node_that_is_away_is_told_and_a_quorum_that_is_lost() {

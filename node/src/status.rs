@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sealog_engine::EngineStatus;
-use sealog_protocol::client::Reply;
+use sealog_protocol::client::{Durability, Reply};
 use sealog_protocol::machine::{ConnectionId, Role};
 use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, Time};
 use sealog_runtime::{Action, Counters, ExecutorContext, JournalWatch, PeerStatus};
@@ -150,7 +150,7 @@ fn node_status<E>(
         "register": register_status(&facts.register),
         "index": { "records": records, "bytes": index_bytes, "bytes_max": facts.index_bytes_max },
         "space": facts.space.status(),
-        "logspaces": logspaces_status(part),
+        "logspaces": logspaces_status(part, cluster),
         "executors": executors,
         "roles": cluster.role_names(),
         "members": cluster.members(),
@@ -232,7 +232,7 @@ fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWat
     reasons
 }
 
-fn logspaces_status(part: &StatusPart) -> Vec<Value> {
+fn logspaces_status(part: &StatusPart, cluster: &ClusterFacts<'_>) -> Vec<Value> {
     let engines = part.engines.iter().map(|(logspace, _)| *logspace);
     let storages = part.storages.iter().map(|(logspace, _)| *logspace);
     let sequencers = part.sequencers.iter().map(|(logspace, _)| *logspace);
@@ -240,7 +240,8 @@ fn logspaces_status(part: &StatusPart) -> Vec<Value> {
     logspaces.sort_unstable();
     logspaces.dedup();
     let status = |logspace: LogspaceId| {
-        let mut value = json!({ "logspace": logspace.0 });
+        let class = cluster.class(logspace).map(Durability::name);
+        let mut value = json!({ "logspace": logspace.0, "class": class });
         let roles = [Role::Engine, Role::Storage, Role::Sequencer];
         for (role, name) in roles.into_iter().zip(["engine", "storage", "sequencer"]) {
             if let Some(status) = role_status(part, logspace, role) {
@@ -295,6 +296,7 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
         }),
         Role::Storage => find(&part.storages, logspace).map(|storage| {
             json!({
+                "counts": storage.counts,
                 "shards": storage.shards,
                 "records_durable": storage.records_durable,
                 "corrupt_reads": storage.corrupt_reads,
@@ -310,6 +312,7 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
         Role::Sequencer => find(&part.sequencers, logspace).map(|sequencer| {
             json!({
                 "view": sequencer.view.0,
+                "counts": sequencer.counts,
                 "primary": sequencer.is_primary,
                 "commit": sequencer.commit,
                 "durable": sequencer.durable,

@@ -8,6 +8,7 @@ use sealog_protocol::client::{Durability, ReadRecord};
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
 use super::managing::{Manage, Managed};
+use super::naming::{NameKnown, NameQuestion};
 use crate::error::{AppendError, CheckTailError, ManageError, ReadError, SetAuxError, StatusError};
 
 /// Names one operation of one session; never used again by it.
@@ -124,6 +125,7 @@ pub enum Operation<'a> {
     CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
     Status,
     Manage(Manage),
+    Name(NameQuestion<'a>),
     SetAux(SetAux<'a>),
 }
 
@@ -153,6 +155,7 @@ pub enum Outcome {
     /// JSON text.
     Status(Result<String, StatusError>),
     Manage(Result<Managed, ManageError>),
+    Name(Result<NameKnown, ManageError>),
     /// Whether it is kept.
     SetAux(Result<bool, SetAuxError>),
 }
