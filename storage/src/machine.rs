@@ -40,8 +40,9 @@ const TAGS_CHUNK_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub struct StorageConfig {
     pub node: NodeId,
-    /// Its first life remembers all that it ever said.
-    pub incarnation: Incarnation,
+    /// Of class memory: views up to this one began in an earlier life, which may have said more than is
+    /// known now. A seal on disk does not help: a life that had forgotten may have sealed.
+    pub forgotten: ViewNumber,
     pub logspace: LogspaceId,
     /// How fast segments are looked at and what lives in them is appended again.
     pub rewrite_bytes_per_s: u64,
@@ -53,11 +54,11 @@ pub struct StorageConfig {
 
 impl StorageConfig {
     /// The defaults of [`sealog_protocol::limits`].
-    pub fn new(node: NodeId, incarnation: Incarnation, logspace: LogspaceId) -> StorageConfig {
+    pub fn new(node: NodeId, logspace: LogspaceId) -> StorageConfig {
         StorageConfig {
             node,
-            incarnation,
             logspace,
+            forgotten: ViewNumber(0),
             rewrite_bytes_per_s: REWRITE_BYTES_PER_S,
             copy_bytes_per_s: COPY_BYTES_PER_S,
             mend_retry: MEND_RETRY,
@@ -68,6 +69,9 @@ impl StorageConfig {
 /// Counters for `status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StorageStatus {
+    /// Whether it counts for the quorums of the view in force: in class memory, unless it has forgotten
+    /// what it said in it.
+    pub counts: bool,
     pub shards: usize,
     pub records_durable: u64,
     /// Reads that found damaged bytes.
@@ -112,9 +116,6 @@ pub struct Storage {
     sealed: ViewNumber,
     /// The newest view whose seal is on disk.
     sealed_durable: ViewNumber,
-    /// In class memory: views up to this one began in an earlier life, which may have said more than
-    /// is known now. A seal on disk does not help: a life that had forgotten may have sealed.
-    forgotten: ViewNumber,
     /// Controllers that wait for their seal to be durable.
     seal_waits: Vec<(Address, ViewNumber)>,
     /// What the journal was given and has not yet made durable, in order.
@@ -189,7 +190,6 @@ impl Storage {
             shards: BTreeMap::new(),
             sealed: ViewNumber(0),
             sealed_durable: ViewNumber(0),
-            forgotten: ViewNumber(0),
             seal_waits: Vec::new(),
             appended: VecDeque::new(),
             reads: BTreeMap::new(),
@@ -259,6 +259,7 @@ impl Storage {
     pub fn status(&self) -> StorageStatus {
         let (to_mend, found_by_reads) = self.damage();
         StorageStatus {
+            counts: self.chain.as_ref().is_some_and(|chain| !self.has_forgotten(chain.current().number)),
             shards: self.shards.len(),
             records_durable: self.shards.values().map(StoredShard::durable).sum(),
             corrupt_reads: self.corrupt_reads,
@@ -478,7 +479,7 @@ impl Storage {
 
     /// Whether this storage may have said more in a view than it knows now.
     fn has_forgotten(&self, view: ViewNumber) -> bool {
-        view <= self.forgotten && !active(Mutant::RestartedStorageCounts)
+        view <= self.config.forgotten && !active(Mutant::RestartedStorageCounts)
     }
 
     fn repair(&mut self, controller: Address, shard: ShardId, prefix: u64, source: NodeId, outputs: &mut Outputs) {
@@ -520,9 +521,6 @@ impl Storage {
     fn chain(&mut self, chain: &Chain, outputs: &mut Outputs) {
         if self.chain.as_ref().is_some_and(|known| known.views.len() >= chain.views.len()) {
             return;
-        }
-        if self.chain.is_none() && chain.is_memory() && self.config.incarnation > Incarnation(1) {
-            self.forgotten = chain.current().number;
         }
         self.chain = Some(chain.clone());
         for (from, shard) in std::mem::take(&mut self.early) {

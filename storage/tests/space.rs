@@ -112,7 +112,7 @@ struct World {
 impl World {
     fn new() -> World {
         let mut world = World {
-            storage: Storage::new(StorageConfig::new(NODE, Incarnation(1), LOGSPACE)),
+            storage: Storage::new(StorageConfig::new(NODE, LOGSPACE)),
             journal: Journal::default(),
             now: Time(1_000_000_000),
             in_flight: VecDeque::new(),
@@ -134,7 +134,7 @@ impl World {
 
     /// What was not durable is lost; the journal goes on in a new segment.
     fn restart(&mut self) {
-        self.storage = Storage::new(StorageConfig::new(NODE, Incarnation(1), LOGSPACE));
+        self.storage = Storage::new(StorageConfig::new(NODE, LOGSPACE));
         assert!(self.in_flight.is_empty(), "the tests settle first");
         self.journal.open += 1;
         for (at, entry) in self.journal.entries.values().flatten() {
