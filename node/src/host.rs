@@ -16,7 +16,7 @@ use sealog_protocol::members::{Member, MemberState, Members};
 use sealog_protocol::message::Message;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Time};
-use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner, PeersNow};
+use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner, PeerCuts, PeersNow, Rotten};
 
 use crate::cluster_status::ClusterFacts;
 use crate::machines::{Machines, Placement, RoleMachine};
@@ -39,6 +39,8 @@ pub enum Event {
     Members(Arc<Members>),
     /// Whom the connections of this node are with, by the same. For the executor that holds them.
     Peers(Box<PeersNow>),
+    /// Whom this node is cut off from, on purpose. For the executor that holds the connections.
+    Cuts(Box<PeerCuts>),
     /// Another executor collects the node's status.
     StatusWanted {
         by: ExecutorId,
@@ -255,6 +257,7 @@ impl NodeHost {
                 let slot = self.machines.slot(at);
                 if std::mem::take(&mut slot.dirty) {
                     slot.machine.flush(now, &mut self.outputs);
+                    slot.machine.log_news(slot.address.logspace);
                     self.route(at);
                 }
             }
@@ -404,6 +407,7 @@ impl Host for NodeHost {
             Event::Chain { chain, swapped } => self.chain(now, &chain, swapped),
             Event::Members(members) => self.members(now, members),
             Event::Peers(peers) => self.actions.push(Action::Peers(peers)),
+            Event::Cuts(cuts) => self.actions.push(Action::Cuts(cuts)),
             Event::StatusWanted { by, round } => {
                 let part = self.status_part();
                 self.context.poster.post(by, Event::StatusTold { round, part });
@@ -500,9 +504,9 @@ impl Host for NodeHost {
         self.handle_owner(now, owner, Input::Vacate { segment });
     }
 
-    fn rotten(&mut self, now: Time, owner: Owner, damage: Damage) {
-        let Damage { segment, offset, bytes, .. } = damage;
-        self.handle_owner(now, owner, Input::Rotten { segment, offset, bytes });
+    fn rotten(&mut self, now: Time, rotten: Rotten) {
+        let Rotten { owner, damage: Damage { segment, offset, bytes, .. }, is_missing } = rotten;
+        self.handle_owner(now, owner, Input::Rotten { segment, offset, bytes, missing: is_missing });
     }
 
     fn tick(&mut self, now: Time) {

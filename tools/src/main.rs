@@ -2,8 +2,9 @@
 //!
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
 //! `read` (with `tail`, `check-tail`, `logbook list`), `aux`, `keep` (`trim`, `logbook set` and `show`), `status`,
-//! `serve`, `dev` (a node, or a cluster of processes), `cluster`, `operate` (`node`), `view`, `config`, `backup` (with `restore`), `inspect`, `bench`, `doctor`, `manual`
-//! (`completions`, `man`). Data goes to stdout, talk to stderr: [`log`]; [`supervisor`] is who started a node.
+//! `serve`, `dev` (a node, or a cluster of processes), `cluster`, `operate` (`node`), `view`, `config`, `backup` (with `restore`),
+//! `inspect`, `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to stdout, talk to stderr: [`log`]; [`supervisor`] is who
+//! started a node, [`control`] what he may do to it.
 
 mod append;
 mod arguments;
@@ -13,6 +14,7 @@ mod bench;
 mod cluster;
 mod config;
 mod connection;
+mod control;
 mod dev;
 mod doctor;
 mod failure;

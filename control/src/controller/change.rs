@@ -10,6 +10,7 @@ use crate::decide::{Decision, KeptShard, SequencerAnswer, StorageAnswers, holder
 use crate::plan::NextNodes;
 
 /// A view change under way.
+#[derive(Clone, Debug)]
 pub(super) struct Change {
     pub view: View,
     pub reason: ViewReason,
@@ -23,6 +24,7 @@ pub(super) struct Change {
 }
 
 /// What must be durable before the next view is installed, and who has it.
+#[derive(Clone, Debug)]
 pub(super) struct Repair {
     pub decision: Decision,
     /// It was made with fewer answers than are sure to know all that was acknowledged.
@@ -36,6 +38,7 @@ pub(super) struct Repair {
     pub installing: bool,
 }
 
+#[derive(Clone, Debug)]
 pub(super) struct Copies {
     pub kept: KeptShard,
     pub have: BTreeSet<NodeId>,

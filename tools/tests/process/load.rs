@@ -78,6 +78,20 @@ impl Load {
         progress.acknowledged >= count
     }
 
+    /// As [`Load::wait_for_acknowledgements`]; also whether they were in time.
+    pub fn wait_for_acknowledgements_within(&self, count: u64, patience: Duration) -> bool {
+        let waits =
+            |progress: &mut Progress| progress.acknowledged < count && progress.clients_ended < self.clients.len();
+        let progress = self.shared.progress.lock().expect("no holder panics");
+        let waited = self.shared.changed.wait_timeout_while(progress, patience, waits).expect("no holder panics");
+        waited.0.acknowledged >= count
+    }
+
+    /// Appends that were acknowledged until now.
+    pub fn acknowledged(&self) -> u64 {
+        self.shared.progress.lock().expect("no holder panics").acknowledged
+    }
+
     /// As [`Load::stop`], of clients none of which met an error.
     pub fn stop_without_errors(self) -> History {
         let shared = self.shared.clone();
