@@ -194,6 +194,7 @@ fn peer_status(peer: &PeerStatus) -> Value {
         "incarnation": peer.incarnation.0,
         "connects": peer.connects,
         "reason": peer.reason,
+        "clock_ahead_ms": peer.clock_ahead_ms,
     })
 }
 

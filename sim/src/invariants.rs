@@ -80,6 +80,8 @@ pub struct Invariants {
     logspaces: Vec<Truth>,
     /// Committed entries in all.
     pub commits: u64,
+    /// Nodes that were removed: what they had is gone.
+    pub removed: BTreeSet<NodeId>,
 }
 
 impl Invariants {
@@ -101,7 +103,7 @@ impl Invariants {
             lost: false,
             checkpoint: Place::default(),
         });
-        Invariants { logspaces: logspaces.collect(), commits: 0 }
+        Invariants { logspaces: logspaces.collect(), commits: 0, removed: BTreeSet::new() }
     }
 
     fn truth(&mut self, logspace: LogspaceId) -> &mut Truth {

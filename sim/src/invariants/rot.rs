@@ -11,7 +11,8 @@ impl Invariants {
     pub fn has_other_copy(&self, logspace: LogspaceId, shard: ShardId, (from, to): (u64, u64), node: NodeId) -> bool {
         let truth = &self.logspaces[usize::from(logspace.0)];
         let mut batches = truth.batches.range((shard, from)..(shard, to));
-        let others = || truth.disks.keys().filter(|(of, other)| *of == shard && *other != node);
+        let is_good = |other: &NodeId| *other != node && !self.removed.contains(other);
+        let others = || truth.disks.keys().filter(|(of, other)| *of == shard && is_good(other));
         batches.all(|((_, position), _)| others().any(|(_, other)| truth.has(shard, *position, *other)))
     }
 

@@ -46,7 +46,7 @@ fn init(directory: &Path, more: &[&str]) -> Ended {
     init_in(&register(directory), more)
 }
 
-fn init_in(register: &str, more: &[&str]) -> Ended {
+pub fn init_in(register: &str, more: &[&str]) -> Ended {
     let mut command = Command::new(binary());
     command.args(["cluster", "init", "-o", "json", "--register", register]).args(more);
     let output = command.stdin(Stdio::null()).output().expect("the binary runs");
