@@ -19,6 +19,7 @@ mod host;
 pub mod identity;
 mod machines;
 mod node;
+mod operations;
 pub mod peer_settings;
 mod readiness;
 pub mod register;

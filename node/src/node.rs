@@ -254,6 +254,7 @@ fn member_of(settings: &Settings, register: &mut dyn WatchedRegister) -> Result<
         incarnation,
         roles: settings.roles,
         state: MemberState::Active,
+        replacement: None,
         peer_address: settings.advertised().expect("checked with the meeting"),
         client_address: client_address.unwrap_or_default(),
     };

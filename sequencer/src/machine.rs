@@ -79,7 +79,7 @@ pub struct SequencerStatus {
 }
 
 /// A view's metalog on this replica.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct ViewLog {
     entries: EntryLog,
     durable: u64,
@@ -91,12 +91,14 @@ struct ViewLog {
     commit_kept: u64,
 }
 
+#[derive(Clone, Debug)]
 struct Repair {
     end: u64,
     source: NodeId,
     controller: Address,
 }
 
+#[derive(Clone, Debug)]
 enum Appended {
     Entries(HeldRun),
     /// Entries that were in a segment which has to go.
@@ -112,6 +114,7 @@ enum Appended {
 }
 
 /// A sequencer replica of one logspace.
+#[derive(Clone, Debug)]
 pub struct Sequencer {
     config: SequencerConfig,
     chain: Option<Chain>,

@@ -14,11 +14,13 @@ use crate::cluster::ClusterVerb;
 use crate::dev::DevArguments;
 use crate::dev::command::Fault;
 use crate::dev::layout::Layout;
+use crate::operate::NodeVerb;
+use crate::view::ViewArguments;
 
 /// A shared, durable, ordered log.
 ///
 /// Exit codes: 0 done, 1 other, 2 usage, 3 unreachable or a deadline passed while reading, 4 outcome
-/// of an append unknown, 5 condition failed, 6 trimmed, 7 disk full, 8 corrupt.
+/// of an append unknown, 5 condition failed, or a command of operators refused, 6 trimmed, 7 disk full, 8 corrupt.
 #[derive(Debug, Parser)]
 #[command(name = "sealog", version, max_term_width = 100)]
 pub struct Arguments {
@@ -35,6 +37,11 @@ pub enum Verb {
     /// A cluster of several nodes.
     #[command(subcommand)]
     Cluster(ClusterVerb),
+    /// The nodes of a cluster: list, drain, replace, remove them.
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Print the views of each logspace, and why each came to be; or end one by force.
+    View(ViewArguments),
     /// Append one record, or one for each line of stdin.
     Append(AppendArguments),
     /// Read records.

@@ -166,7 +166,7 @@ impl Host for Peer {
 
     fn space(&mut self, _: Time, _: bool) {}
 
-    fn rotten(&mut self, _: Time, _: Owner, _: sealog_runtime::Damage) {}
+    fn rotten(&mut self, _: Time, _: sealog_runtime::Rotten) {}
 
     fn vacate(&mut self, _: Time, _: Owner, _: u32) {}
 

@@ -45,6 +45,7 @@ struct Shared {
 #[derive(Default)]
 struct Progress {
     acknowledged: u64,
+    errors: u64,
     clients_ended: usize,
     stop: bool,
 }
@@ -89,6 +90,14 @@ impl Load {
     /// Appends that were acknowledged until now.
     pub fn acknowledged(&self) -> u64 {
         self.shared.progress.lock().expect("no holder panics").acknowledged
+    }
+
+    /// As [`Load::stop`], of clients none of which met an error.
+    pub fn stop_without_errors(self) -> History {
+        let shared = self.shared.clone();
+        let history = self.stop();
+        assert_eq!(shared.progress.lock().expect("no holder panics").errors, 0, "clients met errors");
+        history
     }
 
     /// Ends the load: nothing new is sent, and what is in flight is waited for.
@@ -168,6 +177,8 @@ impl Appender {
     }
 
     fn failed(&mut self, operation: OperationId, error: &AppendError) {
+        println!("client {}: {error}", self.number);
+        self.shared.update(|progress| progress.errors += 1);
         if !error.is_outcome_unknown() {
             self.history.refused(operation);
         }
