@@ -114,7 +114,8 @@ impl Mending {
             None => (!self.wants.is_empty()).then_some(self.next_at),
         };
         let scanning = self.scan.as_ref().is_some_and(|scan| !scan.is_waiting && !is_full).then_some(Time::ZERO);
-        asking.into_iter().chain(scanning).chain(self.retry_at).min()
+        let later = self.is_to_retry.then_some(Time::ZERO);
+        asking.into_iter().chain(scanning).chain(later).chain(self.retry_at).min()
     }
 
     pub(super) fn try_later(&mut self) {
