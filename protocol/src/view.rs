@@ -48,11 +48,12 @@ pub struct ClusterSettings {
 }
 
 impl ClusterSettings {
-    pub fn new(cluster: ClusterId, logspaces: u16) -> ClusterSettings {
+    pub fn new(cluster: ClusterId, logspaces: impl Into<Logspaces>) -> ClusterSettings {
+        let classes = logspaces.into();
         ClusterSettings {
             cluster,
-            logspaces,
-            memory_logspaces: 0,
+            logspaces: classes.count(),
+            memory_logspaces: classes.memory,
             sessions_max: SESSIONS_MAX,
             session_window: SESSION_WINDOW,
         }

@@ -80,11 +80,16 @@ impl World {
 
     /// A sealed segment that was not damaged yet.
     fn draw_segment(&mut self, node: NodeIndex) -> Result<Option<(SegmentSummary, Trailer)>, Failure> {
-        let sealed: Vec<(SegmentSummary, Trailer)> = self.inspect(node)?.segments().iter().filter_map(|summary| {
-            let SegmentState::Sealed(trailer) = summary.state else { return None };
-            let is_new = !self.faults.rot.segments.contains(&(summary.segment, trailer.use_number));
-            is_new.then_some((*summary, trailer))
-        }).collect();
+        let sealed: Vec<(SegmentSummary, Trailer)> = self
+            .inspect(node)?
+            .segments()
+            .iter()
+            .filter_map(|summary| {
+                let SegmentState::Sealed(trailer) = summary.state else { return None };
+                let is_new = !self.faults.rot.segments.contains(&(summary.segment, trailer.use_number));
+                is_new.then_some((*summary, trailer))
+            })
+            .collect();
         let nth = self.rng.usize(0..sealed.len().max(1));
         Ok(sealed.get(nth).copied())
     }

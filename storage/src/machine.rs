@@ -29,8 +29,8 @@ mod sealing;
 mod space;
 
 use copying::Copies;
-use mending::Mending;
 pub use mending::MendNews;
+use mending::Mending;
 use reading::ReadFor;
 use sealing::Repair;
 use space::Rewriting;
@@ -42,8 +42,9 @@ const TAGS_CHUNK_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub struct StorageConfig {
     pub node: NodeId,
-    /// Its first life remembers all that it ever said.
-    pub incarnation: Incarnation,
+    /// Of class memory: views up to this one began in an earlier life, which may have said more than is
+    /// known now. A seal on disk does not help: a life that had forgotten may have sealed.
+    pub forgotten: ViewNumber,
     pub logspace: LogspaceId,
     /// How fast segments are looked at and what lives in them is appended again.
     pub rewrite_bytes_per_s: u64,
@@ -55,11 +56,11 @@ pub struct StorageConfig {
 
 impl StorageConfig {
     /// The defaults of [`sealog_protocol::limits`].
-    pub fn new(node: NodeId, incarnation: Incarnation, logspace: LogspaceId) -> StorageConfig {
+    pub fn new(node: NodeId, logspace: LogspaceId) -> StorageConfig {
         StorageConfig {
             node,
-            incarnation,
             logspace,
+            forgotten: ViewNumber(0),
             rewrite_bytes_per_s: REWRITE_BYTES_PER_S,
             copy_bytes_per_s: COPY_BYTES_PER_S,
             mend_retry: MEND_RETRY,
@@ -70,6 +71,9 @@ impl StorageConfig {
 /// Counters for `status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StorageStatus {
+    /// Whether it counts for the quorums of the view in force: in class memory, unless it has forgotten
+    /// what it said in it.
+    pub counts: bool,
     pub shards: usize,
     pub records_durable: u64,
     /// Reads that found damaged bytes.
@@ -104,6 +108,7 @@ pub struct StorageStatus {
 }
 
 /// A storage of one logspace.
+#[derive(Clone, Debug)]
 pub struct Storage {
     config: StorageConfig,
     chain: Option<Chain>,
@@ -113,9 +118,6 @@ pub struct Storage {
     sealed: ViewNumber,
     /// The newest view whose seal is on disk.
     sealed_durable: ViewNumber,
-    /// In class memory: views up to this one began in an earlier life, which may have said more than
-    /// is known now. A seal on disk does not help: a life that had forgotten may have sealed.
-    forgotten: ViewNumber,
     /// Controllers that wait for their seal to be durable.
     seal_waits: Vec<(Address, ViewNumber)>,
     /// What the journal was given and has not yet made durable, in order.
@@ -147,6 +149,7 @@ pub struct Storage {
     tags: BytesMut,
 }
 
+#[derive(Clone, Debug)]
 enum Appended {
     Run(ShardId),
     Seal(ViewNumber),
@@ -182,7 +185,6 @@ impl Storage {
             shards: BTreeMap::new(),
             sealed: ViewNumber(0),
             sealed_durable: ViewNumber(0),
-            forgotten: ViewNumber(0),
             seal_waits: Vec::new(),
             appended: VecDeque::new(),
             reads: BTreeMap::new(),
@@ -252,6 +254,7 @@ impl Storage {
     pub fn status(&self) -> StorageStatus {
         let (to_mend, found_by_reads) = self.damage();
         StorageStatus {
+            counts: self.chain.as_ref().is_some_and(|chain| !self.has_forgotten(chain.current().number)),
             shards: self.shards.len(),
             records_durable: self.shards.values().map(StoredShard::durable).sum(),
             corrupt_reads: self.corrupt_reads,
@@ -336,8 +339,14 @@ impl Storage {
         }
     }
 
+    /// Whether shards of a view get no more here but by copies: it is sealed, or the register has its end.
+    /// One that was forgotten with all that was dead in it is not begun anew for an engine that is behind.
+    fn is_over(&self, view: ViewNumber) -> bool {
+        view <= self.sealed || self.chain.as_ref().is_some_and(|chain| chain.current().number > view)
+    }
+
     fn replicate_open(&mut self, from: Address, shard: ShardId, outputs: &mut Outputs) {
-        if shard.view <= self.sealed {
+        if self.is_over(shard.view) {
             mark(Mark::ReplicateRefusedBySeal);
             outputs.send(from, Message::ReplicateRefused { shard });
             return;
@@ -362,7 +371,7 @@ impl Storage {
     }
 
     fn replicate(&mut self, from: Address, shard: ShardId, first: u64, batches: Bytes, outputs: &mut Outputs) {
-        if shard.view <= self.sealed {
+        if self.is_over(shard.view) {
             mark(Mark::ReplicateRefusedBySeal);
             outputs.send(from, Message::ReplicateRefused { shard });
             return;
@@ -440,9 +449,6 @@ impl Storage {
     fn chain(&mut self, chain: &Chain, outputs: &mut Outputs) {
         if self.chain.as_ref().is_some_and(|known| known.views.len() >= chain.views.len()) {
             return;
-        }
-        if self.chain.is_none() && chain.is_memory() && self.config.incarnation > Incarnation(1) {
-            self.forgotten = chain.current().number;
         }
         self.chain = Some(chain.clone());
         for (from, shard) in std::mem::take(&mut self.early) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sealog_protocol::{Place, ViewNumber};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Segment {
     /// The first that was seen is the oldest: segments' numbers are used again.
     order: u64,
@@ -30,7 +30,7 @@ struct Segment {
 }
 
 /// The segments that a storage has something in.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Segments {
     segments: BTreeMap<u32, Segment>,
     seen: u64,
@@ -199,8 +199,7 @@ impl Segments {
     pub fn free(&self) -> Vec<u32> {
         let gets_more = |segment: u32| self.latest == Some(segment) || !self.started;
         let bare = self.segments.iter().filter(|(_, segment)| segment.records == 0 && segment.parts == 0);
-        let free =
-            bare.filter(|(number, segment)| !segment.is_kept && (segment.is_closed || !gets_more(**number)));
+        let free = bare.filter(|(number, segment)| !segment.is_kept && (segment.is_closed || !gets_more(**number)));
         free.map(|(number, _)| *number).collect()
     }
 
@@ -221,8 +220,10 @@ impl Segments {
     /// what it holds; else one of which half was said to be dying, since the last look or the last
     /// checkpoint; else the oldest that nobody has looked at.
     pub fn next(&self, checkpoint: Option<Place>, has_room: bool) -> Option<u32> {
-        let holds =
-            self.segments.iter().filter(|(_, segment)| segment.records + segment.parts > 0 && !segment.is_damaged && !segment.is_kept);
+        let holds = self
+            .segments
+            .iter()
+            .filter(|(_, segment)| segment.records + segment.parts > 0 && !segment.is_damaged && !segment.is_kept);
         if let Some((number, _)) = holds.clone().find(|(_, segment)| segment.is_vacated) {
             return Some(*number);
         }

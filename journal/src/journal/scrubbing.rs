@@ -40,9 +40,7 @@ impl Journal {
     pub(super) fn damages_left(&self) -> u64 {
         let segments = &self.segments;
         let is_left = |damage: &&Damage| match damage.kind {
-            DamageKind::Footer => {
-                segments.is_live(damage.segment) && !segments.sealed.contains_key(&damage.segment)
-            }
+            DamageKind::Footer => segments.is_live(damage.segment) && !segments.sealed.contains_key(&damage.segment),
             DamageKind::Data | DamageKind::Blocks => segments.is_live(damage.segment),
         };
         let unlisted = self.report.damages_total - self.report.damages.len() as u64;

@@ -21,7 +21,7 @@ const NEWS_MAX: usize = 64;
 const GAP_STEPS: usize = 1024;
 
 /// What is mended, and its counters.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Mending {
     /// At most one of the segment that is emptied, and one gap.
     wants: VecDeque<Want>,
@@ -53,13 +53,14 @@ pub enum MendNews {
     Lost { shard: ShardId, position: u64 },
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Lost {
     end: u64,
     segment: Option<u32>,
 }
 
 /// Batches from `position` on that are asked of others.
+#[derive(Clone, Debug)]
 struct Want {
     shard: ShardId,
     position: u64,
@@ -76,7 +77,7 @@ struct Want {
 }
 
 /// A look for gaps: before this position of this shard there is none that can be filled.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct Scan {
     shard: ShardId,
     position: u64,

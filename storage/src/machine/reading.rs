@@ -15,6 +15,7 @@ use crate::checkpoints::PartId;
 use crate::extents::Found;
 
 /// What is read, and for whom.
+#[derive(Clone, Debug)]
 pub(super) enum ReadFor {
     Batches(Reading),
     Tags {
@@ -48,7 +49,7 @@ impl ReadFor {
 }
 
 /// Batches that are looked for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
     pub(super) reader: Reader,
     pub(super) shard: ShardId,
@@ -60,7 +61,7 @@ pub(super) struct Reading {
     skipped: u32,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Reader {
     Fetch {
         to: Address,
@@ -83,21 +84,11 @@ pub(super) enum Reader {
 /// What a read of batches led to.
 enum Walked {
     /// Verified batches, the first of which holds the position, and their positions.
-    Found {
-        first: u64,
-        end: u64,
-        batches: Bytes,
-    },
+    Found { first: u64, end: u64, batches: Bytes },
     /// The position is further on: read so many bytes from here.
-    Further {
-        next: u64,
-        skipped: u32,
-        bytes: u32,
-    },
+    Further { next: u64, skipped: u32, bytes: u32 },
     /// It can't be read. What may be readable again begins at this position.
-    Damaged {
-        next: u64,
-    },
+    Damaged { next: u64 },
 }
 
 impl Storage {
@@ -379,9 +370,8 @@ fn step(bytes: &[u8], shard: ShardId, first: u64) -> Step {
 /// Where a batch damaged in its payload ends, which begins at the first of these positions.
 fn behind_damaged(bytes: &[u8], shard: ShardId, positions: Range<u64>) -> u64 {
     let frame = Frame::parse_unverified(bytes).ok().flatten();
-    let whole = frame.filter(|frame| {
-        verify_metadata(&bytes[..HEADER_BYTES + frame.metadata.len()], &frame.header).is_ok()
-    });
+    let whole =
+        frame.filter(|frame| verify_metadata(&bytes[..HEADER_BYTES + frame.metadata.len()], &frame.header).is_ok());
     match whole {
         Some(frame) => positions.start + u64::from(frame.header.count),
         None => {

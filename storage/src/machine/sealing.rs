@@ -4,6 +4,7 @@
 use super::*;
 
 /// What a controller wants to be here.
+#[derive(Clone, Debug)]
 pub(super) struct Repair {
     prefix: u64,
     source: NodeId,
@@ -39,7 +40,7 @@ impl Storage {
 
     /// Whether this storage may have said more in a view than it knows now.
     pub(super) fn has_forgotten(&self, view: ViewNumber) -> bool {
-        view <= self.forgotten && !active(Mutant::RestartedStorageCounts)
+        view <= self.config.forgotten && !active(Mutant::RestartedStorageCounts)
     }
 
     pub(super) fn repair(&mut self, controller: Address, shard: ShardId, prefix: u64, source: NodeId, outputs: &mut Outputs) {

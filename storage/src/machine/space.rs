@@ -21,7 +21,7 @@ use crate::extents::Span;
 const JUDGE_ATTEMPTS: u32 = 2;
 
 /// Looking for space, and its counters.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Rewriting {
     current: Option<Rewrite>,
     /// No step before it, so that the rate is kept.
@@ -34,6 +34,7 @@ pub(super) struct Rewriting {
 }
 
 /// A segment that is looked at.
+#[derive(Clone, Debug)]
 struct Rewrite {
     segment: u32,
     /// What it holds of which shard, and which of it is judged next, from which position on.
@@ -53,6 +54,7 @@ struct Rewrite {
     unanswered: u32,
 }
 
+#[derive(Clone, Debug)]
 enum Step {
     Idle,
     /// A read or an append is under way.
@@ -146,7 +148,9 @@ impl Storage {
     }
 
     fn begin_rewrite(&mut self) {
-        let Some(segment) = self.segments.next(self.checkpoints.committed(), !self.full && self.chain.is_some()) else { return };
+        let Some(segment) = self.segments.next(self.checkpoints.committed(), !self.full && self.chain.is_some()) else {
+            return;
+        };
         let can_judge = !self.engines.is_empty();
         if !can_judge && !self.segments.has_to_go(segment) {
             return;
@@ -374,8 +378,7 @@ impl Storage {
         if let Some((_, span)) = rewrite.living.front_mut() {
             span.first = end;
         }
-        let is_careless =
-            active(Mutant::SegmentReleasedBeforeCopy) || is_mended && active(Mutant::MendedBeforeDurable);
+        let is_careless = active(Mutant::SegmentReleasedBeforeCopy) || is_mended && active(Mutant::MendedBeforeDurable);
         rewrite.step = if is_careless { Step::Idle } else { Step::Waiting };
         self.count_rewritten(now, batches.len());
         self.appended.push_back(Appended::Copy { shard, first, batches: batches.clone() });

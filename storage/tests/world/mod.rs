@@ -156,7 +156,7 @@ impl World {
     /// In the views of this chain.
     pub fn with(chain: &Chain) -> World {
         let mut world = World {
-            storage: Storage::new(StorageConfig::new(NODE, Incarnation(1), LOGSPACE)),
+            storage: Storage::new(StorageConfig::new(NODE, LOGSPACE)),
             journal: Journal::default(),
             now: Time(1_000_000_000),
             in_flight: VecDeque::new(),
@@ -185,7 +185,7 @@ impl World {
     }
 
     pub fn restart_with(&mut self, chain: &Chain) {
-        self.storage = Storage::new(StorageConfig::new(NODE, Incarnation(1), LOGSPACE));
+        self.storage = Storage::new(StorageConfig::new(NODE, LOGSPACE));
         assert!(self.in_flight.is_empty(), "the tests settle first");
         self.journal.open += 1;
         for (at, entry) in self.journal.entries.values().flatten() {
