@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use model::*;
 use proptest::prelude::*;
 use sealog_journal::header::BlockKind;
-use sealog_journal::{BlockVerdict, Damage, DamageKind, Finding, Inspection, Journal, Owner, RecoveryError, SegmentState};
+use sealog_journal::{
+    BlockVerdict, Damage, DamageKind, Finding, Inspection, Journal, Owner, RecoveryError, SegmentState,
+};
 use sealog_protocol::batch::Batch;
 use sealog_protocol::machine::DurableEntry;
 

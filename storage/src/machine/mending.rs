@@ -297,6 +297,8 @@ impl Storage {
         if self.mending.scan.take().is_some_and(|scan| scan.is_lossy) {
             return self.mending.try_later();
         }
+        // What was lost and is no gap any more was forgotten with its shard.
+        self.mending.lost.retain(|_, lost| lost.segment.is_some());
         for segment in std::mem::take(&mut self.mending.incomplete) {
             if self.segments.holds(segment) {
                 self.segments.keep(segment, false);

@@ -43,7 +43,14 @@ impl Storage {
         view <= self.config.forgotten && !active(Mutant::RestartedStorageCounts)
     }
 
-    pub(super) fn repair(&mut self, controller: Address, shard: ShardId, prefix: u64, source: NodeId, outputs: &mut Outputs) {
+    pub(super) fn repair(
+        &mut self,
+        controller: Address,
+        shard: ShardId,
+        prefix: u64,
+        source: NodeId,
+        outputs: &mut Outputs,
+    ) {
         if active(Mutant::SealedRefusesRepair) && shard.view <= self.sealed {
             return;
         }
