@@ -25,12 +25,14 @@ mod checkpointing;
 mod copying;
 mod mending;
 mod reading;
+mod sealing;
 mod space;
 
 use copying::Copies;
 pub use mending::MendNews;
 use mending::Mending;
 use reading::ReadFor;
+use sealing::Repair;
 use space::Rewriting;
 
 /// The buffer that Tags entries are built in, so that a run does not allocate.
@@ -173,13 +175,6 @@ enum Appended {
         id: PartId,
         bytes: u32,
     },
-}
-
-#[derive(Clone, Debug)]
-struct Repair {
-    prefix: u64,
-    source: NodeId,
-    controller: Address,
 }
 
 impl Storage {
@@ -451,73 +446,6 @@ impl Storage {
         }
     }
 
-    fn seal(&mut self, from: Address, view: ViewNumber, outputs: &mut Outputs) {
-        if view <= self.sealed_durable {
-            self.answer_seal(from, view, outputs);
-            return;
-        }
-        if view > self.sealed {
-            self.sealed = view;
-            self.appended.push_back(Appended::Seal(view));
-            if active(Mutant::SealNotDurable) {
-                self.appended.pop_back();
-                self.answer_seal(from, view, outputs);
-                return;
-            }
-            outputs.append(DurableEntry::StorageSeal { view });
-        }
-        self.seal_waits.push((from, view));
-    }
-
-    fn answer_seal(&mut self, controller: Address, view: ViewNumber, outputs: &mut Outputs) {
-        let first = ShardId { view, index: 0 };
-        let last = ShardId { view, index: u64::MAX };
-        let shards = self.shards.range(first..=last).map(|(id, shard)| (*id, shard.durable())).collect();
-        let restarted = self.has_forgotten(view);
-        outputs.send(controller, Message::StorageSealed { restarted, view, shards });
-    }
-
-    /// Whether this storage may have said more in a view than it knows now.
-    fn has_forgotten(&self, view: ViewNumber) -> bool {
-        view <= self.config.forgotten && !active(Mutant::RestartedStorageCounts)
-    }
-
-    fn repair(&mut self, controller: Address, shard: ShardId, prefix: u64, source: NodeId, outputs: &mut Outputs) {
-        if active(Mutant::SealedRefusesRepair) && shard.view <= self.sealed {
-            return;
-        }
-        self.shards.entry(shard).or_default();
-        self.repairs.insert(shard, Repair { prefix, source, controller });
-        self.repair_progress(shard, outputs);
-    }
-
-    /// Asks for the next batch of a repair, or reports its end.
-    fn repair_progress(&mut self, shard: ShardId, outputs: &mut Outputs) {
-        let Some(repair) = self.repairs.get(&shard) else { return };
-        let stored = &self.shards[&shard];
-        if stored.durable() >= repair.prefix {
-            let message = Message::ShardRepaired { shard, durable: stored.durable() };
-            outputs.send(repair.controller, message);
-            self.repairs.remove(&shard);
-        } else if stored.received() < repair.prefix {
-            let source = self.address(repair.source, Role::Storage);
-            let message = Message::ShardPull { shard, from: stored.received(), prefix: repair.prefix };
-            outputs.send(source, message);
-        }
-    }
-
-    fn copy(&mut self, from: Address, shard: ShardId, first: u64, batches: Bytes, outputs: &mut Outputs) {
-        let wanted = self.repairs.get(&shard).is_some_and(|repair| repair.source == from.node);
-        // It begins later than asked for when the source has nothing between, and earlier when it was
-        // asked for twice.
-        if !wanted || self.shards.get(&shard).is_none_or(|stored| first < stored.received()) {
-            return;
-        }
-        mark(Mark::RepairedRecords);
-        self.take(from, shard, first, batches, outputs);
-        self.repair_progress(shard, outputs);
-    }
-
     fn chain(&mut self, chain: &Chain, outputs: &mut Outputs) {
         if self.chain.as_ref().is_some_and(|known| known.views.len() >= chain.views.len()) {
             return;
@@ -639,9 +567,10 @@ impl Machine for Storage {
             self.report(id, outputs);
         }
         self.dirty = dirty;
+        // Before it looks for space, for that goes on with what this found.
+        self.mend_on(now, outputs);
         self.reclaim(now, outputs);
         self.copy_on(now, outputs);
-        self.mend_on(now, outputs);
     }
 
     fn deadline(&self) -> Option<Time> {
