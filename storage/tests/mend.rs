@@ -247,15 +247,3 @@ fn what_no_source_can_read_does_not_hold_up_a_copy() {
     world.say(ENGINE, Message::Fetch { request: 1, shard, position: 20 });
     assert!(matches!(world.sent.pop(), Some((_, Message::Fetched { .. }))));
 }
-
-/// The rate of copies holds for what is mended, too.
-#[test]
-fn mending_keeps_its_rate() {
-    let mut world = replicated();
-    lose(&mut world, 10..90);
-    let before = world.now;
-    missing(&mut world);
-    expect_whole(&mut world, 0..100);
-    let took = world.now.since(before);
-    assert!(took > Duration::from_millis(2), "80 KB at 32 MiB/s: {took:?}");
-}
