@@ -47,7 +47,7 @@ pub mod session;
 mod subscription;
 mod token;
 
-pub use client::{Builder, Client, ClientSession};
+pub use client::{Builder, Client, ClientSession, Created};
 pub use error::{
     AddressFailure, AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, Refusal,
     SetAuxError, StatusError, SubscribeError,

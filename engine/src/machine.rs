@@ -245,15 +245,8 @@ impl Engine {
             Message::StorageSpace { full: false } => {
                 self.full.remove(&from.node);
             }
-            Message::MetalogEntries { from: place, count, .. } if self.are_lost(place, u64::from(count)) => {
-                if place == self.follower.next() {
-                    self.try_next_source(now);
-                }
-            }
             Message::MetalogEntries { from: place, count, more, entries } => {
-                if self.follower.push(place, count, entries) {
-                    self.follow_on(now, more, outputs);
-                }
+                self.metalog_entries(now, (place, count), more, entries, outputs);
             }
             Message::MetalogNotHere { from: place } => {
                 if place == self.follower.next() && self.follower.source == Some(from.node) {

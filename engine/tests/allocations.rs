@@ -73,7 +73,7 @@ impl World {
         let journal = Journal::recover(JournalConfig::new(1), &mut NoSegments, &mut |_, _| {}).expect("a new journal");
         let mut world = World {
             engine: Engine::new(EngineConfig::new(NODE, Incarnation(1), LOGSPACE, 1)),
-            storage: Storage::new(StorageConfig::new(NODE, Incarnation(1), LOGSPACE)),
+            storage: Storage::new(StorageConfig::new(NODE, LOGSPACE)),
             sequencer: Sequencer::new(SequencerConfig::new(NODE, Incarnation(1), LOGSPACE)),
             journal,
             outputs: Outputs::default(),

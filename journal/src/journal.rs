@@ -541,6 +541,7 @@ impl Journal {
             durable_blocks: self.durable,
             writes_in_flight: self.flights.iter().filter(|flight| !flight.done).count()
                 + usize::from(self.footer_flight.is_some()),
+            all_durable: !self.has_forcing() && self.flights.is_empty(),
             blocks_queued: self.queue.len() + usize::from(!self.gathering.is_empty()),
             bytes_queued: self.queued_bytes,
             footer_bytes_in_memory: segments.unsealed().map(|segment| segment.footer.memory_bytes()).sum(),

@@ -34,6 +34,8 @@ pub struct JournalStatus {
     pub batch_bytes: u64,
     pub entries: u64,
     pub writes_in_flight: usize,
+    /// Whether all that was given and has to be durable is.
+    pub all_durable: bool,
     /// Blocks that wait for a write, and the bytes of their entries.
     pub blocks_queued: usize,
     pub bytes_queued: usize,

@@ -8,7 +8,7 @@ use sealog_protocol::holdings::Holdings;
 use sealog_protocol::machine::Role;
 use sealog_protocol::members::{Member, MemberState, Members, Roles};
 use sealog_protocol::view::{Chain, View};
-use sealog_protocol::{LogspaceId, NodeId, NodeSet, Time};
+use sealog_protocol::{Durability, LogspaceId, NodeId, NodeSet, Time};
 use sealog_runtime::PeerStatus;
 use serde_json::{Value, json};
 
@@ -70,6 +70,11 @@ impl ClusterFacts<'_> {
         seconds.map_or_else(String::new, |seconds| format!(", since {seconds} s"))
     }
 
+    /// What a logspace waits for before it acknowledges.
+    pub fn class(&self, logspace: LogspaceId) -> Option<Durability> {
+        self.chains.first().map(|chain| chain.settings.classes().class(logspace))
+    }
+
     /// The view in force of each logspace.
     pub fn views(&self) -> Vec<Value> {
         let nodes = |nodes: &NodeSet| nodes.iter().map(|node| node.to_string()).collect::<Vec<String>>();
@@ -77,6 +82,7 @@ impl ClusterFacts<'_> {
             let view = chain.current();
             json!({
                 "logspace": chain.logspace.0,
+                "class": self.class(chain.logspace).map(Durability::name),
                 "view": view.number.0,
                 "primary": view.primary.to_string(),
                 "primary_incarnation": view.primary_incarnation.0,
@@ -84,6 +90,7 @@ impl ClusterFacts<'_> {
                 "storages": nodes(&view.storages),
                 "write_quorum": view.write_quorum,
                 "replicas": view.replicas,
+                "after_loss": losses(chain),
             })
         };
         self.chains.iter().map(view).collect()
@@ -149,6 +156,11 @@ impl ClusterFacts<'_> {
     fn is_connected(&self, node: NodeId) -> bool {
         node == self.node || self.peers.iter().any(|peer| peer.node == node && peer.is_connected)
     }
+}
+
+/// Views before which something may have been lost that was acknowledged and not yet flushed.
+fn losses(chain: &Chain) -> Vec<u32> {
+    chain.views.iter().filter(|view| view.cause.after_loss).map(|view| view.number.0).collect()
 }
 
 /// Clocks that differ matter to retention by age alone, and to whoever reads logs.

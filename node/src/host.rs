@@ -193,6 +193,14 @@ impl NodeHost {
         let known = self.config.chains.get(usize::from(chain.logspace.0));
         if known.is_some_and(|known| known.views.len() < chain.views.len()) {
             Arc::make_mut(&mut self.config.chains)[usize::from(chain.logspace.0)] = chain.clone();
+            if chain.current().cause.after_loss && self.context.executor == ExecutorId(0) {
+                tracing::warn!(
+                    logspace = chain.logspace.0,
+                    view = chain.current().number.0,
+                    "too many nodes of this logspace of class memory stopped at once: what was acknowledged in the \
+                     view before and was not yet written may be lost; what is left is in order, and appends go on"
+                );
+            }
         }
         for at in 0..self.machines.slots().len() {
             let address = self.machines.slots()[at].address;

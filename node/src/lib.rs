@@ -17,6 +17,7 @@ pub mod examination;
 pub mod forming;
 mod host;
 pub mod identity;
+mod life;
 mod machines;
 mod node;
 mod operations;

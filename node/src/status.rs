@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use sealog_control::ControllerStatus;
 use sealog_engine::EngineStatus;
-use sealog_protocol::client::Reply;
+use sealog_protocol::client::{Durability, Reply};
 use sealog_protocol::holdings::Holdings;
 use sealog_protocol::machine::{ConnectionId, Role};
 use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, ShardId, Time};
@@ -164,7 +164,7 @@ fn node_status<E>(
         "register": register_status(&facts.register),
         "index": { "records": records, "bytes": index_bytes, "bytes_max": facts.index_bytes_max },
         "space": facts.space.status(),
-        "logspaces": logspaces_status(part),
+        "logspaces": logspaces_status(part, cluster),
         "executors": executors,
         "roles": cluster.role_names(),
         "members": cluster.members(&part.holdings),
@@ -278,7 +278,7 @@ fn mending(part: &StatusPart) -> &'static str {
     }
 }
 
-fn logspaces_status(part: &StatusPart) -> Vec<Value> {
+fn logspaces_status(part: &StatusPart, cluster: &ClusterFacts<'_>) -> Vec<Value> {
     let engines = part.engines.iter().map(|(logspace, _)| *logspace);
     let storages = part.storages.iter().map(|(logspace, _)| *logspace);
     let sequencers = part.sequencers.iter().map(|(logspace, _)| *logspace);
@@ -286,7 +286,8 @@ fn logspaces_status(part: &StatusPart) -> Vec<Value> {
     logspaces.sort_unstable();
     logspaces.dedup();
     let status = |logspace: LogspaceId| {
-        let mut value = json!({ "logspace": logspace.0 });
+        let class = cluster.class(logspace).map(Durability::name);
+        let mut value = json!({ "logspace": logspace.0, "class": class });
         let roles = [Role::Engine, Role::Storage, Role::Sequencer];
         for (role, name) in roles.into_iter().zip(["engine", "storage", "sequencer"]) {
             if let Some(status) = role_status(part, logspace, role) {
@@ -341,6 +342,7 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
         }),
         Role::Storage => find(&part.storages, logspace).map(|storage| {
             json!({
+                "counts": storage.counts,
                 "shards": storage.shards,
                 "records_durable": storage.records_durable,
                 "corrupt_reads": storage.corrupt_reads,
@@ -359,6 +361,7 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
         Role::Sequencer => find(&part.sequencers, logspace).map(|sequencer| {
             json!({
                 "view": sequencer.view.0,
+                "counts": sequencer.counts,
                 "primary": sequencer.is_primary,
                 "commit": sequencer.commit,
                 "durable": sequencer.durable,

@@ -9,7 +9,9 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::batch::{ArchivedBatchMetadata, access_metadata};
 use crate::frame::{Frame, FrameError, FrameKind, HEADER_BYTES, PlaceScope, set_place, write_frame};
+pub use crate::ids::Durability;
 use crate::ids::{ClusterId, LogBookId, LogspaceId, Logspaces, NodeId, Place, SessionId, Tag, ViewNumber};
+use crate::limits::LOGSPACES_MAX;
 use crate::seqnum::SeqNum;
 
 mod keeping;
@@ -32,8 +34,9 @@ pub struct ClientHello {
 pub struct Welcome {
     pub cluster: u64,
     pub node: u64,
+    /// Of class disk.
     pub logspaces: u16,
-    /// How many of them, the last ones, are of class memory.
+    /// Behind those; a release that had none left zeros here.
     pub memory_logspaces: u16,
     /// How far a request number may be ahead of the lowest unanswered one.
     pub session_window: u32,
@@ -42,14 +45,15 @@ pub struct Welcome {
 impl Welcome {
     pub fn new(cluster: ClusterId, node: NodeId, logspaces: impl Into<Logspaces>, session_window: u32) -> Welcome {
         let classes = logspaces.into();
-        let (logspaces, memory_logspaces) = (classes.count(), classes.memory);
+        let (logspaces, memory_logspaces) = (classes.disk, classes.memory);
         Welcome { cluster: cluster.0, node: node.0, logspaces, memory_logspaces, session_window }
     }
 
     /// How many logspaces there are of each class; `None` when the numbers make no sense.
     pub fn classes(&self) -> Option<Logspaces> {
-        let disk = self.logspaces.checked_sub(self.memory_logspaces).filter(|disk| *disk > 0)?;
-        Some(Logspaces { disk, memory: self.memory_logspaces })
+        let (disk, memory) = (self.logspaces, self.memory_logspaces);
+        let is_possible = disk > 0 && disk <= LOGSPACES_MAX && memory <= LOGSPACES_MAX - disk;
+        is_possible.then_some(Logspaces { disk, memory })
     }
 }
 
@@ -91,6 +95,16 @@ pub enum Request {
     },
     /// An operator's question or change: [`Reply::Operated`].
     Operate(OperateRequest),
+    /// As [`Request::NameLogBook`], in a class; refused if the name is used in another one:
+    /// [`Reply::NameKnown`].
+    CreateLogBook {
+        name: String,
+        class: Durability,
+    },
+    /// Asks for the class that a name is used in: [`Reply::NameKnown`]. Linearizable.
+    FindLogBook {
+        name: String,
+    },
 }
 
 impl Request {
@@ -98,7 +112,10 @@ impl Request {
     pub fn logspace(&self, logspaces: impl Into<Logspaces>) -> Option<LogspaceId> {
         let logbook = match self {
             Request::OpenSession { logspace } => return Some(LogspaceId(*logspace)),
-            Request::NameLogBook { name } => LogBookId::from_name(name),
+            // Names are in class disk, whichever class they are used in.
+            Request::NameLogBook { name } | Request::CreateLogBook { name, .. } | Request::FindLogBook { name } => {
+                LogBookId::from_name(name)
+            }
             Request::Read(read) => LogBookId(read.logbook),
             Request::CheckTail(check) => LogBookId(check.logbook),
             Request::Trim(trim) => LogBookId(trim.logbook),
@@ -172,22 +189,6 @@ impl From<PlaceWire> for Place {
     }
 }
 
-/// How an acknowledged append is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-#[repr(u8)]
-pub enum Durability {
-    /// On disk on W storages, its order on disk on a majority of sequencer replicas.
-    Disk,
-}
-
-impl Durability {
-    pub fn name(self) -> &'static str {
-        match self {
-            Durability::Disk => "disk",
-        }
-    }
-}
-
 /// Why a request was refused. Whether it may have had an effect is said of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Archive, Serialize, Deserialize)]
 #[repr(u8)]
@@ -256,6 +257,13 @@ pub enum Reply {
         description: Box<Description>,
         place: Place,
     },
+    /// The class that a name is used in for ever; none: it was not used yet. `is_new`: this request was
+    /// the first to.
+    NameKnown {
+        class: Option<Durability>,
+        is_new: bool,
+        place: Place,
+    },
     /// JSON text.
     Status {
         json: String,
@@ -322,6 +330,7 @@ enum ReplyBody {
     Error { code: ErrorCode, message: String },
     AuxSet { kept: bool, place: PlaceWire },
     Operated { json: String },
+    NameKnown { class: Option<Durability>, is_new: bool, place: PlaceWire },
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -412,6 +421,9 @@ pub fn encode_reply(out: &mut Vec<u8>, request: u64, reply: &Reply) {
         Reply::Operated { json } => ReplyBody::Operated { json: json.clone() },
         Reply::Error { code, message } => ReplyBody::Error { code: *code, message: message.clone() },
         Reply::AuxSet { kept, place } => ReplyBody::AuxSet { kept: *kept, place: (*place).into() },
+        Reply::NameKnown { class, is_new, place } => {
+            ReplyBody::NameKnown { class: *class, is_new: *is_new, place: (*place).into() }
+        }
     };
     let mut scratch = [0u8; 96];
     match rkyv::api::high::to_bytes_in::<_, rancor::Failure>(&body, rkyv::ser::writer::Buffer::from(&mut scratch[..])) {
@@ -544,6 +556,7 @@ fn decode_reply_metadata(metadata: &[u8]) -> Result<Reply, FrameError> {
         ReplyBody::Operated { json } => Reply::Operated { json },
         ReplyBody::Error { code, message } => Reply::Error { code, message },
         ReplyBody::AuxSet { kept, place } => Reply::AuxSet { kept, place: place.into() },
+        ReplyBody::NameKnown { class, is_new, place } => Reply::NameKnown { class, is_new, place: place.into() },
     })
 }
 
@@ -641,6 +654,8 @@ mod tests {
             Reply::Appended { seqnum: SeqNum(1 << 44), durability: Durability::Disk, place },
             Reply::Tail { tail: None, place },
             Reply::AuxSet { kept: true, place },
+            Reply::NameKnown { class: Some(Durability::Memory), is_new: true, place },
+            Reply::NameKnown { class: None, is_new: false, place },
             Reply::Error { code: ErrorCode::DiskFull, message: "x".repeat(500) },
         ];
         for reply in replies {

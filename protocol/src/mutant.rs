@@ -115,10 +115,14 @@ named! {
         SubscriptionSilentAboutTrim,
         /// Retention lets one record too many go.
         RetentionTrimsOneMore,
+        /// A name that is used in one class is given to a LogBook of the other one.
+        NameInBothClasses,
         /// A storage of class memory that has restarted in a view counts in it all the same.
         RestartedStorageCounts,
         /// A sequencer replica of class memory that has restarted in a view counts in it all the same.
         RestartedReplicaCounts,
+        /// A life that ended in order is taken to have known all that lives before it said.
+        OrderRemembersAll,
         /// A loss is accepted although a quorum that remembers may still answer.
         LossAcceptedEarly,
         /// Aux data comes with the first record of an answer, whichever it is of.
@@ -219,8 +223,10 @@ named! {
         AuxCameBack,
         AuxGaveWay,
         AuxOfTrimmed,
+        NameOfOtherClass,
         MemoryCommittedUnflushed,
         MemberRestartedAsksForView,
+        RestartRemembered,
         LossAccepted,
         CommittedLost,
         EngineStartedOver,

@@ -48,11 +48,12 @@ pub struct ClusterSettings {
 }
 
 impl ClusterSettings {
-    pub fn new(cluster: ClusterId, logspaces: u16) -> ClusterSettings {
+    pub fn new(cluster: ClusterId, logspaces: impl Into<Logspaces>) -> ClusterSettings {
+        let classes = logspaces.into();
         ClusterSettings {
             cluster,
-            logspaces,
-            memory_logspaces: 0,
+            logspaces: classes.count(),
+            memory_logspaces: classes.memory,
             sessions_max: SESSIONS_MAX,
             session_window: SESSION_WINDOW,
         }
@@ -338,7 +339,7 @@ mod tests {
             pub sessions_max: u32,
             pub session_window: u32,
             pub logspace: u16,
-            pub views: Vec<StoredView>,
+            pub(in super::super) views: Vec<StoredView>,
             pub ends: Vec<u64>,
         }
 

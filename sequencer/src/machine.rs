@@ -45,6 +45,9 @@ pub struct SequencerConfig {
     pub node: NodeId,
     pub incarnation: Incarnation,
     pub logspace: LogspaceId,
+    /// Of class memory: views up to this one began in an earlier life, which may have said more than is
+    /// known now. A seal on disk does not help: a life that had forgotten may have sealed.
+    pub forgotten: ViewNumber,
     pub cuts_in_flight_max: usize,
     /// How long a cut may be stuck, or a primary without a quorum, before another view is asked for.
     pub stuck_cut: Duration,
@@ -53,7 +56,14 @@ pub struct SequencerConfig {
 impl SequencerConfig {
     /// The defaults of [`sealog_protocol::limits`].
     pub fn new(node: NodeId, incarnation: Incarnation, logspace: LogspaceId) -> SequencerConfig {
-        SequencerConfig { node, incarnation, logspace, cuts_in_flight_max: CUTS_IN_FLIGHT_MAX, stuck_cut: STUCK_CUT }
+        SequencerConfig {
+            node,
+            incarnation,
+            logspace,
+            forgotten: ViewNumber(0),
+            cuts_in_flight_max: CUTS_IN_FLIGHT_MAX,
+            stuck_cut: STUCK_CUT,
+        }
     }
 }
 
@@ -61,6 +71,9 @@ impl SequencerConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SequencerStatus {
     pub view: ViewNumber,
+    /// Whether it counts for the quorums of the view: in class memory, unless it has forgotten what it said
+    /// in it.
+    pub counts: bool,
     pub is_primary: bool,
     /// Entries of the view that are known to be committed.
     pub commit: u64,
@@ -134,9 +147,6 @@ pub struct Sequencer {
     /// The newest view that is sealed here: from the moment of the Seal on, nothing is said for it.
     sealed: ViewNumber,
     sealed_durable: ViewNumber,
-    /// In class memory: views up to this one began in an earlier life, which may have said more than
-    /// is known now. A seal on disk does not help: a life that had forgotten may have sealed.
-    forgotten: ViewNumber,
     seal_waits: Vec<(Address, ViewNumber)>,
     repairs: BTreeMap<ViewNumber, Repair>,
     past: Past,
@@ -171,7 +181,6 @@ impl Sequencer {
             primary: None,
             sealed: ViewNumber(0),
             sealed_durable: ViewNumber(0),
-            forgotten: ViewNumber(0),
             seal_waits: Vec::new(),
             repairs: BTreeMap::new(),
             past: Past::default(),
@@ -190,6 +199,7 @@ impl Sequencer {
         let log = self.views.get(&view);
         SequencerStatus {
             view,
+            counts: view > ViewNumber(0) && !self.has_forgotten(view),
             is_primary: self.active_primary().is_some(),
             commit: log.map_or(0, |log| log.commit),
             durable: log.map_or(0, |log| log.durable),
@@ -388,9 +398,6 @@ impl Sequencer {
         }
         let first = self.chain.is_none();
         let view = chain.current();
-        if first && chain.is_memory() && self.config.incarnation > Incarnation(1) {
-            self.forgotten = view.number;
-        }
         self.chain = Some(chain.clone());
         self.primary = None;
         self.ask_again = None;

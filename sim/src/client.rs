@@ -343,7 +343,7 @@ impl Client {
                 }
                 Outcome::Manage(Err(ManageError::Deadline { .. } | ManageError::Unreachable { .. })) => {}
                 Outcome::Manage(Err(error)) => return Err(Failure::ClientError { error: error.to_string() }),
-                Outcome::Status(_) | Outcome::Manage(Ok(_)) | Outcome::SetAux(_) => {}
+                Outcome::Status(_) | Outcome::Manage(Ok(_)) | Outcome::Name(_) | Outcome::SetAux(_) => {}
             }
         }
         Ok(seen)

@@ -48,6 +48,12 @@ impl Disk {
         write
     }
 
+    /// The first write that is under way is durable.
+    pub fn complete_next(&mut self) -> Option<BlockWrite> {
+        let id = self.in_flight.first()?.id;
+        Some(self.complete(id))
+    }
+
     /// Makes a zeroed segment, if there is room; or gives a file that is not needed its number.
     pub fn prepare(&mut self, wanted: WantedSegment, bytes: u64) -> bool {
         let WantedSegment { segment, recycled } = wanted;

@@ -106,7 +106,7 @@ impl World {
         let lasts = self.now + self.plan.fault_lasts.draw(&mut self.rng);
         match kind {
             FaultKind::CrashProcess => {
-                self.crash(node, Stop::Process);
+                self.end_or_crash(node);
                 if self.plan.settings.memory_logspaces > 0 && self.rng.u8(0..3) == 0 {
                     self.crash_keepers();
                 }
@@ -225,9 +225,18 @@ impl World {
     fn crash_keepers(&mut self) {
         for keeper in self.plan.with_role(|roles| roles.sequencer || roles.storage) {
             if self.rng.u8(0..3) > 0 {
-                self.crash(keeper, Stop::Process);
+                self.end_or_crash(keeper);
             }
         }
+    }
+
+    /// A process ends. In class memory it matters whether in order.
+    fn end_or_crash(&mut self, node: NodeIndex) {
+        if self.plan.settings.memory_logspaces > 0 && self.rng.u8(0..3) == 0 {
+            let ending = &mut self.nodes[node.0];
+            ending.end_in_order(&self.plan, self.now);
+        }
+        self.crash(node, Stop::Process);
     }
 
     fn other_than(&mut self, node: NodeIndex) -> NodeIndex {

@@ -8,6 +8,7 @@ use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
 use sealog_journal::{BlockWrite, FooterChunk, Journal, ScrubRead, WantedSegment};
 use sealog_protocol::frame::FrameError;
+use sealog_protocol::lives;
 use sealog_protocol::machine::{
     Address, ConnectionId, DurableEntry, Input, JournalPlace, Machine, Outputs, ReadFailure, Recovered, Role,
 };
@@ -207,6 +208,10 @@ pub struct Node {
     pub index: NodeIndex,
     pub roles: Roles,
     pub incarnation: Incarnation,
+    /// What the data directory says of this life, or the last one.
+    pub kept: Option<lives::Life>,
+    /// All that the last life had said is on disk.
+    pub ended_in_order: bool,
     pub disk: Disk,
     pub clock: Clock,
     pub life: Option<Box<Life>>,
@@ -231,6 +236,8 @@ impl Node {
             index,
             roles,
             incarnation: Incarnation(0),
+            kept: None,
+            ended_in_order: false,
             disk: Disk::new(),
             clock,
             life: None,
@@ -246,6 +253,8 @@ impl Node {
     /// Begins a life: the incarnation is raised, machines recover from the journal, the register is read.
     pub fn start(&mut self, plan: &Plan, members: Members, chains: Vec<Chain>) -> Result<(), Failure> {
         self.incarnation.0 += 1;
+        self.ended_in_order = self.kept.as_ref().is_some_and(|life| life.ended_in_order);
+        self.kept = Some(lives::Life::begin(self.incarnation, self.kept.as_ref(), &chains));
         let mut machines = self.machines(plan);
         let mut config = plan.journal;
         config.journal_id = self.journal_id(plan);
@@ -302,6 +311,8 @@ impl Node {
 
     fn machines(&self, plan: &Plan) -> Vec<(Address, RoleMachine)> {
         let (node, incarnation, roles) = (self.id, self.incarnation, self.roles);
+        let kept = self.kept.as_ref();
+        let forgotten = |logspace| kept.map_or(ViewNumber(0), |life| life.forgotten(logspace));
         let mut machines = Vec::new();
         for logspace in plan.logspaces() {
             let mut add = |role, machine| machines.push((Address { node, logspace, role }, machine));
@@ -323,7 +334,8 @@ impl Node {
                 add(Role::Engine, RoleMachine::Engine(Box::new(Engine::new(config))));
             }
             if roles.storage {
-                let mut config = StorageConfig::new(node, incarnation, logspace);
+                let mut config = StorageConfig::new(node, logspace);
+                config.forgotten = forgotten(logspace);
                 config.rewrite_bytes_per_s = plan.limits.rewrite_bytes_per_s;
                 config.copy_bytes_per_s = plan.limits.copy_bytes_per_s;
                 config.mend_retry = plan.limits.mend_retry;
@@ -331,6 +343,7 @@ impl Node {
             }
             if roles.sequencer {
                 let mut config = SequencerConfig::new(node, incarnation, logspace);
+                config.forgotten = forgotten(logspace);
                 config.cuts_in_flight_max = plan.limits.cuts_in_flight_max;
                 config.stuck_cut = plan.limits.stuck_cut;
                 add(Role::Sequencer, RoleMachine::Sequencer(Box::new(Sequencer::new(config))));
@@ -345,6 +358,29 @@ impl Node {
             }
         }
         machines
+    }
+
+    /// What the runtime does when it is asked to stop: what was given to the journal is made durable.
+    /// The life has ended in order if all of it is.
+    pub fn end_in_order(&mut self, plan: &Plan, instant: Instant) {
+        let now = self.clock.now(instant);
+        let (Some(life), Some(kept)) = (&mut self.life, &mut self.kept) else { return };
+        life.journal.stop(now);
+        loop {
+            while let Some(write) = self.disk.complete_next() {
+                life.journal.write_done(now, write.id, write.buffer);
+                while life.journal.next_durable().is_some() {}
+            }
+            while let Some(wanted) = life.journal.wanted_segment() {
+                if !self.disk.prepare(wanted, plan.journal.segment_bytes) {
+                    break;
+                }
+                life.journal.segment_ready(wanted.segment);
+            }
+            let Some(write) = life.journal.next_write(now) else { break };
+            self.disk.submit(write);
+        }
+        kept.ended_in_order = life.journal.status().all_durable;
     }
 
     /// One turn: all inputs that wait, then flushes and local messages until nothing moves, then the

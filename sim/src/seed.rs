@@ -1,7 +1,7 @@
 //! One seed, from its plan to its verdict: faults under load, then calm, then everything finishes,
 //! then every engine is scanned and the history checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sealog::session::Direction;
@@ -16,7 +16,7 @@ use crate::queue::{Instant, SECOND};
 use crate::swarm::{FaultKind, NodeIndex, Plan};
 use crate::trace::Trace;
 use crate::violation::Failure;
-use crate::workload::{self, TAG_WITHOUT_RECORDS};
+use crate::workload::{self, Book, TAG_WITHOUT_RECORDS};
 use crate::world::World;
 
 /// A seed counts if it completed so many operations under so many faults.
@@ -93,6 +93,7 @@ fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
     for logspace in world.invariants.lossy() {
         world.recorder.history.lose(logspace);
     }
+    check_names(&world, &log)?;
     let told = compare_subscriptions(&world, &log)?;
     let history = check(&world.recorder.history, &mut log).map_err(|violation| {
         let operation = violation.operation().map(|id| world.recorder.history.describe(id)).unwrap_or_default();
@@ -156,6 +157,16 @@ fn catch_up(world: &mut World) -> Result<(), Failure> {
     }
     let details = format!(" (subscriptions){}", describe(world));
     Err(Failure::Stuck { pending: behind(world), after: "their records".to_owned(), details })
+}
+
+/// A name is used in one class.
+fn check_names(world: &World, log: &FinalLog) -> Result<(), Failure> {
+    let used: BTreeSet<LogBookId> = log.streams().map(|(logbook, _)| logbook).collect();
+    let in_both = |book: &&Book| used.contains(&book.id) && used.contains(&book.id.in_other_class());
+    match world.books.iter().filter(in_both).find_map(|book| book.name.clone()) {
+        Some(name) => Err(Failure::NameInBothClasses { name }),
+        None => Ok(()),
+    }
 }
 
 /// Each subscription told what reading forward finds. Returns how much they told.

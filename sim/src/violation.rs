@@ -64,6 +64,8 @@ pub enum Failure {
          the last one is at {checkpoint}"
     )]
     MetalogDropped { node: NodeId, logspace: LogspaceId, base: Place, checkpoint: Place },
+    #[error("the name {name:?} has records in both classes")]
+    NameInBothClasses { name: String },
     #[error("nodes that have started again never count in their views of class memory")]
     MembersNeverCount,
     #[error("two reads saw different records (invariant 1): logspace {logspace}, {seqnum:?}")]

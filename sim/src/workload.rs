@@ -36,7 +36,10 @@ pub fn books(load: &Load, has_memory: bool, rng: &mut Rng) -> Vec<Book> {
     (0..load.logbooks)
         .map(|nth| {
             if has_memory && nth % 2 == 0 {
-                Book { id: LogBookId(rng.u64(1..u64::MAX / 2)).in_memory(), name: None }
+                // Some of these names are wanted in class disk, too.
+                let name = rng.bool().then(|| format!("book-{}", nth + 1));
+                let id = name.as_deref().map_or(LogBookId(rng.u64(1..u64::MAX / 2)), LogBookId::from_name);
+                Book { id: id.in_memory(), name }
             } else if rng.bool() {
                 book_of(&format!("book-{nth}"))
             } else {
@@ -71,7 +74,8 @@ impl Intent {
             Intent::Append { book, records, condition } => {
                 let records: Vec<NewRecord<'_>> =
                     records.iter().map(|record| NewRecord { tags: &record.tags, payload: &record.bytes }).collect();
-                let logbook = book.name.as_deref().map_or(Target::Id(book.id), Target::Name);
+                let logbook =
+                    book.name.as_deref().map_or(Target::Id(book.id), |name| Target::Named { id: book.id, name });
                 submit(Operation::Append(Append { logbook, condition: *condition, time_ms, records: &records }))
             }
             Intent::Read(read) => submit(Operation::Read(*read)),

@@ -25,12 +25,14 @@ mod checkpointing;
 mod copying;
 mod mending;
 mod reading;
+mod sealing;
 mod space;
 
 use copying::Copies;
 pub use mending::MendNews;
 use mending::Mending;
 use reading::ReadFor;
+use sealing::Repair;
 use space::Rewriting;
 
 /// The buffer that Tags entries are built in, so that a run does not allocate.
@@ -40,8 +42,9 @@ const TAGS_CHUNK_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub struct StorageConfig {
     pub node: NodeId,
-    /// Its first life remembers all that it ever said.
-    pub incarnation: Incarnation,
+    /// Of class memory: views up to this one began in an earlier life, which may have said more than is
+    /// known now. A seal on disk does not help: a life that had forgotten may have sealed.
+    pub forgotten: ViewNumber,
     pub logspace: LogspaceId,
     /// How fast segments are looked at and what lives in them is appended again.
     pub rewrite_bytes_per_s: u64,
@@ -53,11 +56,11 @@ pub struct StorageConfig {
 
 impl StorageConfig {
     /// The defaults of [`sealog_protocol::limits`].
-    pub fn new(node: NodeId, incarnation: Incarnation, logspace: LogspaceId) -> StorageConfig {
+    pub fn new(node: NodeId, logspace: LogspaceId) -> StorageConfig {
         StorageConfig {
             node,
-            incarnation,
             logspace,
+            forgotten: ViewNumber(0),
             rewrite_bytes_per_s: REWRITE_BYTES_PER_S,
             copy_bytes_per_s: COPY_BYTES_PER_S,
             mend_retry: MEND_RETRY,
@@ -68,6 +71,9 @@ impl StorageConfig {
 /// Counters for `status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StorageStatus {
+    /// Whether it counts for the quorums of the view in force: in class memory, unless it has forgotten
+    /// what it said in it.
+    pub counts: bool,
     pub shards: usize,
     pub records_durable: u64,
     /// Reads that found damaged bytes.
@@ -112,9 +118,6 @@ pub struct Storage {
     sealed: ViewNumber,
     /// The newest view whose seal is on disk.
     sealed_durable: ViewNumber,
-    /// In class memory: views up to this one began in an earlier life, which may have said more than
-    /// is known now. A seal on disk does not help: a life that had forgotten may have sealed.
-    forgotten: ViewNumber,
     /// Controllers that wait for their seal to be durable.
     seal_waits: Vec<(Address, ViewNumber)>,
     /// What the journal was given and has not yet made durable, in order.
@@ -174,13 +177,6 @@ enum Appended {
     },
 }
 
-#[derive(Clone, Debug)]
-struct Repair {
-    prefix: u64,
-    source: NodeId,
-    controller: Address,
-}
-
 impl Storage {
     pub fn new(config: StorageConfig) -> Storage {
         Storage {
@@ -189,7 +185,6 @@ impl Storage {
             shards: BTreeMap::new(),
             sealed: ViewNumber(0),
             sealed_durable: ViewNumber(0),
-            forgotten: ViewNumber(0),
             seal_waits: Vec::new(),
             appended: VecDeque::new(),
             reads: BTreeMap::new(),
@@ -259,6 +254,7 @@ impl Storage {
     pub fn status(&self) -> StorageStatus {
         let (to_mend, found_by_reads) = self.damage();
         StorageStatus {
+            counts: self.chain.as_ref().is_some_and(|chain| !self.has_forgotten(chain.current().number)),
             shards: self.shards.len(),
             records_durable: self.shards.values().map(StoredShard::durable).sum(),
             corrupt_reads: self.corrupt_reads,
@@ -450,79 +446,9 @@ impl Storage {
         }
     }
 
-    fn seal(&mut self, from: Address, view: ViewNumber, outputs: &mut Outputs) {
-        if view <= self.sealed_durable {
-            self.answer_seal(from, view, outputs);
-            return;
-        }
-        if view > self.sealed {
-            self.sealed = view;
-            self.appended.push_back(Appended::Seal(view));
-            if active(Mutant::SealNotDurable) {
-                self.appended.pop_back();
-                self.answer_seal(from, view, outputs);
-                return;
-            }
-            outputs.append(DurableEntry::StorageSeal { view });
-        }
-        self.seal_waits.push((from, view));
-    }
-
-    fn answer_seal(&mut self, controller: Address, view: ViewNumber, outputs: &mut Outputs) {
-        let first = ShardId { view, index: 0 };
-        let last = ShardId { view, index: u64::MAX };
-        let shards = self.shards.range(first..=last).map(|(id, shard)| (*id, shard.durable())).collect();
-        let restarted = self.has_forgotten(view);
-        outputs.send(controller, Message::StorageSealed { restarted, view, shards });
-    }
-
-    /// Whether this storage may have said more in a view than it knows now.
-    fn has_forgotten(&self, view: ViewNumber) -> bool {
-        view <= self.forgotten && !active(Mutant::RestartedStorageCounts)
-    }
-
-    fn repair(&mut self, controller: Address, shard: ShardId, prefix: u64, source: NodeId, outputs: &mut Outputs) {
-        if active(Mutant::SealedRefusesRepair) && shard.view <= self.sealed {
-            return;
-        }
-        self.shards.entry(shard).or_default();
-        self.repairs.insert(shard, Repair { prefix, source, controller });
-        self.repair_progress(shard, outputs);
-    }
-
-    /// Asks for the next batch of a repair, or reports its end.
-    fn repair_progress(&mut self, shard: ShardId, outputs: &mut Outputs) {
-        let Some(repair) = self.repairs.get(&shard) else { return };
-        let stored = &self.shards[&shard];
-        if stored.durable() >= repair.prefix {
-            let message = Message::ShardRepaired { shard, durable: stored.durable() };
-            outputs.send(repair.controller, message);
-            self.repairs.remove(&shard);
-        } else if stored.received() < repair.prefix {
-            let source = self.address(repair.source, Role::Storage);
-            let message = Message::ShardPull { shard, from: stored.received(), prefix: repair.prefix };
-            outputs.send(source, message);
-        }
-    }
-
-    fn copy(&mut self, from: Address, shard: ShardId, first: u64, batches: Bytes, outputs: &mut Outputs) {
-        let wanted = self.repairs.get(&shard).is_some_and(|repair| repair.source == from.node);
-        // It begins later than asked for when the source has nothing between, and earlier when it was
-        // asked for twice.
-        if !wanted || self.shards.get(&shard).is_none_or(|stored| first < stored.received()) {
-            return;
-        }
-        mark(Mark::RepairedRecords);
-        self.take(from, shard, first, batches, outputs);
-        self.repair_progress(shard, outputs);
-    }
-
     fn chain(&mut self, chain: &Chain, outputs: &mut Outputs) {
         if self.chain.as_ref().is_some_and(|known| known.views.len() >= chain.views.len()) {
             return;
-        }
-        if self.chain.is_none() && chain.is_memory() && self.config.incarnation > Incarnation(1) {
-            self.forgotten = chain.current().number;
         }
         self.chain = Some(chain.clone());
         for (from, shard) in std::mem::take(&mut self.early) {
@@ -641,9 +567,10 @@ impl Machine for Storage {
             self.report(id, outputs);
         }
         self.dirty = dirty;
+        // Before it looks for space, for that goes on with what this found.
+        self.mend_on(now, outputs);
         self.reclaim(now, outputs);
         self.copy_on(now, outputs);
-        self.mend_on(now, outputs);
     }
 
     fn deadline(&self) -> Option<Time> {

@@ -11,6 +11,7 @@ use sealog_node::settings::LISTEN_DEFAULT;
 use crate::aux::AuxVerb;
 use crate::backup::{BackupArguments, RestoreArguments};
 use crate::cluster::ClusterVerb;
+use crate::create::{Class, LogBookCreateArguments};
 use crate::dev::DevArguments;
 use crate::dev::command::Fault;
 use crate::dev::layout::Layout;
@@ -88,7 +89,9 @@ pub enum Verb {
 
 #[derive(Debug, Subcommand)]
 pub enum LogbookVerb {
-    /// List the LogBooks that were appended to by name.
+    /// Make sure that a LogBook of this name and class is there; a name has one class for ever.
+    Create(LogBookCreateArguments),
+    /// List the LogBooks that have a name.
     List(StatusArguments),
     /// Print what a LogBook holds and keeps.
     Show(LogBookShowArguments),
@@ -361,6 +364,9 @@ pub struct NodeArguments {
     /// Physical logs, when the data directory is made [default: 1].
     #[arg(long, value_name = "N")]
     pub logspaces: Option<String>,
+    /// Beside those, physical logs of class memory, likewise [default: 1].
+    #[arg(long, value_name = "N")]
+    pub memory_logspaces: Option<String>,
     /// Memory of the indexes; beyond it appends are refused [default: 4GiB].
     #[arg(long, value_name = "SIZE")]
     pub index_memory: Option<String>,
@@ -387,6 +393,7 @@ impl NodeArguments {
             ("unix_socket", &self.unix_socket),
             ("executors", &self.executors),
             ("logspaces", &self.logspaces),
+            ("memory_logspaces", &self.memory_logspaces),
             ("index_memory", &self.index_memory),
             ("cache_memory", &self.cache_memory),
             ("aux_memory", &self.aux_memory),
@@ -490,6 +497,9 @@ pub struct BenchArguments {
     /// What LogBooks are called: NAME, or of several NAME-0, NAME-1, … [default: a name that is new for each run].
     #[arg(long, value_name = "NAME")]
     pub logbook: Option<String>,
+    /// Class of the LogBooks [default: as they are, disk if they are new].
+    #[arg(long, value_enum)]
+    pub class: Option<Class>,
     /// Seed of all choices.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,

@@ -19,6 +19,7 @@ mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sealog::Durability;
 use sealog_history::{History, Line};
 
 use crate::arguments::{BenchArguments, Mode};
@@ -29,6 +30,7 @@ use crate::bench::measure::{Clock, Phase, Shared, Tally};
 use crate::bench::report::Report;
 use crate::bench::server::ServerProcess;
 use crate::bench::worker::Worker;
+use crate::connection;
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
 
@@ -48,7 +50,7 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
 
 fn measure(arguments: &BenchArguments, mut faults: Option<&mut Faults>) -> Result<(), Failure> {
     let addresses: Arc<[Address]> = Address::parse_list(&arguments.client.connect)?.into();
-    let load = Arc::new(Load::new(arguments));
+    let load = Arc::new(Load::new(arguments, class(arguments)?));
     let shared = Arc::new(Shared::new(Clock::start(), arguments.verify));
     if arguments.verify {
         verify::refuse_old_records(arguments, &load)?;
@@ -83,6 +85,19 @@ fn measure(arguments: &BenchArguments, mut faults: Option<&mut Faults>) -> Resul
     match violation {
         Some(violation) => Err(violation),
         None => tally.failure(),
+    }
+}
+
+/// The class of the LogBooks that are appended to: what is said, else what they are.
+fn class(arguments: &BenchArguments) -> Result<Durability, Failure> {
+    let name = arguments.logbook.as_ref().filter(|_| arguments.logbooks == 1);
+    match (arguments.class, name) {
+        (Some(class), _) => Ok(class.durability()),
+        (None, None) => Ok(Durability::Disk),
+        (None, Some(name)) => {
+            let found = connection::connect(&arguments.client)?.find_logbook(name)?;
+            Ok(found.map_or(Durability::Disk, |logbook| logbook.id().class()))
+        }
     }
 }
 

@@ -68,15 +68,17 @@ pub fn settings(nodes: Layout, register: Option<String>, node: &NodeArguments) -
             "--unix-socket is for one node: those of a cluster have theirs in their directories",
         ));
     }
-    let logspaces = node.logspaces.as_ref().map(|text| {
-        text.parse().map_err(|_| Failure::usage(format!("--logspaces '{text}' is no number of logspaces")))
-    });
-    let own = ["data", "listen", "logspaces"];
+    let number = |flag: &str, text: &Option<String>| {
+        let wrong = |text: &str| Failure::usage(format!("--{flag} '{text}' is no number of logspaces"));
+        text.as_ref().map(|text| text.parse().map_err(|_| wrong(text))).transpose()
+    };
+    let own = ["data", "listen", "logspaces", "memory_logspaces"];
     Ok(ClusterSettings {
         nodes,
         data: node.data.clone().map_or_else(|| PathBuf::from(DATA_DEFAULT), PathBuf::from),
         listen: node.listen.clone().unwrap_or_else(|| LISTEN_DEFAULT.to_owned()),
-        logspaces: logspaces.transpose()?,
+        logspaces: number("logspaces", &node.logspaces)?,
+        memory_logspaces: number("memory-logspaces", &node.memory_logspaces)?,
         register,
         node: node.settings().filter(|(key, _)| !own.contains(key)).collect(),
     })

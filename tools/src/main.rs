@@ -15,6 +15,7 @@ mod cluster;
 mod config;
 mod connection;
 mod control;
+mod create;
 mod dev;
 mod doctor;
 mod failure;
@@ -68,6 +69,7 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Restore(arguments) => backup::restore(arguments),
         Verb::Status(arguments) => status::run(arguments),
         Verb::Doctor(arguments) => doctor::run(arguments),
+        Verb::Logbook(LogbookVerb::Create(arguments)) => create::run(arguments),
         Verb::Logbook(LogbookVerb::List(arguments)) => read::list_logbooks(arguments),
         Verb::Logbook(LogbookVerb::Show(arguments)) => keep::show(arguments),
         Verb::Logbook(LogbookVerb::Set(arguments)) => keep::set(arguments),

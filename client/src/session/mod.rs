@@ -25,6 +25,7 @@ mod aux;
 mod link;
 mod liveness;
 mod managing;
+mod naming;
 mod numbers;
 mod opening;
 mod operation;
@@ -46,6 +47,7 @@ use thiserror::Error;
 
 pub use liveness::Failover;
 pub use managing::{Manage, Managed, Retention};
+pub use naming::{NameKnown, NameQuestion};
 pub use operation::{
     Append, Appended, Condition, Direction, Operation, OperationId, Outcome, Read, ReadRecords, SetAux, Target,
 };
@@ -53,6 +55,7 @@ pub use subscribing::{Subscribe, SubscriptionEvent};
 
 use self::addresses::Addresses;
 use self::link::Link;
+use self::naming::NameWork;
 use self::opening::{LogspaceSession, NameState};
 use self::send_buffer::SendBuffer;
 use self::table::{NEVER, Status, Table, Work};
@@ -255,6 +258,7 @@ impl Session {
             Operation::Status => self.submit_query(now, Work::Status, deadline),
             Operation::Operate(request) => self.submit_query(now, Work::Operate(request), deadline),
             Operation::Manage(manage) => self.submit_query(now, Work::Manage(manage), deadline),
+            Operation::Name(question) => self.submit_query(now, Work::Name(NameWork::new(question)), deadline),
             Operation::SetAux(aux) => self.submit_aux(now, &aux, deadline)?,
         })
     }

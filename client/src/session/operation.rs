@@ -8,6 +8,7 @@ use sealog_protocol::client::{Durability, OperateRequest, ReadRecord};
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
 use super::managing::{Manage, Managed};
+use super::naming::{NameKnown, NameQuestion};
 use crate::error::{AppendError, CheckTailError, ManageError, ReadError, SetAuxError, StatusError};
 
 /// Names one operation of one session; never used again by it.
@@ -130,6 +131,7 @@ pub enum Operation<'a> {
     /// Ends as [`Outcome::Status`], too.
     Operate(OperateRequest),
     Manage(Manage),
+    Name(NameQuestion<'a>),
     SetAux(SetAux<'a>),
 }
 
@@ -159,6 +161,7 @@ pub enum Outcome {
     /// JSON text.
     Status(Result<String, StatusError>),
     Manage(Result<Managed, ManageError>),
+    Name(Result<NameKnown, ManageError>),
     /// Whether it is kept.
     SetAux(Result<bool, SetAuxError>),
 }

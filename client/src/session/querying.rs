@@ -90,6 +90,7 @@ impl Session {
                 manage.request(self.place_seen(manage.logbook()))
             }
             Work::Subscription(_) => self.subscribe_request(index),
+            Work::Name(work) => work.request(),
             Work::SetAux(work) => work.request(),
             Work::Append(_) | Work::OpenSession { .. } | Work::NameLogBook { .. } => panic!("not a query"),
         }
@@ -166,6 +167,12 @@ impl Session {
                 self.saw(logbook, place);
                 Outcome::Manage(Ok(managed))
             }
+            (Work::Name(work), reply) => {
+                let logbook = work.logbook();
+                let (known, place) = work.answered(&reply).ok_or("a request was answered with something else")?;
+                self.saw(logbook, place);
+                Outcome::Name(Ok(known))
+            }
             (Work::SetAux(work), Reply::AuxSet { kept, place }) => {
                 let logbook = work.logbook;
                 self.saw(logbook, place);
@@ -205,6 +212,7 @@ impl Session {
                 QueryFailure::Unreachable { reason } => StatusError::Unreachable { reason },
             })),
             Some(Work::Manage(_)) => Outcome::Manage(Err(manage_error(failure))),
+            Some(Work::Name(_)) => Outcome::Name(Err(manage_error(failure))),
             Some(Work::SetAux(_)) => Outcome::SetAux(Err(aux_error(failure))),
             _ => panic!("not a query"),
         }

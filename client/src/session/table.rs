@@ -10,6 +10,7 @@ use sealog_protocol::Time;
 use super::appending::AppendWork;
 use super::aux::AuxWork;
 use super::managing::Manage;
+use super::naming::NameWork;
 use super::operation::OperationId;
 use super::querying::ReadWork;
 use super::subscribing::SubscriptionWork;
@@ -46,6 +47,7 @@ pub(super) enum Work {
     Operate(OperateRequest),
     Manage(Manage),
     Subscription(SubscriptionWork),
+    Name(NameWork),
     SetAux(AuxWork),
     OpenSession { logspace: LogspaceId },
     NameLogBook { logbook: LogBookId },

@@ -1,6 +1,7 @@
 //! How an engine follows the metalog: asks for entries and Tags, applies what is complete, answers
 //! who waits for it.
 
+use bytes::Bytes;
 use sealog_protocol::limits::{REQUEST_RETRY, STREAM_MESSAGE_BYTES_MAX};
 use sealog_protocol::logspace::{Checkpoint, Logspace, Ordered};
 use sealog_protocol::machine::{Address, Outputs, Role};
@@ -11,7 +12,7 @@ use sealog_protocol::view::Chain;
 use sealog_protocol::{NodeId, NodeSet, Place, SeqNum, ShardId, Time, ViewNumber};
 
 use super::Engine;
-use super::replies::reply_to;
+use super::replies::{Judged, reply_to};
 use crate::follower::{NextTags, choose};
 use crate::index::{Applied, Index};
 use crate::order::Order;
@@ -42,9 +43,28 @@ impl Engine {
     }
 
     /// Whether so many entries from a place on are past the end of a view: of class memory, and lost.
-    pub(super) fn are_lost(&self, from: Place, count: u64) -> bool {
+    fn are_lost(&self, from: Place, count: u64) -> bool {
         let end = self.chain.as_ref().and_then(|chain| chain.end(from.view));
         end.is_some_and(|end| from.index + count > end)
+    }
+
+    /// Takes committed entries. Those past the end of a view were committed and are lost: another replica
+    /// is asked.
+    pub(super) fn metalog_entries(
+        &mut self,
+        now: Time,
+        (from, count): (Place, u32),
+        more: bool,
+        entries: Bytes,
+        outputs: &mut Outputs,
+    ) {
+        if self.are_lost(from, u64::from(count)) {
+            if from == self.follower.next() {
+                self.try_next_source(now);
+            }
+        } else if self.follower.push(from, count, entries) {
+            self.follow_on(now, more, outputs);
+        }
     }
 
     /// A view of class memory may end before what this engine has learnt of it, when nobody else
@@ -224,7 +244,7 @@ impl Engine {
 
     /// Gives a run of ordered records their verdicts, and answers who waits for them.
     pub(super) fn apply_records(&mut self, run: &Ordered, outputs: &mut Outputs) {
-        let place = self.applied();
+        let (place, durability) = (self.applied(), self.durability());
         let (Some(index), Some(tags)) = (&mut self.index, self.follower.tags(run.shard)) else { return };
         self.order.push(run);
         let own = self.producer.is_own(run.shard);
@@ -251,7 +271,7 @@ impl Engine {
                 }
             };
             if own && let Some(origin) = self.producer.answered(run.shard, position, records) {
-                let reply = reply_to(origin, seqnum, applied, place, index);
+                let reply = reply_to(origin, Judged { seqnum, applied, place, durability }, index);
                 let (connection, request) = origin.client();
                 outputs.reply(connection, request, reply);
             }

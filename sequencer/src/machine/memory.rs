@@ -5,7 +5,7 @@ use super::*;
 impl Sequencer {
     /// Whether this replica may have said more in a view than it knows now.
     pub(super) fn has_forgotten(&self, view: ViewNumber) -> bool {
-        view <= self.forgotten && !active(Mutant::RestartedReplicaCounts)
+        view <= self.config.forgotten && !active(Mutant::RestartedReplicaCounts)
     }
 
     pub(super) fn is_memory(&self) -> bool {

@@ -115,7 +115,8 @@ impl Mending {
             None => (!self.wants.is_empty()).then_some(self.next_at),
         };
         let scanning = self.scan.as_ref().is_some_and(|scan| !scan.is_waiting && !is_full).then_some(Time::ZERO);
-        asking.into_iter().chain(scanning).chain(self.retry_at).min()
+        let later = self.is_to_retry.then_some(Time::ZERO);
+        asking.into_iter().chain(scanning).chain(later).chain(self.retry_at).min()
     }
 
     pub(super) fn try_later(&mut self) {
@@ -296,6 +297,8 @@ impl Storage {
         if self.mending.scan.take().is_some_and(|scan| scan.is_lossy) {
             return self.mending.try_later();
         }
+        // What was lost and is no gap any more was forgotten with its shard.
+        self.mending.lost.retain(|_, lost| lost.segment.is_some());
         for segment in std::mem::take(&mut self.mending.incomplete) {
             if self.segments.holds(segment) {
                 self.segments.keep(segment, false);

@@ -86,6 +86,7 @@ impl Faults {
             data: data.clone(),
             listen: "127.0.0.1:0".to_owned(),
             logspaces: None,
+            memory_logspaces: None,
             register: None,
             node: Vec::new(),
         };

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sealog::session::Target;
-use sealog::{LogBookId, Tag};
+use sealog::{Durability, LogBookId, Tag};
 
 use crate::arguments::BenchArguments;
 
@@ -20,7 +20,7 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn new(arguments: &BenchArguments) -> Load {
+    pub fn new(arguments: &BenchArguments, class: Durability) -> Load {
         // A new name for each run: what an earlier one appended has no part in this one.
         let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let name = arguments.logbook.clone().unwrap_or_else(|| format!("bench-{}", now_ms()));
@@ -29,7 +29,7 @@ impl Load {
             _ => format!("{name}-{nth}"),
         });
         Load {
-            logbooks: names.map(|name| (LogBookId::from_name(&name), name)).collect(),
+            logbooks: names.map(|name| (LogBookId::from_name(&name).in_class(class), name)).collect(),
             tags: u64::from(arguments.tags),
             size: arguments.size,
             seed: arguments.seed,

@@ -9,8 +9,9 @@ use mio::{Events, Poll, Token};
 use sealog::AppendError;
 use sealog::session::{Append, Operation, Outcome, Session, SessionConfig};
 use sealog_history::{Fingerprint, History, Line, OperationId as Recorded, Timestamp};
-use sealog_protocol::Time;
 use sealog_protocol::batch::NewRecord;
+use sealog_protocol::client::Welcome;
+use sealog_protocol::{Logspaces, Time};
 
 use crate::arguments::BenchArguments;
 use crate::bench::link::{Address, Link, Waiting};
@@ -129,8 +130,8 @@ impl Worker {
     }
 
     /// Of the cluster, as the first welcome says.
-    pub fn logspaces(&self) -> u16 {
-        self.connections[0].link.session.welcome().map_or(1, |welcome| welcome.logspaces)
+    pub fn logspaces(&self) -> Logspaces {
+        self.connections[0].link.session.welcome().and_then(Welcome::classes).unwrap_or(1.into())
     }
 
     fn await_welcomes(&mut self) -> Result<(), Failure> {

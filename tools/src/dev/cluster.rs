@@ -28,6 +28,7 @@ const READY_MAX: Duration = Duration::from_secs(120);
 const STATUS_MAX: Duration = Duration::from_millis(500);
 const REPLICAS: usize = 3;
 const LOGSPACES: u16 = 1;
+const MEMORY_LOGSPACES: u16 = 1;
 
 /// How a cluster is to be.
 #[derive(Clone, Debug)]
@@ -37,6 +38,7 @@ pub struct ClusterSettings {
     /// Where the first node listens for clients; the others at the next ports. Port 0: free ones.
     pub listen: String,
     pub logspaces: Option<u16>,
+    pub memory_logspaces: Option<u16>,
     /// Of a shared register; `None`: files in the data directory.
     pub register: Option<String>,
     /// Further settings of each node, by their keys.
@@ -97,6 +99,7 @@ impl Cluster {
             write_quorum: replicas.div_ceil(2),
             sequencers: None,
             logspaces: settings.logspaces.unwrap_or(LOGSPACES),
+            memory_logspaces: settings.memory_logspaces.unwrap_or(MEMORY_LOGSPACES),
             cluster: None,
         };
         match form(&mut *register, &formation, READY_MAX, |_| {}) {

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use sealog::Durability;
 use sealog_history::History;
 
 use crate::load::{Load, LoadSettings, join, read_everything_and_check};
@@ -131,7 +132,8 @@ fn a_cluster_goes_on_through_kills_of_each_node_and_loses_nothing() {
             in_flight_per_client: 8,
             deadline: Duration::from_secs(120),
             seed: seed ^ killed as u64,
-            logspaces: 2,
+            logspaces: 2.into(),
+            class: Durability::Disk,
         };
         let load = Load::start(&settings, clock);
         assert!(load.wait_for_acknowledgements(500), "the clients have given up");
@@ -185,7 +187,8 @@ fn appends_go_on_without_a_node_that_leads_nothing_and_the_status_says_who_is_mi
         in_flight_per_client: 8,
         deadline: Duration::from_secs(60),
         seed: SEED,
-        logspaces: 2,
+        logspaces: 2.into(),
+        class: Durability::Disk,
     };
     let load = Load::start(&settings, Instant::now());
     assert!(load.wait_for_acknowledgements(2000), "the clients have given up");

@@ -6,8 +6,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sealog::blocking::{Client, LogBook, PendingAppend};
-use sealog::{AppendError, LogBookId, SeqNum, Tag};
+use sealog::{AppendError, Durability, LogBookId, SeqNum, Tag};
 use sealog_history::{FinalLog, Fingerprint, Found, History, Line, OperationId, Report, Timestamp, check};
+use sealog_protocol::Logspaces;
 
 const LOGBOOKS: u64 = 4;
 const TAGS: u64 = 8;
@@ -26,12 +27,14 @@ pub struct LoadSettings {
     pub deadline: Duration,
     pub seed: u64,
     /// Of the cluster.
-    pub logspaces: u16,
+    pub logspaces: Logspaces,
+    /// Of the LogBooks.
+    pub class: Durability,
 }
 
 /// Clients at work.
 pub struct Load {
-    logspaces: u16,
+    logspaces: Logspaces,
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<History>>,
 }
@@ -133,7 +136,8 @@ impl Appender {
     fn run(mut self) -> History {
         // A client that comes too late for its node has nothing to tell.
         if let Ok(client) = Client::builder().deadline(self.settings.deadline).connect(&self.settings.address) {
-            let logbooks: Vec<LogBook> = (0..LOGBOOKS).map(|n| client.logbook(&format!("load-{n}"))).collect();
+            let logbooks: Vec<LogBook> =
+                (0..LOGBOOKS).map(|n| client.logbook_in_class(&self.name(n), self.settings.class)).collect();
             let mut count = 0_u64;
             while !self.shared.progress.lock().expect("no holder panics").stop {
                 self.append(&logbooks, count);
@@ -148,6 +152,14 @@ impl Appender {
         }
         self.shared.update(|progress| progress.clients_ended += 1);
         self.history
+    }
+
+    /// A name has one class.
+    fn name(&self, number: u64) -> String {
+        match self.settings.class {
+            Durability::Disk => format!("load-{number}"),
+            class => format!("{}-{number}", class.name()),
+        }
     }
 
     fn append(&mut self, logbooks: &[LogBook], count: u64) {
@@ -169,6 +181,7 @@ impl Appender {
         let Some((operation, pending)) = self.in_flight.pop_front() else { return };
         match pending.wait() {
             Ok(appended) => {
+                assert_eq!(appended.durability, self.settings.class);
                 self.history.acknowledged(self.now(), operation, appended.seqnum);
                 self.shared.update(|progress| progress.acknowledged += 1);
             }

@@ -13,6 +13,7 @@ mod frames;
 mod hostile;
 mod kill;
 mod load;
+mod memory;
 mod mend;
 mod network;
 mod node;

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use sealog::Durability;
 use sealog_faults::{CutKind, FaultyDisk};
 use sealog_history::{History, Report};
 
@@ -54,7 +55,8 @@ impl PowerLoss {
                 in_flight_per_client: 16,
                 deadline: Duration::from_secs(1),
                 seed: random.u64(..),
-                logspaces: 1,
+                logspaces: 1.into(),
+                class: Durability::Disk,
             };
             let load = Load::start(&settings, clock);
             assert!(load.wait_for_acknowledgements(random.u64(100..3000)), "no acknowledgements");
