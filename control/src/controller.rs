@@ -68,6 +68,7 @@ pub struct ControllerStatus {
 }
 
 /// Changes the views of one logspace.
+#[derive(Clone, Debug)]
 pub struct Controller {
     config: ControllerConfig,
     chain: Option<Chain>,

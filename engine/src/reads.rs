@@ -94,6 +94,8 @@ struct Read {
     complete: bool,
     /// Some may be dead by their tags: the index did not know all of those yet.
     may_be_dead: bool,
+    /// It has come down past dead records, from above the trim point.
+    went_back: bool,
     /// Trims that were applied when it looked.
     trims: u64,
     /// The answer is to have aux data.
@@ -274,7 +276,7 @@ impl Reads {
             }
         };
         let first = sources.index.first(read.key.0, read.key.1);
-        if from < first {
+        if from < first && !read.went_back {
             mark(Mark::ReadTrimmed);
             return self.answer(&read, Reply::Trimmed { first, place }, outputs);
         }
@@ -531,6 +533,7 @@ impl Read {
             slots: Vec::new(),
             complete: true,
             may_be_dead: false,
+            went_back: false,
             trims: 0,
             aux: false,
             fetches: 0,

@@ -1,10 +1,13 @@
 //! What a node tells of itself: one JSON object, gathered from all its executors.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use sealog_control::ControllerStatus;
 use sealog_engine::EngineStatus;
 use sealog_protocol::client::{Durability, Reply};
+use sealog_protocol::holdings::Holdings;
 use sealog_protocol::machine::{ConnectionId, Role};
 use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, Time};
 use sealog_runtime::{Action, Counters, ExecutorContext, JournalWatch, PeerStatus};
@@ -14,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cluster_status::ClusterFacts;
 use crate::machines::{Machines, RoleMachine};
+use crate::operations::reason_name;
 use crate::register_health::RegisterHealth;
 use crate::space_watch::SpaceWatch;
 
@@ -36,19 +40,28 @@ pub struct StatusPart {
     storages: Vec<(LogspaceId, StorageStatus)>,
     sequencers: Vec<(LogspaceId, SequencerStatus)>,
     /// Logspaces whose view is being changed.
-    changing: Vec<LogspaceId>,
+    changing: Vec<(LogspaceId, ControllerStatus)>,
+    /// Where copies are, where somebody is drained.
+    holdings: BTreeMap<LogspaceId, Holdings>,
 }
 
 impl StatusPart {
-    pub fn of(machines: &Machines) -> StatusPart {
+    pub fn of(machines: &Machines, with_holdings: bool) -> StatusPart {
         let mut part = StatusPart::default();
         for slot in machines.slots() {
             let logspace = slot.address.logspace;
             match &slot.machine {
-                RoleMachine::Engine(engine) => part.engines.push((logspace, engine.status())),
+                RoleMachine::Engine(engine) => {
+                    part.engines.push((logspace, engine.status()));
+                    if with_holdings {
+                        part.holdings.insert(logspace, engine.holdings());
+                    }
+                }
                 RoleMachine::Storage(storage) => part.storages.push((logspace, storage.status())),
                 RoleMachine::Sequencer(sequencer) => part.sequencers.push((logspace, sequencer.status())),
-                RoleMachine::Controller(controller) if controller.is_changing() => part.changing.push(logspace),
+                RoleMachine::Controller(controller) if controller.is_changing() => {
+                    part.changing.push((logspace, controller.status()));
+                }
                 RoleMachine::Controller(_) => {}
             }
         }
@@ -60,6 +73,7 @@ impl StatusPart {
         self.storages.extend(other.storages);
         self.sequencers.extend(other.sequencers);
         self.changing.extend(other.changing);
+        self.holdings.extend(other.holdings);
     }
 }
 
@@ -122,7 +136,7 @@ fn node_status<E>(
 ) -> Value {
     let (counters, journals) = (&context.counters, &context.journals);
     let ready = part.engines.iter().all(|(_, engine)| engine.ready);
-    let mut degraded = degraded_reasons(facts, part, journals);
+    let mut degraded = degraded_reasons(facts, part, journals, context.clock.now());
     degraded.extend(cluster.degraded());
     let state = match (ready, degraded.is_empty()) {
         (false, _) => "starting",
@@ -153,7 +167,7 @@ fn node_status<E>(
         "logspaces": logspaces_status(part, cluster),
         "executors": executors,
         "roles": cluster.role_names(),
-        "members": cluster.members(),
+        "members": cluster.members(&part.holdings),
         "views": cluster.views(),
         "peers": context.peers.all().iter().map(peer_status).collect::<Vec<Value>>(),
     })
@@ -184,7 +198,7 @@ fn peer_status(peer: &PeerStatus) -> Value {
 }
 
 /// Each with what it means for a user.
-fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWatch]) -> Vec<String> {
+fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWatch], now: Time) -> Vec<String> {
     let mut reasons = Vec::new();
     let damages: u64 = journals.iter().map(|journal| journal.status().damages).sum();
     if damages > 0 {
@@ -226,8 +240,16 @@ fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWat
     if index_bytes as u64 >= facts.index_bytes_max {
         reasons.push("the index is at its memory limit: appends are refused; raise index_memory".to_owned());
     }
-    for logspace in &part.changing {
-        reasons.push(format!("logspace {logspace} changes its view: appends wait"));
+    for (logspace, status) in &part.changing {
+        let why = status.changing.map_or_else(String::new, |(reason, since)| {
+            format!(" since {} s ({})", now.since(since).as_secs(), reason_name(reason))
+        });
+        let (sequencers, storages) = status.sealed;
+        let how_far = match status.repairing {
+            true => "what is kept is being copied".to_owned(),
+            false => format!("{sequencers} sequencers and {storages} storages have answered"),
+        };
+        reasons.push(format!("logspace {logspace} changes its view{why}: appends wait; {how_far}"));
     }
     reasons
 }

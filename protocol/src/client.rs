@@ -10,50 +10,18 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::batch::{ArchivedBatchMetadata, access_metadata};
 use crate::frame::{Frame, FrameError, FrameKind, HEADER_BYTES, PlaceScope, set_place, write_frame};
 pub use crate::ids::Durability;
-use crate::ids::{ClusterId, LogBookId, LogspaceId, Logspaces, NodeId, Place, SessionId, Tag, ViewNumber};
-use crate::limits::LOGSPACES_MAX;
+use crate::ids::{LogBookId, LogspaceId, Logspaces, Place, SessionId, Tag, ViewNumber};
 use crate::seqnum::SeqNum;
 
+mod greeting;
 mod keeping;
+mod operating;
 mod subscribing;
 
+pub use greeting::{ClientHello, Welcome, decode_hello, decode_welcome};
 pub use keeping::{Description, RetentionRequest, TrimRequest};
+pub use operating::{NodeChange, OperateRequest};
 pub use subscribing::{CreditRequest, SubscribeRequest};
-
-/// A client's first frame. The frame's own version byte is what is checked.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct ClientHello {
-    /// What the client calls itself, for the server's log. At most 64 bytes.
-    pub name: String,
-}
-
-/// The answer to it.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct Welcome {
-    pub cluster: u64,
-    pub node: u64,
-    /// Of class disk.
-    pub logspaces: u16,
-    /// Behind those; a release that had none left zeros here.
-    pub memory_logspaces: u16,
-    /// How far a request number may be ahead of the lowest unanswered one.
-    pub session_window: u32,
-}
-
-impl Welcome {
-    pub fn new(cluster: ClusterId, node: NodeId, logspaces: impl Into<Logspaces>, session_window: u32) -> Welcome {
-        let classes = logspaces.into();
-        let (logspaces, memory_logspaces) = (classes.disk, classes.memory);
-        Welcome { cluster: cluster.0, node: node.0, logspaces, memory_logspaces, session_window }
-    }
-
-    /// How many logspaces there are of each class; `None` when the numbers make no sense.
-    pub fn classes(&self) -> Option<Logspaces> {
-        let (disk, memory) = (self.logspaces, self.memory_logspaces);
-        let is_possible = disk > 0 && disk <= LOGSPACES_MAX && memory <= LOGSPACES_MAX - disk;
-        is_possible.then_some(Logspaces { disk, memory })
-    }
-}
 
 /// A request other than an append.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -91,6 +59,8 @@ pub enum Request {
         /// The request id of its [`Request::Subscribe`].
         subscription: u64,
     },
+    /// An operator's question or change: [`Reply::Operated`].
+    Operate(OperateRequest),
     /// As [`Request::NameLogBook`], in a class; refused if the name is used in another one:
     /// [`Reply::NameKnown`].
     CreateLogBook {
@@ -120,7 +90,7 @@ impl Request {
             Request::SetAux(aux) => LogBookId(aux.logbook),
             Request::Subscribe(subscribe) => LogBookId(subscribe.logbook),
             Request::Credit(credit) => LogBookId(credit.logbook),
-            Request::Status => return None,
+            Request::Status | Request::Operate(_) => return None,
         };
         Some(logbook.logspace(logspaces))
     }
@@ -270,6 +240,10 @@ pub enum Reply {
         kept: bool,
         place: Place,
     },
+    /// JSON text.
+    Operated {
+        json: String,
+    },
     Error {
         code: ErrorCode,
         message: String,
@@ -321,6 +295,7 @@ enum ReplyBody {
     Status { json: String },
     Error { code: ErrorCode, message: String },
     AuxSet { kept: bool, place: PlaceWire },
+    Operated { json: String },
     NameKnown { class: Option<Durability>, is_new: bool, place: PlaceWire },
 }
 
@@ -374,16 +349,6 @@ encode_archived!(
     encode_request, Request, FrameKind::Request
 );
 
-/// The hello of a verified frame.
-pub fn decode_hello(frame: &Frame<'_>) -> Result<ClientHello, FrameError> {
-    rkyv::from_bytes::<ClientHello, rancor::Error>(frame.metadata).map_err(|_| FrameError::Metadata)
-}
-
-/// The welcome of a verified frame.
-pub fn decode_welcome(frame: &Frame<'_>) -> Result<Welcome, FrameError> {
-    rkyv::from_bytes::<Welcome, rancor::Error>(frame.metadata).map_err(|_| FrameError::Metadata)
-}
-
 /// The request of a verified frame.
 pub fn decode_request(frame: &Frame<'_>) -> Result<Request, FrameError> {
     rkyv::from_bytes::<Request, rancor::Error>(frame.metadata).map_err(|_| FrameError::Metadata)
@@ -409,6 +374,7 @@ pub fn encode_reply(out: &mut Vec<u8>, request: u64, reply: &Reply) {
             ReplyBody::Described { description: (**description).clone(), place: (*place).into() }
         }
         Reply::Status { json } => ReplyBody::Status { json: json.clone() },
+        Reply::Operated { json } => ReplyBody::Operated { json: json.clone() },
         Reply::Error { code, message } => ReplyBody::Error { code: *code, message: message.clone() },
         Reply::AuxSet { kept, place } => ReplyBody::AuxSet { kept: *kept, place: (*place).into() },
         Reply::NameKnown { class, is_new, place } => {
@@ -543,6 +509,7 @@ fn decode_reply_metadata(metadata: &[u8]) -> Result<Reply, FrameError> {
             Reply::Described { description: Box::new(description), place: place.into() }
         }
         ReplyBody::Status { json } => Reply::Status { json },
+        ReplyBody::Operated { json } => Reply::Operated { json },
         ReplyBody::Error { code, message } => Reply::Error { code, message },
         ReplyBody::AuxSet { kept, place } => Reply::AuxSet { kept, place: place.into() },
         ReplyBody::NameKnown { class, is_new, place } => Reply::NameKnown { class, is_new, place: place.into() },

@@ -63,6 +63,10 @@ named! {
         NextViewNotRepaired,
         /// A node of a view that lives is replaced as if it were lost.
         LivingNodeReplaced,
+        /// A node is removed although it has what others are to have first.
+        RemovedWhileHolding,
+        /// A replica that makes way is released before a majority of the others has what it kept.
+        ReleasedWithoutPast,
         /// A view is installed whatever the register holds.
         InstallWithoutCompare,
         /// The verdicts that tell a repeat are forgotten at a view change.
@@ -167,6 +171,9 @@ named! {
         ControllerTookOver,
         ChangeLostToAnother,
         NodeReplaced,
+        NodeLeftOut,
+        NodeRemoved,
+        CheckpointLeftNode,
         ViewInstalledTwiceRead,
         ReappendAfterViewChange,
         VoidByCondition,

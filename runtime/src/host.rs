@@ -17,6 +17,7 @@ use crate::error::HostError;
 use crate::executor::Poster;
 use crate::peer_config::PeersNow;
 use crate::peer_watch::PeerWatch;
+use crate::peers::PeerCuts;
 use crate::watch::JournalWatch;
 
 /// One executor of a node. They count from 0, in the order of [`crate::NodeConfig::executors`].
@@ -156,6 +157,9 @@ pub enum Action {
     /// Who the other nodes are from now on. Only the first executor's host says so: it holds the
     /// connections. Nothing comes of it on a node that was started without peers.
     Peers(Box<PeersNow>),
+    /// From whom this node is cut off from now on, and from nobody else: a fault that is made on
+    /// purpose. As [`Action::Peers`].
+    Cuts(Box<PeerCuts>),
 }
 
 const _: () = assert!(size_of::<Action>() <= 136, "actions are moved about: they stay small");

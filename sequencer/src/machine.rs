@@ -92,7 +92,7 @@ pub struct SequencerStatus {
 }
 
 /// A view's metalog on this replica.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct ViewLog {
     entries: EntryLog,
     durable: u64,
@@ -104,12 +104,14 @@ struct ViewLog {
     commit_kept: u64,
 }
 
+#[derive(Clone, Debug)]
 struct Repair {
     end: u64,
     source: NodeId,
     controller: Address,
 }
 
+#[derive(Clone, Debug)]
 enum Appended {
     Entries(HeldRun),
     /// Entries that were in a segment which has to go.
@@ -125,6 +127,7 @@ enum Appended {
 }
 
 /// A sequencer replica of one logspace.
+#[derive(Clone, Debug)]
 pub struct Sequencer {
     config: SequencerConfig,
     chain: Option<Chain>,

@@ -50,7 +50,7 @@ pub struct Query {
 }
 
 /// The primary of one view, in the one life that may be it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Primary {
     pub view: View,
     /// The logspace is of class memory: what is held commits, be it on no disk yet.

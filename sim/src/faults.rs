@@ -36,8 +36,9 @@ pub struct Faults {
     /// Faults happen.
     active: bool,
     pub counts: BTreeMap<FaultKind, u64>,
-    /// Nodes that stay dead.
+    /// Nodes that stay dead, and of them those that were removed.
     buried: Vec<NodeIndex>,
+    removed: Vec<NodeIndex>,
     /// Nodes that were to be drained at some time.
     pub drained: BTreeSet<NodeId>,
     /// Since when pairs of connected nodes have not heard of each other.
@@ -53,6 +54,7 @@ impl Faults {
             active: false,
             counts: BTreeMap::new(),
             buried: Vec::new(),
+            removed: Vec::new(),
             drained: BTreeSet::new(),
             silent_since: BTreeMap::new(),
             torn_sectors: 0,
@@ -153,6 +155,7 @@ impl World {
                 self.want_view(logspace);
             }
             FaultKind::NodeDrained => self.drain_or_not(node),
+            FaultKind::NodeRemoved => self.remove_sometime(node),
             FaultKind::ViewsRaced => {
                 let logspace = LogspaceId(self.rng.u16(0..self.plan.settings.logspaces));
                 for node in self.plan.with_role(|roles| roles.controller) {
@@ -184,9 +187,15 @@ impl World {
         let members = self.register.members();
         let state = match members.get(id).map(|member| member.state) {
             Some(MemberState::Active) => MemberState::Draining,
-            _ => MemberState::Active,
+            Some(MemberState::Draining) => MemberState::Active,
+            _ => return,
         };
         self.register.set_state(id, state);
+        self.members_changed(id);
+    }
+
+    /// The register has other members, of whom this one is to be drained, or was. All hear of it.
+    pub fn members_changed(&mut self, id: NodeId) {
         self.faults.drained.insert(id);
         for node in (0..self.nodes.len()).map(NodeIndex) {
             let at = self.now + self.register.delay(self.now, &mut self.rng);
@@ -340,7 +349,8 @@ impl World {
     }
 
     fn bury(&mut self) {
-        self.faults.buried = self.draw_buried();
+        let buried = self.draw_buried();
+        self.faults.buried.extend(buried);
         self.trace.event(self.now, &[12], || format!("CALM: {:?} stay dead", self.faults.buried));
         for node in self.faults.buried.clone() {
             self.crash(node, Stop::Power);
@@ -380,9 +390,11 @@ impl World {
         let (sequencers_max, storages_max) =
             (replicas.len() - replicas.majority(), usize::from(self.plan.write_quorum) - 1);
         let mut buried: Vec<NodeIndex> = Vec::new();
-        for node in order {
+        for node in order.into_iter().filter(|node| !self.faults.removed.contains(node)) {
             let counts = |has: fn(&crate::swarm::Roles) -> bool| {
-                let nodes = self.plan.with_role(has);
+                let mut nodes = self.plan.with_role(has);
+                // Nothing is left on those that were removed.
+                nodes.retain(|node| !self.faults.removed.contains(node));
                 let gone = nodes.iter().filter(|other| **other == node || buried.contains(other)).count();
                 (gone, nodes.len() - gone)
             };
@@ -431,6 +443,16 @@ impl World {
         self.trace.event(self.now, &[13, u64::from(logspace.0)], || format!("view {view} of {logspace} is to end"));
         let life = self.nodes[node.0].incarnation.0;
         self.input(node, life, NodeInput::Request { to, message });
+    }
+
+    /// A node is removed: it never comes back.
+    pub fn bury_removed(&mut self, node: NodeIndex) {
+        self.faults.buried.push(node);
+        self.faults.removed.push(node);
+    }
+
+    pub fn faults_are_active(&self) -> bool {
+        self.faults.active
     }
 
     pub fn is_buried(&self, node: NodeIndex) -> bool {

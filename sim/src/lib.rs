@@ -22,6 +22,7 @@ pub mod invariants;
 pub mod model;
 pub mod network;
 pub mod node;
+pub mod operator;
 pub mod queue;
 pub mod register;
 pub mod seed;

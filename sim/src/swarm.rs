@@ -51,12 +51,14 @@ pub enum FaultKind {
     ViewChangeInterrupted,
     /// An operator drains a node, or wants a drained one back.
     NodeDrained,
+    /// An operator drains a node and, once nothing speaks against it, removes it for good.
+    NodeRemoved,
     BreakClient,
     ClientVanishes,
 }
 
 impl FaultKind {
-    pub const ALL: [FaultKind; 19] = [
+    pub const ALL: [FaultKind; 20] = [
         FaultKind::CrashProcess,
         FaultKind::PowerLossOfOne,
         FaultKind::PowerLossOfAll,
@@ -74,6 +76,7 @@ impl FaultKind {
         FaultKind::ViewsRaced,
         FaultKind::ViewChangeInterrupted,
         FaultKind::NodeDrained,
+        FaultKind::NodeRemoved,
         FaultKind::BreakClient,
         FaultKind::ClientVanishes,
     ];
@@ -312,6 +315,7 @@ fn member(node: NodeId, roles: Roles) -> Member {
         incarnation: Incarnation(1),
         roles: sealog_protocol::members::Roles::new(&roles),
         state: MemberState::Active,
+        replacement: None,
         peer_address: String::new(),
         client_address: String::new(),
     }

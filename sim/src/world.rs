@@ -11,7 +11,7 @@ use sealog_journal::{FooterChunk, WantedSegment};
 use sealog_protocol::machine::{ConnectionId, ReadFailure};
 use sealog_protocol::message::decode;
 use sealog_protocol::view::Chain;
-use sealog_protocol::{LogspaceId, Time};
+use sealog_protocol::{LogspaceId, Members, Time};
 
 use crate::client::{Client, Link, Recorder};
 use crate::clock::Clock;
@@ -53,6 +53,8 @@ pub enum Event {
     Fault,
     ControllerDies,
     MembersChanged { node: NodeIndex, life: u64 },
+    OperatorLooks { node: NodeIndex },
+    OperatorActs { node: NodeIndex, members: Box<Members> },
     Heal(Heal),
     Watch,
 }
@@ -257,6 +259,14 @@ impl World {
             Event::MembersChanged { node, life } => {
                 let members = Box::new(self.register.members());
                 self.input(node, life, NodeInput::Members(members));
+                Ok(())
+            }
+            Event::OperatorLooks { node } => {
+                self.operator_looks(node);
+                Ok(())
+            }
+            Event::OperatorActs { node, members } => {
+                self.operator_acts(node, &members);
                 Ok(())
             }
             Event::Heal(heal) => self.heal(heal),

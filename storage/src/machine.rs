@@ -23,6 +23,7 @@ use crate::shard::{Located, StoredShard, batch_sizes};
 mod checkpointing;
 mod copying;
 mod reading;
+mod sealing;
 mod space;
 
 use copying::Copies;
@@ -88,6 +89,7 @@ pub struct StorageStatus {
 }
 
 /// A storage of one logspace.
+#[derive(Clone, Debug)]
 pub struct Storage {
     config: StorageConfig,
     chain: Option<Chain>,
@@ -127,6 +129,7 @@ pub struct Storage {
     tags: BytesMut,
 }
 
+#[derive(Clone, Debug)]
 enum Appended {
     Run(ShardId),
     Seal(ViewNumber),
@@ -148,6 +151,7 @@ enum Appended {
     },
 }
 
+#[derive(Clone, Debug)]
 struct Repair {
     prefix: u64,
     source: NodeId,
@@ -305,8 +309,14 @@ impl Storage {
         }
     }
 
+    /// Whether shards of a view get no more here but by copies: it is sealed, or the register has its end.
+    /// One that was forgotten with all that was dead in it is not begun anew for an engine that is behind.
+    fn is_over(&self, view: ViewNumber) -> bool {
+        view <= self.sealed || self.chain.as_ref().is_some_and(|chain| chain.current().number > view)
+    }
+
     fn replicate_open(&mut self, from: Address, shard: ShardId, outputs: &mut Outputs) {
-        if shard.view <= self.sealed {
+        if self.is_over(shard.view) {
             mark(Mark::ReplicateRefusedBySeal);
             outputs.send(from, Message::ReplicateRefused { shard });
             return;
@@ -331,7 +341,7 @@ impl Storage {
     }
 
     fn replicate(&mut self, from: Address, shard: ShardId, first: u64, batches: Bytes, outputs: &mut Outputs) {
-        if shard.view <= self.sealed {
+        if self.is_over(shard.view) {
             mark(Mark::ReplicateRefusedBySeal);
             outputs.send(from, Message::ReplicateRefused { shard });
             return;
@@ -405,37 +415,6 @@ impl Storage {
         }
     }
 
-    fn seal(&mut self, from: Address, view: ViewNumber, outputs: &mut Outputs) {
-        if view <= self.sealed_durable {
-            self.answer_seal(from, view, outputs);
-            return;
-        }
-        if view > self.sealed {
-            self.sealed = view;
-            self.appended.push_back(Appended::Seal(view));
-            if active(Mutant::SealNotDurable) {
-                self.appended.pop_back();
-                self.answer_seal(from, view, outputs);
-                return;
-            }
-            outputs.append(DurableEntry::StorageSeal { view });
-        }
-        self.seal_waits.push((from, view));
-    }
-
-    fn answer_seal(&mut self, controller: Address, view: ViewNumber, outputs: &mut Outputs) {
-        let first = ShardId { view, index: 0 };
-        let last = ShardId { view, index: u64::MAX };
-        let shards = self.shards.range(first..=last).map(|(id, shard)| (*id, shard.durable())).collect();
-        let restarted = self.has_forgotten(view);
-        outputs.send(controller, Message::StorageSealed { restarted, view, shards });
-    }
-
-    /// Whether this storage may have said more in a view than it knows now.
-    fn has_forgotten(&self, view: ViewNumber) -> bool {
-        view <= self.config.forgotten && !active(Mutant::RestartedStorageCounts)
-    }
-
     fn repair(&mut self, controller: Address, shard: ShardId, prefix: u64, source: NodeId, outputs: &mut Outputs) {
         if active(Mutant::SealedRefusesRepair) && shard.view <= self.sealed {
             return;
@@ -482,15 +461,6 @@ impl Storage {
         }
         self.report_all();
         self.want_view(outputs);
-    }
-
-    /// A storage that has forgotten what it said in the view counts again in the next one.
-    fn want_view(&self, outputs: &mut Outputs) {
-        let Some(view) = self.chain.as_ref().map(Chain::current) else { return };
-        if self.has_forgotten(view.number) && view.number > self.sealed && view.storages.contains(self.config.node) {
-            let message = Message::ViewWanted { view: view.number, reason: ViewReason::MemberRestarted };
-            outputs.send(self.address(view.primary, Role::Sequencer), message);
-        }
     }
 
     fn connected(&mut self, node: NodeId, incarnation: Incarnation, outputs: &mut Outputs) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sealog_protocol::{Place, ViewNumber};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Segment {
     /// The first that was seen is the oldest: segments' numbers are used again.
     order: u64,
@@ -24,7 +24,7 @@ struct Segment {
 }
 
 /// The segments that a storage has something in.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Segments {
     segments: BTreeMap<u32, Segment>,
     seen: u64,

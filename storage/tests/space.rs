@@ -468,6 +468,23 @@ fn the_last_batch_of_an_open_view_lives_and_goes_when_the_view_has_ended() {
     assert!(!world.journal.holds_batch(101));
 }
 
+/// An engine that had not read of the view's end opened the stream of a shard that was forgotten, and was
+/// told that it stood at the beginning: a durable prefix fell.
+#[test]
+fn a_shard_of_an_ended_view_is_not_begun_anew_for_an_engine_that_is_behind() {
+    let mut world = World::new();
+    world.write(0, 3, 8);
+    world.input(Input::Chain(&chain(2)));
+    for shard in [SHARD, ShardId { view: ViewNumber(1), index: 9 }] {
+        let before: Vec<_> = world.storage.shards().collect();
+        world.sent.clear();
+        world.say(ENGINE, Message::ReplicateOpen { shard });
+        world.say(ENGINE, Message::Replicate { shard, first: 3, batches: run(shard, 3, 1, 8) });
+        assert!(world.sent.iter().all(|(_, message)| *message == Message::ReplicateRefused { shard }), "{shard}");
+        assert_eq!(world.storage.shards().collect::<Vec<_>>(), before);
+    }
+}
+
 fn seals_outlive_their_segment() {
     let mut world = World::new();
     world.write(0, 100, 1000);

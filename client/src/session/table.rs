@@ -14,6 +14,7 @@ use super::naming::NameWork;
 use super::operation::OperationId;
 use super::querying::ReadWork;
 use super::subscribing::SubscriptionWork;
+use sealog_protocol::client::OperateRequest;
 use sealog_protocol::{LogBookId, LogspaceId, Tag};
 
 /// No time.
@@ -43,6 +44,7 @@ pub(super) enum Work {
     Read(ReadWork),
     CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
     Status,
+    Operate(OperateRequest),
     Manage(Manage),
     Subscription(SubscriptionWork),
     Name(NameWork),

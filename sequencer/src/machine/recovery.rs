@@ -20,7 +20,7 @@ pub enum RecoverError {
 }
 
 /// Pieces of the metalog, until all are there: they may come in any order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pieces {
     pieces: BTreeMap<(ViewNumber, u64), Piece>,
     /// The one taken last: most follow each other.
@@ -28,7 +28,7 @@ pub(super) struct Pieces {
     base: Place,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Piece {
     end: u64,
     bytes: Vec<u8>,

@@ -16,7 +16,7 @@ use super::reading::Reader;
 use super::*;
 
 /// Copies under way, and their counters.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Copies {
     shards: BTreeMap<ShardId, Copy>,
     /// The part that was asked for and has not come.
@@ -29,6 +29,7 @@ pub(super) struct Copies {
 }
 
 /// A shard that is copied.
+#[derive(Clone, Debug)]
 struct Copy {
     until: u64,
     enough: usize,
@@ -46,6 +47,7 @@ struct Copy {
     bytes: u64,
 }
 
+#[derive(Clone, Debug)]
 struct Pull {
     shard: ShardId,
     source: NodeId,

@@ -13,6 +13,7 @@ use crate::checkpoints::PartId;
 use crate::extents::Found;
 
 /// What is read, and for whom.
+#[derive(Clone, Debug)]
 pub(super) enum ReadFor {
     Batches(Reading),
     Tags {
@@ -46,7 +47,7 @@ impl ReadFor {
 }
 
 /// Batches that are looked for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
     pub(super) reader: Reader,
     pub(super) shard: ShardId,
@@ -58,7 +59,7 @@ pub(super) struct Reading {
     skipped: u32,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Reader {
     Fetch {
         to: Address,

@@ -18,7 +18,7 @@ use super::*;
 use crate::extents::Span;
 
 /// Looking for space, and its counters.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Rewriting {
     current: Option<Rewrite>,
     /// No step before it, so that the rate is kept.
@@ -31,6 +31,7 @@ pub(super) struct Rewriting {
 }
 
 /// A segment that is looked at.
+#[derive(Clone, Debug)]
 struct Rewrite {
     segment: u32,
     /// What it holds of which shard, and which of it is judged next, from which position on.
@@ -46,6 +47,7 @@ struct Rewrite {
     is_copying: bool,
 }
 
+#[derive(Clone, Debug)]
 enum Step {
     Idle,
     /// A read or an append is under way.
