@@ -113,6 +113,7 @@ pub fn reason_name(reason: ViewReason) -> &'static str {
         ViewReason::QuorumLost => "quorum lost",
         ViewReason::NodeReplaced => "node replaced",
         ViewReason::ForceSealed => "force-sealed",
+        ViewReason::MemberRestarted => "member restarted",
     }
 }
 
