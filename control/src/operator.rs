@@ -152,8 +152,7 @@ impl Cluster<'_> {
         };
         if !plan.is_done {
             let by = replacement.into_iter().flat_map(|by| self.unfit(member, by));
-            let roles = [Role::Engine, Role::Controller].into_iter().filter(|role| member.roles.has(*role));
-            let last = roles.filter(|role| self.is_last(node, *role)).map(|role| Refusal::LastOfRole { node, role });
+            let last = self.last_of_roles(member);
             let views = plan.views.iter().flat_map(|view| self.cannot_leave(node, view, then));
             plan.refused = by.chain(last).chain(views).collect();
         }
@@ -242,10 +241,15 @@ impl Cluster<'_> {
         refused
     }
 
-    /// Whether no other node runs this role.
-    fn is_last(&self, node: NodeId, role: Role) -> bool {
-        let mut others = self.members.with_role(role).filter(|other| other.node != node);
-        !others.any(|other| other.state == MemberState::Active && (self.is_connected)(other.node))
+    /// Roles that no other node runs which stays.
+    fn last_of_roles(&self, member: &Member) -> Vec<Refusal> {
+        let node = member.node;
+        let is_last = |role: &Role| {
+            let mut others = self.members.with_role(*role).filter(|other| other.node != node);
+            !others.any(|other| other.state == MemberState::Active && (self.is_connected)(other.node))
+        };
+        let roles = [Role::Engine, Role::Controller].into_iter().filter(|role| member.roles.has(*role));
+        roles.filter(is_last).map(|role| Refusal::LastOfRole { node, role }).collect()
     }
 
     fn remove(&self, member: &Member, accept_loss: bool) -> Plan {
@@ -264,6 +268,8 @@ impl Cluster<'_> {
             if !is_empty {
                 refused.extend(counts.iter().map(|has| Refusal::Holds { node, has: **has }));
             }
+            // Those that were there when it was drained may be gone by now.
+            refused.extend(self.last_of_roles(member));
         }
         let lost: Vec<Lost> = self.chains.iter().flat_map(|chain| self.lost_with(node, chain)).collect();
         let may_lose = accept_loss && (!lost.is_empty() || has.iter().any(|has| has.is_unknown));

@@ -109,7 +109,27 @@ impl ClusterFacts<'_> {
             reasons.push(format!("node {node} at {address} is not connected to this one{since}: {why}"));
         }
         reasons.extend(self.chains.iter().filter_map(|chain| self.in_danger(chain)));
+        reasons.extend(self.chains.iter().filter_map(|chain| self.names_strangers(chain)));
+        reasons.extend(self.peers.iter().filter_map(clock_apart));
         reasons
+    }
+
+    /// A view that names whom the members do not know, or have removed.
+    fn names_strangers(&self, chain: &Chain) -> Option<String> {
+        let (view, members) = (chain.current(), self.members?);
+        let is_stranger = |node: &NodeId| members.get(*node).is_none_or(|member| member.state.is_removed());
+        let strangers: Vec<String> = view
+            .sequencers
+            .iter()
+            .chain(view.storages.iter())
+            .filter(is_stranger)
+            .map(|node| node.to_string())
+            .collect();
+        let (logspace, first) = (chain.logspace, strangers.first()?);
+        Some(format!(
+            "the view of logspace {logspace} names node {first}, which is no member of the cluster: it is replaced once \
+             another node can take its place; start one more with the same register"
+        ))
     }
 
     /// A view whose nodes, as far as this one sees them, are too few to acknowledge.
@@ -141,6 +161,19 @@ impl ClusterFacts<'_> {
 /// Views before which something may have been lost that was acknowledged and not yet flushed.
 fn losses(chain: &Chain) -> Vec<u32> {
     chain.views.iter().filter(|view| view.cause.after_loss).map(|view| view.number.0).collect()
+}
+
+/// Clocks that differ matter to retention by age alone, and to whoever reads logs.
+const CLOCKS_APART_MS: u64 = 10_000;
+
+fn clock_apart(peer: &PeerStatus) -> Option<String> {
+    let ahead = peer.clock_ahead_ms.filter(|ahead| ahead.unsigned_abs() >= CLOCKS_APART_MS && peer.is_connected)?;
+    let (node, seconds) = (peer.node, ahead.unsigned_abs() / 1000);
+    let which = if ahead > 0 { "ahead of" } else { "behind" };
+    Some(format!(
+        "the clock of node {node} is {seconds} s {which} this one's: correct it (NTP). Retention by age goes by the \
+         clocks of writers; order and safety do not depend on clocks"
+    ))
 }
 
 pub(crate) fn role_names(roles: Roles) -> Value {
@@ -204,6 +237,7 @@ mod tests {
             incarnation: Incarnation(1),
             connects: 1,
             reason: Some("it broke".to_owned()).filter(|_| !is_connected),
+            clock_ahead_ms: None,
         };
         let degraded = |peers: &[PeerStatus]| {
             let (node, roles) = (NodeId(1), Roles::ALL);
@@ -216,6 +250,9 @@ mod tests {
         let one = degraded(&[peer(2, true), peer(3, false)]);
         assert_eq!(one, ["node 3 at host:3 is not connected to this one since 5 s: it broke"]);
         let two = degraded(&[peer(3, false)]);
+        let late = PeerStatus { clock_ahead_ms: Some(-61_000), ..peer(3, true) };
+        let apart = degraded(&[peer(2, true), late]);
+        assert!(apart.len() == 1 && apart[0].contains("node 3 is 61 s behind"), "{apart:?}");
         assert_eq!(two.len(), 3, "{two:?}");
         assert_eq!(
             two[2], "logspace 0 waits for storages: 1 of the 2 that acknowledge, since 5 s",

@@ -16,7 +16,7 @@ use sealog_protocol::members::{Member, MemberState, Members};
 use sealog_protocol::message::Message;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Time};
-use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner, PeerCuts, PeersNow};
+use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner, PeerCuts, PeersNow, Rotten};
 
 use crate::cluster_status::ClusterFacts;
 use crate::machines::{Machines, Placement, RoleMachine};
@@ -265,6 +265,7 @@ impl NodeHost {
                 let slot = self.machines.slot(at);
                 if std::mem::take(&mut slot.dirty) {
                     slot.machine.flush(now, &mut self.outputs);
+                    slot.machine.log_news(slot.address.logspace);
                     self.route(at);
                 }
             }
@@ -511,9 +512,9 @@ impl Host for NodeHost {
         self.handle_owner(now, owner, Input::Vacate { segment });
     }
 
-    fn rotten(&mut self, now: Time, owner: Owner, damage: Damage) {
-        let Damage { segment, offset, bytes, .. } = damage;
-        self.handle_owner(now, owner, Input::Rotten { segment, offset, bytes });
+    fn rotten(&mut self, now: Time, rotten: Rotten) {
+        let Rotten { owner, damage: Damage { segment, offset, bytes, .. }, is_missing } = rotten;
+        self.handle_owner(now, owner, Input::Rotten { segment, offset, bytes, missing: is_missing });
     }
 
     fn tick(&mut self, now: Time) {

@@ -9,7 +9,7 @@ use sealog_engine::EngineStatus;
 use sealog_protocol::client::{Durability, Reply};
 use sealog_protocol::holdings::Holdings;
 use sealog_protocol::machine::{ConnectionId, Role};
-use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, Time};
+use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, ShardId, Time};
 use sealog_runtime::{Action, Counters, ExecutorContext, JournalWatch, PeerStatus};
 use sealog_sequencer::SequencerStatus;
 use sealog_storage::StorageStatus;
@@ -194,6 +194,7 @@ fn peer_status(peer: &PeerStatus) -> Value {
         "incarnation": peer.incarnation.0,
         "connects": peer.connects,
         "reason": peer.reason,
+        "clock_ahead_ms": peer.clock_ahead_ms,
     })
 }
 
@@ -203,8 +204,9 @@ fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWat
     let damages: u64 = journals.iter().map(|journal| journal.status().damages).sum();
     if damages > 0 {
         reasons.push(format!(
-            "{damages} damaged ranges were found in the journal at the start: records in them can't be read, all \
-             else is served; `sealog inspect` shows where"
+            "{damages} damaged ranges were found in the journal at the start: records in them can't be read from here, \
+             all else is served; `sealog inspect` shows where{}",
+            mending(part)
         ));
     }
     if let Some(outage) = facts.register.outage() {
@@ -218,13 +220,24 @@ fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWat
     if rotten > 0 {
         reasons.push(format!(
             "the scrub found {rotten} damaged ranges in the journal: what is damaged can't be read from here, all else \
-             is served; `scrub.findings` of the executors says where; check the disk (dmesg, smartctl)"
+             is served; `scrub.findings` of the executors says where; check the disk (dmesg, smartctl){}",
+            mending(part)
         ));
     }
     for (logspace, storage) in &part.storages {
-        if storage.corrupt_reads > 0 {
-            let reads = storage.corrupt_reads;
-            reasons.push(format!("{reads} reads of logspace {logspace} found damaged bytes on the disk"));
+        if storage.found_by_reads > 0 {
+            let segments = storage.found_by_reads;
+            reasons.push(format!(
+                "reads of logspace {logspace} found damaged bytes in {segments} segments of the journal{}",
+                mending(part)
+            ));
+        }
+        if !storage.lost.is_empty() {
+            let batches = storage.lost.len();
+            reasons.push(format!(
+                "no replica can read {batches} batches of logspace {logspace}: `storage.lost` says which; they are \
+                 asked for again every 30 s, in case a replica comes back that has them"
+            ));
         }
         if storage.full {
             reasons.push("the disk is full: appends are refused until space is freed, reads go on".to_owned());
@@ -252,6 +265,17 @@ fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWat
         reasons.push(format!("logspace {logspace} changes its view{why}: appends wait; {how_far}"));
     }
     reasons
+}
+
+/// What becomes of damage, as far as one can tell.
+fn mending(part: &StatusPart) -> &'static str {
+    let is_lost = part.storages.iter().any(|(_, storage)| !storage.lost.is_empty());
+    let has_replicas = part.storages.iter().any(|(_, storage)| storage.has_replicas);
+    match (has_replicas, is_lost) {
+        (false, _) => "; there is no replica to mend it from",
+        (true, false) => "; it is mended from the replicas",
+        (true, true) => "; what a replica has of it is mended",
+    }
 }
 
 fn logspaces_status(part: &StatusPart, cluster: &ClusterFacts<'_>) -> Vec<Value> {
@@ -329,6 +353,9 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
                 "bytes_rewritten": storage.bytes_rewritten,
                 "copies": storage.copies,
                 "bytes_copied": storage.bytes_copied,
+                "to_mend": { "segments": storage.to_mend },
+                "mended": { "records": storage.records_mended, "bytes": storage.bytes_mended },
+                "lost": storage.lost.iter().map(lost_batch).collect::<Vec<Value>>(),
             })
         }),
         Role::Sequencer => find(&part.sequencers, logspace).map(|sequencer| {
@@ -344,6 +371,10 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
         }),
         Role::Controller => None,
     }
+}
+
+fn lost_batch((shard, position): &(ShardId, u64)) -> Value {
+    json!({ "view": shard.view.0, "shard": shard.index.to_string(), "position": position.to_string() })
 }
 
 fn executor_status(counters: &Counters, journal: &JournalWatch, now: Time) -> Value {

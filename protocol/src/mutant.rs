@@ -137,6 +137,16 @@ named! {
         CopyCutShort,
         /// A shard that still gets records is moved.
         OpenShardMoved,
+        /// A damaged batch counts as mended before its new copy is durable.
+        MendedBeforeDurable,
+        /// A damaged batch is appended again as it is: nobody looks at its checksum.
+        MendUnverified,
+        /// A damaged batch is replaced by the one before it.
+        MendedFromWrongPosition,
+        /// A segment of which recovery could not hand over everything is given back all the same.
+        MissingNotLookedFor,
+        /// A copy goes on behind what one of its sources cannot read.
+        CopySkipsWhatOneCannotRead,
     }
 }
 
@@ -228,6 +238,12 @@ named! {
         CopySkipsDropped,
         ShardMoved,
         MoveRefused,
+        RotFound,
+        RotMended,
+        MendAskedNextReplica,
+        MissingMended,
+        RottenSegmentReleased,
+        CopySkipsDamaged,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sealog_journal::{Damage, Owner};
+use sealog_journal::{Owner, Rotten};
 use sealog_protocol::Time;
 use sealog_protocol::client::{ClientHello, Reply, Welcome};
 use sealog_protocol::frame::FrameError;
@@ -121,7 +121,7 @@ pub trait Host: 'static {
     fn vacate(&mut self, now: Time, owner: Owner, segment: u32);
 
     /// These bytes of a segment in which the owner has something are damaged.
-    fn rotten(&mut self, now: Time, owner: Owner, damage: Damage);
+    fn rotten(&mut self, now: Time, rotten: Rotten);
 
     /// The host's deadline has passed.
     fn tick(&mut self, now: Time);

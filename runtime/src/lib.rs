@@ -53,5 +53,5 @@ pub use host::{Action, ExecutorContext, ExecutorId, Host};
 pub use peer_config::{PeerAddress, PeerLimits, PeersConfig, PeersNow};
 pub use peer_watch::{PeerStatus, PeerWatch};
 pub use peers::PeerCuts;
-pub use sealog_journal::{Damage, JournalConfig, Owner, ScrubConfig};
+pub use sealog_journal::{Damage, JournalConfig, Owner, Rotten, ScrubConfig};
 pub use watch::JournalWatch;

@@ -43,7 +43,7 @@ use crate::counters::Counters;
 use crate::limits::{LEAVING, STRANGERS_MAX};
 use crate::listener::{Listener, shut_down, shut_down_sending};
 use crate::peer_config::{PeerLimits, PeersConfig, PeersNow};
-use crate::peer_watch::PeerWatch;
+use crate::peer_watch::{PeerWatch, time_of_day_ms};
 use crate::peers::connection::{PeerConnection, PeerFault};
 use crate::peers::roster::Roster;
 use crate::peers::socket::SocketAddress;
@@ -478,7 +478,7 @@ impl PeerSockets {
                 Some(fault) => self.end(now, slot, &fault, counters),
                 None if connection.wire.phase == Phase::Serving => {
                     if !std::mem::take(&mut connection.talk.spoke) && connection.wire.unsent_bytes() == 0 {
-                        encode_ping(connection.wire.output());
+                        encode_ping(connection.wire.output(), time_of_day_ms());
                         self.mark_dirty(slot);
                     }
                 }

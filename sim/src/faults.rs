@@ -14,6 +14,7 @@ use crate::client::Client;
 use crate::disk::Stop;
 use crate::node::NodeInput;
 use crate::queue::{Instant, MILLISECOND, SECOND};
+use crate::rot::Rot;
 use crate::swarm::{FaultKind, NodeIndex, Plan};
 use crate::violation::Failure;
 use crate::world::{Event, World};
@@ -44,6 +45,7 @@ pub struct Faults {
     /// Since when pairs of connected nodes have not heard of each other.
     silent_since: BTreeMap<(NodeIndex, NodeIndex), Instant>,
     pub torn_sectors: u64,
+    pub rot: Rot,
     /// The next line of a client that takes a vanished one's place.
     next_line: u32,
 }
@@ -58,6 +60,7 @@ impl Faults {
             drained: BTreeSet::new(),
             silent_since: BTreeMap::new(),
             torn_sectors: 0,
+            rot: Rot::default(),
             next_line: plan.load.clients as u32,
         }
     }
@@ -173,6 +176,7 @@ impl World {
                 let client = self.rng.usize(0..self.clients.len());
                 self.drop_client(client, ConnectionError::Closed);
             }
+            FaultKind::BitRot | FaultKind::StrayWrite => self.rot(kind)?,
             FaultKind::ClientVanishes => {
                 let client = self.rng.usize(0..self.clients.len());
                 self.replace_client(client);
@@ -381,7 +385,8 @@ impl World {
 
     /// Nodes that can be missed: of all views together a minority of a view's sequencers, W − 1 storages,
     /// so that whatever a view before left on some of its nodes is still there; all engines but one, and
-    /// all controllers but one.
+    /// all controllers but one. Where one has rotted the others have the only good copies: it counts as one
+    /// of those that are missed.
     fn draw_buried(&mut self) -> Vec<NodeIndex> {
         let mut order: Vec<NodeIndex> = (0..self.nodes.len()).map(NodeIndex).collect();
         self.rng.shuffle(&mut order);
@@ -399,7 +404,9 @@ impl World {
                 (gone, nodes.len() - gone)
             };
             let spared = counts(|roles| roles.engine).1 >= 1
-                && counts(|roles| roles.storage).0 <= storages_max
+                && (counts(|roles| roles.storage).0 + usize::from(self.has_rotted_beside(&buried, node))
+                    <= storages_max
+                    || !self.plan.nodes[node.0].1.storage)
                 && counts(|roles| roles.sequencer).0 <= sequencers_max
                 && counts(|roles| roles.controller).1 >= 1;
             if spared && buried.len() < wanted {
@@ -407,6 +414,11 @@ impl World {
             }
         }
         buried
+    }
+
+    /// A node has rotted that is neither of these.
+    fn has_rotted_beside(&self, buried: &[NodeIndex], node: NodeIndex) -> bool {
+        self.faults.rot.node.is_some_and(|rotten| rotten != node && !buried.contains(&rotten))
     }
 
     /// Closes connections that have been silent for too long.

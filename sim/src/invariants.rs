@@ -23,6 +23,7 @@ use crate::violation::Failure;
 
 mod copies;
 mod memory;
+mod rot;
 
 use copies::Move;
 
@@ -79,6 +80,8 @@ pub struct Invariants {
     logspaces: Vec<Truth>,
     /// Committed entries in all.
     pub commits: u64,
+    /// Nodes that were removed: what they had is gone.
+    pub removed: BTreeSet<NodeId>,
 }
 
 impl Invariants {
@@ -100,7 +103,7 @@ impl Invariants {
             lost: false,
             checkpoint: Place::default(),
         });
-        Invariants { logspaces: logspaces.collect(), commits: 0 }
+        Invariants { logspaces: logspaces.collect(), commits: 0, removed: BTreeSet::new() }
     }
 
     fn truth(&mut self, logspace: LogspaceId) -> &mut Truth {

@@ -25,6 +25,7 @@ pub mod node;
 pub mod operator;
 pub mod queue;
 pub mod register;
+pub mod rot;
 pub mod seed;
 pub mod swarm;
 pub mod trace;

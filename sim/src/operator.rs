@@ -81,6 +81,7 @@ impl World {
         });
         if is_removed {
             mark(Mark::NodeRemoved);
+            self.invariants.removed.insert(id);
             self.bury_removed(node);
             self.crash(node, Stop::Power);
         }

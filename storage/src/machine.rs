@@ -2,11 +2,12 @@
 //! silent; repaired, it takes copies from another storage; what is dead, it gives back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sealog_protocol::batch::Batch;
 use sealog_protocol::frame::{FrameError, PlaceScope};
-use sealog_protocol::limits::{COPY_BYTES_PER_S, REWRITE_BYTES_PER_S, STREAM_MESSAGE_BYTES_MAX};
+use sealog_protocol::limits::{COPY_BYTES_PER_S, MEND_RETRY, REWRITE_BYTES_PER_S, STREAM_MESSAGE_BYTES_MAX};
 use sealog_protocol::machine::{
     Address, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, ReadFailure, Recovered, Role,
 };
@@ -22,12 +23,16 @@ use crate::shard::{Located, StoredShard, batch_sizes};
 
 mod checkpointing;
 mod copying;
+mod mending;
 mod reading;
 mod sealing;
 mod space;
 
 use copying::Copies;
+pub use mending::MendNews;
+use mending::Mending;
 use reading::ReadFor;
+use sealing::Repair;
 use space::Rewriting;
 
 /// The buffer that Tags entries are built in, so that a run does not allocate.
@@ -45,6 +50,8 @@ pub struct StorageConfig {
     pub rewrite_bytes_per_s: u64,
     /// How fast copies are taken from other storages.
     pub copy_bytes_per_s: u64,
+    /// How long it waits before it tries again to mend what nobody could give it.
+    pub mend_retry: Duration,
 }
 
 impl StorageConfig {
@@ -56,12 +63,13 @@ impl StorageConfig {
             forgotten: ViewNumber(0),
             rewrite_bytes_per_s: REWRITE_BYTES_PER_S,
             copy_bytes_per_s: COPY_BYTES_PER_S,
+            mend_retry: MEND_RETRY,
         }
     }
 }
 
 /// Counters for `status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StorageStatus {
     /// Whether it counts for the quorums of the view in force: in class memory, unless it has forgotten
     /// what it said in it.
@@ -86,6 +94,17 @@ pub struct StorageStatus {
     pub copies: usize,
     /// Bytes of batches that were taken so in this life.
     pub bytes_copied: u64,
+    /// The newest view has several replicas of each shard: what is damaged here can be mended.
+    pub has_replicas: bool,
+    /// Damaged segments that are not mended yet, and those of them that a read has found, not the journal.
+    pub to_mend: usize,
+    pub found_by_reads: usize,
+    /// Batches that no replica can read, by shard and position; the first
+    /// [`sealog_protocol::limits::LOST_LISTED_MAX`] of them.
+    pub lost: Vec<(ShardId, u64)>,
+    /// Records, and bytes of their batches, that were taken from other replicas for damaged ones.
+    pub records_mended: u64,
+    pub bytes_mended: u64,
 }
 
 /// A storage of one logspace.
@@ -107,6 +126,7 @@ pub struct Storage {
     ticket: u64,
     repairs: BTreeMap<ShardId, Repair>,
     copies: Copies,
+    mending: Mending,
     /// Engines that opened a shard of a view that this storage has not yet read from the register.
     early: Vec<(Address, ShardId)>,
     /// Shards with something to report, each once.
@@ -139,6 +159,12 @@ enum Appended {
         first: u64,
         batches: Bytes,
     },
+    /// Batches that recovery did not find, and another replica had.
+    Missing {
+        shard: ShardId,
+        first: u64,
+        batches: Bytes,
+    },
     Part {
         from: Address,
         attempt: u64,
@@ -149,13 +175,6 @@ enum Appended {
         id: PartId,
         bytes: u32,
     },
-}
-
-#[derive(Clone, Debug)]
-struct Repair {
-    prefix: u64,
-    source: NodeId,
-    controller: Address,
 }
 
 impl Storage {
@@ -172,6 +191,7 @@ impl Storage {
             ticket: 0,
             repairs: BTreeMap::new(),
             copies: Copies::default(),
+            mending: Mending::default(),
             early: Vec::new(),
             dirty: Vec::new(),
             lives: BTreeMap::new(),
@@ -232,6 +252,7 @@ impl Storage {
     }
 
     pub fn status(&self) -> StorageStatus {
+        let (to_mend, found_by_reads) = self.damage();
         StorageStatus {
             counts: self.chain.as_ref().is_some_and(|chain| !self.has_forgotten(chain.current().number)),
             shards: self.shards.len(),
@@ -246,6 +267,12 @@ impl Storage {
             checkpoint_parts: self.checkpoints.newest().map_or(0, |(_, parts)| parts),
             copies: self.copies.len(),
             bytes_copied: self.copies.bytes,
+            has_replicas: self.chain.as_ref().is_some_and(|chain| chain.current().replicas > 1),
+            to_mend,
+            found_by_reads,
+            lost: self.mending.lost().collect(),
+            records_mended: self.mending.records,
+            bytes_mended: self.mending.bytes,
         }
     }
 
@@ -290,6 +317,9 @@ impl Storage {
             }
             Message::CopyPart { shard, from: position, first, had, batches } => {
                 self.copy_part(now, from, (shard, position, first), had, batches, outputs);
+            }
+            Message::CopyDamaged { shard, from: position, next } => {
+                self.copy_damaged(from, shard, (position, next), outputs);
             }
             Message::CheckpointPart { place, part, last, bytes } => {
                 self.checkpoint_part(from, PartId { place, part, last }, bytes, outputs);
@@ -398,6 +428,7 @@ impl Storage {
                 self.tell_copy(shard, outputs);
             }
             Appended::Copy { shard, first, batches } => self.batches_moved(shard, first, &batches, at),
+            Appended::Missing { shard, first, batches } => self.missing_durable(shard, first, &batches, at),
             Appended::Part { from, attempt, id, bytes } => {
                 self.part_durable(from, attempt, id, PartPlace { at, bytes }, outputs);
             }
@@ -413,42 +444,6 @@ impl Storage {
                 }
             }
         }
-    }
-
-    fn repair(&mut self, controller: Address, shard: ShardId, prefix: u64, source: NodeId, outputs: &mut Outputs) {
-        if active(Mutant::SealedRefusesRepair) && shard.view <= self.sealed {
-            return;
-        }
-        self.shards.entry(shard).or_default();
-        self.repairs.insert(shard, Repair { prefix, source, controller });
-        self.repair_progress(shard, outputs);
-    }
-
-    /// Asks for the next batch of a repair, or reports its end.
-    fn repair_progress(&mut self, shard: ShardId, outputs: &mut Outputs) {
-        let Some(repair) = self.repairs.get(&shard) else { return };
-        let stored = &self.shards[&shard];
-        if stored.durable() >= repair.prefix {
-            let message = Message::ShardRepaired { shard, durable: stored.durable() };
-            outputs.send(repair.controller, message);
-            self.repairs.remove(&shard);
-        } else if stored.received() < repair.prefix {
-            let source = self.address(repair.source, Role::Storage);
-            let message = Message::ShardPull { shard, from: stored.received(), prefix: repair.prefix };
-            outputs.send(source, message);
-        }
-    }
-
-    fn copy(&mut self, from: Address, shard: ShardId, first: u64, batches: Bytes, outputs: &mut Outputs) {
-        let wanted = self.repairs.get(&shard).is_some_and(|repair| repair.source == from.node);
-        // It begins later than asked for when the source has nothing between, and earlier when it was
-        // asked for twice.
-        if !wanted || self.shards.get(&shard).is_none_or(|stored| first < stored.received()) {
-            return;
-        }
-        mark(Mark::RepairedRecords);
-        self.take(from, shard, first, batches, outputs);
-        self.repair_progress(shard, outputs);
     }
 
     fn chain(&mut self, chain: &Chain, outputs: &mut Outputs) {
@@ -552,7 +547,8 @@ impl Machine for Storage {
             Input::Disconnected { node } => self.disconnected(node),
             Input::Space { full } => self.space(full, outputs),
             Input::Vacate { segment } => self.vacate(segment, outputs),
-            Input::Rotten { .. } | Input::Swapped | Input::Members(_) | Input::Tick => {}
+            Input::Rotten { segment, missing, .. } => self.rotten(segment, missing, outputs),
+            Input::Swapped | Input::Members(_) | Input::Tick => {}
         }
     }
 
@@ -562,12 +558,15 @@ impl Machine for Storage {
             self.report(id, outputs);
         }
         self.dirty = dirty;
+        // Before it looks for space, for that goes on with what this found.
+        self.mend_on(now, outputs);
         self.reclaim(now, outputs);
         self.copy_on(now, outputs);
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.rewriting.deadline().into_iter().chain(self.copies.deadline().filter(|_| !self.full)).min()
+        let copies = self.copies.deadline().filter(|_| !self.full);
+        self.rewriting.deadline().into_iter().chain(copies).chain(self.mending.deadline(self.full)).min()
     }
 }
 

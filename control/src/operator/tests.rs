@@ -162,6 +162,9 @@ fn only_what_has_nothing_is_removed() {
     for facts in [copies, checkpoint, view, behind, unknown] {
         assert!(matches!(facts.plan(1, REMOVE).refused[..], [Refusal::Holds { .. }]), "{:?}", facts.plan(1, REMOVE));
     }
+    let last = Facts { members: members(&[Draining; 4]), ..drained(&[], None, &[2, 3, 4]) };
+    let of_role = |role| Refusal::LastOfRole { node: NodeId(1), role };
+    assert_eq!(last.plan(1, REMOVE).refused, [of_role(Role::Engine), of_role(Role::Controller)]);
     let active = Facts { members: members(&[Active; 4]), ..empty };
     assert_eq!(active.plan(1, REMOVE).refused, [Refusal::NotDrained { node: NodeId(1) }]);
 }

@@ -166,7 +166,7 @@ impl Host for Peer {
 
     fn space(&mut self, _: Time, _: bool) {}
 
-    fn rotten(&mut self, _: Time, _: Owner, _: sealog_runtime::Damage) {}
+    fn rotten(&mut self, _: Time, _: sealog_runtime::Rotten) {}
 
     fn vacate(&mut self, _: Time, _: Owner, _: u32) {}
 
@@ -334,8 +334,13 @@ impl Stranger {
     }
 
     pub fn ping(&mut self) {
+        self.tell_time(0);
+    }
+
+    /// Pings, as if its clock showed this.
+    pub fn tell_time(&mut self, time_of_day_ms: u64) {
         let mut bytes = Vec::new();
-        encode_ping(&mut bytes);
+        encode_ping(&mut bytes, time_of_day_ms);
         self.send(&bytes);
     }
 

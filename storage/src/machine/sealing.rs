@@ -1,6 +1,15 @@
-//! What a storage says of a view that is sealed, and whether it counts in it.
+//! The end of a view: a storage falls silent, says what it has, and takes from another one what the end of
+//! the view keeps and it lacks.
 
 use super::*;
+
+/// What a controller wants to be here.
+#[derive(Clone, Debug)]
+pub(super) struct Repair {
+    prefix: u64,
+    source: NodeId,
+    controller: Address,
+}
 
 impl Storage {
     pub(super) fn seal(&mut self, from: Address, view: ViewNumber, outputs: &mut Outputs) {
@@ -41,5 +50,47 @@ impl Storage {
             let message = Message::ViewWanted { view: view.number, reason: ViewReason::MemberRestarted };
             outputs.send(self.address(view.primary, Role::Sequencer), message);
         }
+    }
+    pub(super) fn repair(
+        &mut self,
+        controller: Address,
+        shard: ShardId,
+        prefix: u64,
+        source: NodeId,
+        outputs: &mut Outputs,
+    ) {
+        if active(Mutant::SealedRefusesRepair) && shard.view <= self.sealed {
+            return;
+        }
+        self.shards.entry(shard).or_default();
+        self.repairs.insert(shard, Repair { prefix, source, controller });
+        self.repair_progress(shard, outputs);
+    }
+
+    /// Asks for the next batch of a repair, or reports its end.
+    pub(super) fn repair_progress(&mut self, shard: ShardId, outputs: &mut Outputs) {
+        let Some(repair) = self.repairs.get(&shard) else { return };
+        let stored = &self.shards[&shard];
+        if stored.durable() >= repair.prefix {
+            let message = Message::ShardRepaired { shard, durable: stored.durable() };
+            outputs.send(repair.controller, message);
+            self.repairs.remove(&shard);
+        } else if stored.received() < repair.prefix {
+            let source = self.address(repair.source, Role::Storage);
+            let message = Message::ShardPull { shard, from: stored.received(), prefix: repair.prefix };
+            outputs.send(source, message);
+        }
+    }
+
+    pub(super) fn copy(&mut self, from: Address, shard: ShardId, first: u64, batches: Bytes, outputs: &mut Outputs) {
+        let wanted = self.repairs.get(&shard).is_some_and(|repair| repair.source == from.node);
+        // It begins later than asked for when the source has nothing between, and earlier when it was
+        // asked for twice.
+        if !wanted || self.shards.get(&shard).is_none_or(|stored| first < stored.received()) {
+            return;
+        }
+        mark(Mark::RepairedRecords);
+        self.take(from, shard, first, batches, outputs);
+        self.repair_progress(shard, outputs);
     }
 }

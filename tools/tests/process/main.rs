@@ -14,6 +14,7 @@ mod hostile;
 mod kill;
 mod load;
 mod memory;
+mod mend;
 mod network;
 mod node;
 mod operate;

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::cluster::form_in;
 use crate::load::{Load, LoadSettings, read_everything_and_check};
-use crate::node::{Node, NodeCommand, binary};
+use crate::node::{Node, NodeCommand};
 
 /// Nodes, each on a host of its own, from 1.
 const HOSTS: usize = 5;
@@ -52,14 +52,15 @@ struct ViewNow {
 impl Hosts {
     /// Forms a cluster of nodes with these data directories, by this register.
     fn form(network: Network, register: &str, data: &[PathBuf]) -> Hosts {
-        Hosts::form_by(&binary(), network, register, data)
+        Hosts::form_of(network, register, data, |_, _| {})
     }
 
-    /// As [`Hosts::form`], of another binary.
-    fn form_by(binary: &Path, network: Network, register: &str, data: &[PathBuf]) -> Hosts {
-        let command = |(at, data): (usize, &PathBuf)| NodeCommand {
-            binary: binary.to_owned(),
-            ..command(&network, register, at + 1, data)
+    /// As [`Hosts::form`]; how a host's node is run is changed before.
+    fn form_of(network: Network, register: &str, data: &[PathBuf], change: impl Fn(usize, &mut NodeCommand)) -> Hosts {
+        let command = |(at, data): (usize, &PathBuf)| {
+            let mut command = command(&network, register, at + 1, data);
+            change(at + 1, &mut command);
+            command
         };
         let commands: Vec<NodeCommand> = data.iter().enumerate().map(command).collect();
         let nodes = form_in(register, &commands);

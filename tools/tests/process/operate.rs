@@ -1,6 +1,8 @@
 //! What operators do with the nodes of a cluster: drain, replace and remove them under load, restart them
 //! one after another, and end a view whose nodes are gone.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
 
@@ -8,7 +10,7 @@ use sealog::Durability;
 use sealog_history::History;
 use serde_json::Value;
 
-use crate::cluster::{form, form_of, member, register, until};
+use crate::cluster::{form, form_of, init_in, member, member_of, register, until};
 use crate::load::{Load, LoadSettings, join, read_everything_and_check};
 use crate::node::{Ended, Node, NodeCommand, fresh_directory, quiet_machine, seed};
 
@@ -183,6 +185,32 @@ fn commands_that_would_lose_something_are_refused() {
     assert_eq!(alone.sealog(&["node", "list"]).stdout.lines().count(), 1);
     assert!(alone.sealog(&["view"]).stdout.contains("created"));
     alone.stop();
+}
+
+/// An address where nothing answers, and one where what answers is no etcd.
+#[test]
+fn a_register_that_is_not_there_or_is_none_is_told() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = other.local_addr().expect("it has one");
+    // It answers as a web server does, until the test ends.
+    spawn(move || {
+        for mut stream in other.incoming().map_while(Result::ok) {
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request);
+            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno");
+        }
+    });
+    let directory = fresh_directory("operate-register");
+    for (name, register) in [("no", "etcd://127.0.0.1:1/x".to_owned()), ("web", format!("etcd://{address}/x"))] {
+        let endpoint = register.trim_start_matches("etcd://").trim_end_matches("/x");
+        init_in(&register, &["--deadline", "2s"]).expect_failure(3, &["register", endpoint]);
+        // A node waits for it, and says so.
+        let mut node = member_of(&register, &directory, name).spawn();
+        let stderr = BufReader::new(node.stderr.take().expect("it is piped"));
+        let said = stderr.lines().map_while(Result::ok).find(|line| line.contains("waiting"));
+        node.kill().and_then(|()| node.wait()).expect("it waits, so it runs");
+        assert!(said.as_ref().is_some_and(|said| said.contains(endpoint)), "{said:?}");
+    }
 }
 
 /// Two of three nodes are gone for good, with what only they had. Two new ones are started; the operator

@@ -45,7 +45,9 @@ impl ClusterPowerLoss {
         let data: Vec<PathBuf> = mounts[..HOSTS].iter().map(|mount| mount.join("data")).collect();
         let network = Network::create(HOSTS).expect("a network");
         let mut lost = 0;
-        let mut hosts = Hosts::form_by(&self.binary, network, &register, &data);
+        let mut hosts = Hosts::form_of(network, &register, &data, |_, command| {
+            command.binary = self.binary.clone();
+        });
         for round in 0..self.rounds {
             disks.iter().for_each(|disk| disk.lie(self.disks_lie));
             let settings = load_of(&format!("round {round}"), hosts.addresses(&hosts.all()), DEADLINE, random.u64(..));
