@@ -88,10 +88,17 @@ impl World {
         if !self.faults.active {
             return Ok(());
         }
-        let kind = self.plan.faults[self.rng.usize(0..self.plan.faults.len())];
+        let mut kind = self.plan.faults[self.rng.usize(0..self.plan.faults.len())];
+        let lost = if kind == FaultKind::DiskLost { self.draw_lost() } else { None };
+        if kind == FaultKind::DiskLost && lost.is_none() {
+            kind = FaultKind::PowerLossOfOne;
+        }
         self.trace.event(self.now, &[9, kind as u64], || format!("FAULT {kind:?}"));
         *self.faults.counts.entry(kind).or_default() += 1;
-        self.break_something(kind)?;
+        match lost {
+            Some(node) => self.lose_disk(node),
+            None => self.break_something(kind)?,
+        }
         self.schedule_fault();
         Ok(())
     }
@@ -128,6 +135,7 @@ impl World {
                     self.break_connection(node, other);
                 }
             }
+            FaultKind::Split => self.split(lasts),
             FaultKind::Clog => self.partition(node, lasts, false),
             FaultKind::SlowDisk => {
                 self.nodes[node.0].disk_factor = self.rng.u64(5..60);
@@ -137,6 +145,7 @@ impl World {
                 self.nodes[node.0].disk.segments_max = self.nodes[node.0].disk.segments_count();
                 self.queue.push(lasts, Event::Heal(Heal::DiskRoom(node)));
             }
+            FaultKind::DiskLost => unreachable!("it has a node of its own"),
             FaultKind::ReadErrors => {
                 self.recorder.damage_allowed = true;
                 self.nodes[node.0].read_errors = self.rng.u8(5..60);
@@ -270,6 +279,38 @@ impl World {
         }
     }
 
+    /// Cuts the nodes in two groups, in both directions or in one.
+    fn split(&mut self, until: Instant) {
+        let nodes = (0..self.nodes.len()).map(NodeIndex);
+        let (one, other): (Vec<NodeIndex>, Vec<NodeIndex>) = nodes.partition(|_| self.rng.bool());
+        let (both, breaks) = (self.rng.u8(0..4) > 0, self.rng.bool());
+        for (here, there) in one.iter().flat_map(|here| other.iter().map(move |there| (*here, *there))) {
+            self.block(here, there, until);
+            if both {
+                self.block(there, here, until);
+            }
+            if breaks {
+                self.break_connection(here, there);
+            }
+        }
+    }
+
+    /// A node whose loss nothing has to suffer from. What class memory holds is not on its disk alone: who
+    /// forgot what he held counts for nothing, so that a node that never comes back may be one too many.
+    fn draw_lost(&mut self) -> Option<NodeIndex> {
+        if self.plan.settings.memory_logspaces > 0 {
+            return None;
+        }
+        let able = |node: &NodeIndex| !self.is_buried(*node) && self.can_be_missed(*node, &self.faults.buried);
+        let able: Vec<NodeIndex> = (0..self.nodes.len()).map(NodeIndex).filter(able).collect();
+        if able.is_empty() { None } else { Some(able[self.rng.usize(0..able.len())]) }
+    }
+
+    fn lose_disk(&mut self, node: NodeIndex) {
+        self.faults.buried.push(node);
+        self.crash(node, Stop::Power);
+    }
+
     fn replace_client(&mut self, client: usize) {
         self.drop_client(client, ConnectionError::Closed);
         let line = self.faults.new_line();
@@ -360,32 +401,36 @@ impl World {
         Ok(())
     }
 
-    /// Nodes that can be missed: of all views together a minority of a view's sequencers, W − 1 storages,
-    /// so that whatever a view before left on some of its nodes is still there; all engines but one, and
-    /// all controllers but one.
+    /// Nodes that stay dead, with those whose disk was lost.
     fn draw_buried(&mut self) -> Vec<NodeIndex> {
         let mut order: Vec<NodeIndex> = (0..self.nodes.len()).map(NodeIndex).collect();
         self.rng.shuffle(&mut order);
         let wanted = self.rng.usize(0..=self.nodes.len());
-        let replicas = self.plan.first_chain(LogspaceId(0)).current().sequencers;
-        let (sequencers_max, storages_max) =
-            (replicas.len() - replicas.majority(), usize::from(self.plan.write_quorum) - 1);
-        let mut buried: Vec<NodeIndex> = Vec::new();
+        let mut buried = self.faults.buried.clone();
         for node in order {
-            let counts = |has: fn(&crate::swarm::Roles) -> bool| {
-                let nodes = self.plan.with_role(has);
-                let gone = nodes.iter().filter(|other| **other == node || buried.contains(other)).count();
-                (gone, nodes.len() - gone)
-            };
-            let spared = counts(|roles| roles.engine).1 >= 1
-                && counts(|roles| roles.storage).0 <= storages_max
-                && counts(|roles| roles.sequencer).0 <= sequencers_max
-                && counts(|roles| roles.controller).1 >= 1;
-            if spared && buried.len() < wanted {
+            if buried.len() < wanted && !buried.contains(&node) && self.can_be_missed(node, &buried) {
                 buried.push(node);
             }
         }
         buried
+    }
+
+    /// Whether a node can be missed beside these: of all views together a minority of a view's sequencers,
+    /// W − 1 storages, so that whatever a view before left on some of its nodes is still there; all engines
+    /// but one, and all controllers but one.
+    fn can_be_missed(&self, node: NodeIndex, buried: &[NodeIndex]) -> bool {
+        let replicas = self.plan.first_chain(LogspaceId(0)).current().sequencers;
+        let (sequencers_max, storages_max) =
+            (replicas.len() - replicas.majority(), usize::from(self.plan.write_quorum) - 1);
+        let counts = |has: fn(&crate::swarm::Roles) -> bool| {
+            let nodes = self.plan.with_role(has);
+            let gone = nodes.iter().filter(|other| **other == node || buried.contains(other)).count();
+            (gone, nodes.len() - gone)
+        };
+        counts(|roles| roles.engine).1 >= 1
+            && counts(|roles| roles.storage).0 <= storages_max
+            && counts(|roles| roles.sequencer).0 <= sequencers_max
+            && counts(|roles| roles.controller).1 >= 1
     }
 
     /// Closes connections that have been silent for too long.
