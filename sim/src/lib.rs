@@ -27,7 +27,7 @@ pub mod register;
 pub mod seed;
 pub mod swarm;
 pub mod trace;
-mod turn;
+pub mod turn;
 pub mod violation;
 pub mod workload;
 pub mod world;

@@ -6,10 +6,10 @@ use super::*;
 
 impl Truth {
     /// A node has started again: it may have said more than it knows.
-    pub(super) fn started(&mut self, address: Address, node: &Node) {
+    pub(super) fn started(&mut self, address: Address, life: Incarnation) {
         let view = self.chain.current();
         let members = if address.role == Role::Storage { view.storages } else { view.sequencers };
-        let forgets = self.is_memory && node.incarnation.0 > 1;
+        let forgets = self.is_memory && life.0 > 1;
         if forgets && members.contains(address.node) {
             self.restarted.insert((address.role, address.node));
         }
