@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use sealog_protocol::LogBookId;
+use sealog_protocol::client::OperateRequest;
 
 use crate::error::{AppendError, ConnectError, ConnectionError, StatusError};
 use crate::face::address::AddressList;
@@ -83,6 +84,16 @@ impl Client {
     /// When it does not come before the deadline.
     pub async fn status(&self) -> Result<String, StatusError> {
         status_outcome(Call::query(&self.shared, Operation::Status, self.deadline).await)
+    }
+
+    /// Asks the cluster what operators do, or changes it: JSON text, as `sealog node` and `sealog view`
+    /// print it. What would lose something is refused in the answer, which is no error.
+    ///
+    /// # Errors
+    /// When it does not come before the deadline. A change may be in force all the same; asking again is
+    /// safe.
+    pub async fn operate(&self, request: OperateRequest) -> Result<String, StatusError> {
+        status_outcome(Call::query(&self.shared, Operation::Operate(request), self.deadline).await)
     }
 
     /// Counters since the client was made.

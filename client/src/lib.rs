@@ -54,7 +54,7 @@ pub use error::{
 };
 pub use logbook::{LogBook, PendingAppend, Scan};
 pub use sealog_protocol::batch::NewRecord;
-pub use sealog_protocol::client::{Description, Durability, ReadRecord as Record};
+pub use sealog_protocol::client::{Description, Durability, NodeChange, OperateRequest, ReadRecord as Record};
 pub use sealog_protocol::{LogBookId, SeqNum, Tag};
 pub use session::{Appended, Condition, Counters, OperationId, Retention, SubscriptionEvent};
 pub use subscription::Subscription;

@@ -40,7 +40,7 @@ pub struct JournalStatus {
     /// Bytes of Tags that are held for footers to come.
     pub footer_bytes_in_memory: u64,
     pub is_full: bool,
-    /// Damaged ranges found when the journal was opened.
+    /// Damaged ranges found when the journal was opened, in segments that are still there.
     pub damages: u64,
     pub scrub: ScrubStatus,
 }

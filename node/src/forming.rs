@@ -243,6 +243,7 @@ mod tests {
             incarnation: Incarnation(node * 10),
             roles: Roles::ALL,
             state: MemberState::Active,
+            replacement: None,
             peer_address: format!("127.0.0.1:{node}"),
             client_address: "unix:/run/sealog".to_owned(),
         }

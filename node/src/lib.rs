@@ -19,6 +19,7 @@ mod host;
 pub mod identity;
 mod machines;
 mod node;
+mod operations;
 pub mod peer_settings;
 mod readiness;
 pub mod register;
@@ -30,7 +31,7 @@ mod status;
 mod twin;
 
 pub use embedded::{Embedded, EmbeddedError};
-pub use node::{Node, NodeError, Stopper};
+pub use node::{Cutter, Node, NodeError, Stopper};
 pub use readiness::Start;
 pub use sealog_runtime::probe;
-pub use sealog_runtime::{Listen, RunError, StartError};
+pub use sealog_runtime::{Listen, PeerCuts, RunError, StartError};

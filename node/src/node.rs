@@ -13,7 +13,7 @@ use sealog_protocol::members::{Member, MemberState, Members};
 use sealog_protocol::peer::PeerIdentity;
 use sealog_runtime::{
     ClientLimits, ExecutorConfig, ExecutorContext, ExecutorId, Handle, HostError, JournalConfig, Listen, NodeConfig,
-    Poster, RunError, ScrubConfig, StartError,
+    PeerCuts, Poster, RunError, ScrubConfig, StartError,
 };
 use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
@@ -81,6 +81,18 @@ impl Stopper {
     pub fn stop(&self) {
         self.readiness.give_up();
         self.poster.stop();
+    }
+}
+
+/// Cuts a node off from others, as if the network lost everything between them: for trying out what a
+/// cluster does then.
+#[derive(Clone)]
+pub struct Cutter(Poster<Event>);
+
+impl Cutter {
+    /// From now on these cuts are in force, and no others.
+    pub fn cut(&self, cuts: PeerCuts) {
+        self.0.post(ExecutorId(0), Event::Cuts(Box::new(cuts)));
     }
 }
 
@@ -209,6 +221,10 @@ impl Node {
         Stopper { poster: self.handle.poster(), readiness: self.readiness.clone() }
     }
 
+    pub fn cutter(&self) -> Cutter {
+        Cutter(self.handle.poster())
+    }
+
     /// Waits until the node has stopped.
     ///
     /// # Errors
@@ -238,6 +254,7 @@ fn member_of(settings: &Settings, register: &mut dyn WatchedRegister) -> Result<
         incarnation,
         roles: settings.roles,
         state: MemberState::Active,
+        replacement: None,
         peer_address: settings.advertised().expect("checked with the meeting"),
         client_address: client_address.unwrap_or_default(),
     };

@@ -13,9 +13,11 @@ use crate::ids::{ClusterId, LogBookId, LogspaceId, Logspaces, NodeId, Place, Ses
 use crate::seqnum::SeqNum;
 
 mod keeping;
+mod operating;
 mod subscribing;
 
 pub use keeping::{Description, RetentionRequest, TrimRequest};
+pub use operating::{NodeChange, OperateRequest};
 pub use subscribing::{CreditRequest, SubscribeRequest};
 
 /// A client's first frame. The frame's own version byte is what is checked.
@@ -87,6 +89,8 @@ pub enum Request {
         /// The request id of its [`Request::Subscribe`].
         subscription: u64,
     },
+    /// An operator's question or change: [`Reply::Operated`].
+    Operate(OperateRequest),
 }
 
 impl Request {
@@ -103,7 +107,7 @@ impl Request {
             Request::SetAux(aux) => LogBookId(aux.logbook),
             Request::Subscribe(subscribe) => LogBookId(subscribe.logbook),
             Request::Credit(credit) => LogBookId(credit.logbook),
-            Request::Status => return None,
+            Request::Status | Request::Operate(_) => return None,
         };
         Some(logbook.logspace(logspaces))
     }
@@ -262,6 +266,10 @@ pub enum Reply {
         kept: bool,
         place: Place,
     },
+    /// JSON text.
+    Operated {
+        json: String,
+    },
     Error {
         code: ErrorCode,
         message: String,
@@ -313,6 +321,7 @@ enum ReplyBody {
     Status { json: String },
     Error { code: ErrorCode, message: String },
     AuxSet { kept: bool, place: PlaceWire },
+    Operated { json: String },
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -400,6 +409,7 @@ pub fn encode_reply(out: &mut Vec<u8>, request: u64, reply: &Reply) {
             ReplyBody::Described { description: (**description).clone(), place: (*place).into() }
         }
         Reply::Status { json } => ReplyBody::Status { json: json.clone() },
+        Reply::Operated { json } => ReplyBody::Operated { json: json.clone() },
         Reply::Error { code, message } => ReplyBody::Error { code: *code, message: message.clone() },
         Reply::AuxSet { kept, place } => ReplyBody::AuxSet { kept: *kept, place: (*place).into() },
     };
@@ -531,6 +541,7 @@ fn decode_reply_metadata(metadata: &[u8]) -> Result<Reply, FrameError> {
             Reply::Described { description: Box::new(description), place: place.into() }
         }
         ReplyBody::Status { json } => Reply::Status { json },
+        ReplyBody::Operated { json } => Reply::Operated { json },
         ReplyBody::Error { code, message } => Reply::Error { code, message },
         ReplyBody::AuxSet { kept, place } => Reply::AuxSet { kept, place: place.into() },
     })

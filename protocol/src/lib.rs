@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod client;
 pub mod frame;
+pub mod holdings;
 pub mod ids;
 pub mod limits;
 pub mod logspace;

@@ -356,13 +356,20 @@ pub enum Message {
     },
     /// Storage → storage: a run of batches, the first at the position that was asked for. Without batches
     /// there is nothing up to `first`; where that is the same position, there is something, and it can't be
-    /// read now. `had`: the storage had that position once.
+    /// read yet. `had`: the storage had that position once.
     CopyPart {
         shard: ShardId,
         from: u64,
         first: u64,
         had: bool,
         batches: Bytes,
+    },
+    /// Storage → storage: there is something at the position that was asked for, and its bytes are damaged.
+    /// What may be readable again begins at `next`.
+    CopyDamaged {
+        shard: ShardId,
+        from: u64,
+        next: u64,
     },
     /// Engine → primary: the ordered prefix of a shard that gets no more is durable on these, as the engine
     /// knows which has applied the metalog up to this place.

@@ -63,6 +63,10 @@ named! {
         NextViewNotRepaired,
         /// A node of a view that lives is replaced as if it were lost.
         LivingNodeReplaced,
+        /// A node is removed although it has what others are to have first.
+        RemovedWhileHolding,
+        /// A replica that makes way is released before a majority of the others has what it kept.
+        ReleasedWithoutPast,
         /// A view is installed whatever the register holds.
         InstallWithoutCompare,
         /// The verdicts that tell a repeat are forgotten at a view change.
@@ -129,6 +133,16 @@ named! {
         CopyCutShort,
         /// A shard that still gets records is moved.
         OpenShardMoved,
+        /// A damaged batch counts as mended before its new copy is durable.
+        MendedBeforeDurable,
+        /// A damaged batch is appended again as it is: nobody looks at its checksum.
+        MendUnverified,
+        /// A damaged batch is replaced by the one before it.
+        MendedFromWrongPosition,
+        /// A segment of which recovery could not hand over everything is given back all the same.
+        MissingNotLookedFor,
+        /// A copy goes on behind what one of its sources cannot read.
+        CopySkipsWhatOneCannotRead,
     }
 }
 
@@ -163,6 +177,9 @@ named! {
         ControllerTookOver,
         ChangeLostToAnother,
         NodeReplaced,
+        NodeLeftOut,
+        NodeRemoved,
+        CheckpointLeftNode,
         ViewInstalledTwiceRead,
         ReappendAfterViewChange,
         VoidByCondition,
@@ -215,6 +232,12 @@ named! {
         CopySkipsDropped,
         ShardMoved,
         MoveRefused,
+        RotFound,
+        RotMended,
+        MendAskedNextReplica,
+        MissingMended,
+        RottenSegmentReleased,
+        CopySkipsDamaged,
     }
 }
 

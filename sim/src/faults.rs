@@ -14,6 +14,7 @@ use crate::client::Client;
 use crate::disk::Stop;
 use crate::node::NodeInput;
 use crate::queue::{Instant, MILLISECOND, SECOND};
+use crate::rot::Rot;
 use crate::swarm::{FaultKind, NodeIndex, Plan};
 use crate::violation::Failure;
 use crate::world::{Event, World};
@@ -36,13 +37,17 @@ pub struct Faults {
     /// Faults happen.
     active: bool,
     pub counts: BTreeMap<FaultKind, u64>,
-    /// Nodes that stay dead.
+    /// The disk of a node is lost for good: nothing rots then.
+    pub has_lost_disk: bool,
+    /// Nodes that stay dead, and of them those that were removed.
     buried: Vec<NodeIndex>,
+    removed: Vec<NodeIndex>,
     /// Nodes that were to be drained at some time.
     pub drained: BTreeSet<NodeId>,
     /// Since when pairs of connected nodes have not heard of each other.
     silent_since: BTreeMap<(NodeIndex, NodeIndex), Instant>,
     pub torn_sectors: u64,
+    pub rot: Rot,
     /// The next line of a client that takes a vanished one's place.
     next_line: u32,
 }
@@ -53,9 +58,12 @@ impl Faults {
             active: false,
             counts: BTreeMap::new(),
             buried: Vec::new(),
+            has_lost_disk: false,
+            removed: Vec::new(),
             drained: BTreeSet::new(),
             silent_since: BTreeMap::new(),
             torn_sectors: 0,
+            rot: Rot::default(),
             next_line: plan.load.clients as u32,
         }
     }
@@ -162,6 +170,7 @@ impl World {
                 self.want_view(logspace);
             }
             FaultKind::NodeDrained => self.drain_or_not(node),
+            FaultKind::NodeRemoved => self.remove_sometime(node),
             FaultKind::ViewsRaced => {
                 let logspace = LogspaceId(self.rng.u16(0..self.plan.settings.logspaces));
                 for node in self.plan.with_role(|roles| roles.controller) {
@@ -179,6 +188,7 @@ impl World {
                 let client = self.rng.usize(0..self.clients.len());
                 self.drop_client(client, ConnectionError::Closed);
             }
+            FaultKind::BitRot | FaultKind::StrayWrite => self.rot(kind)?,
             FaultKind::ClientVanishes => {
                 let client = self.rng.usize(0..self.clients.len());
                 self.replace_client(client);
@@ -193,9 +203,15 @@ impl World {
         let members = self.register.members();
         let state = match members.get(id).map(|member| member.state) {
             Some(MemberState::Active) => MemberState::Draining,
-            _ => MemberState::Active,
+            Some(MemberState::Draining) => MemberState::Active,
+            _ => return,
         };
         self.register.set_state(id, state);
+        self.members_changed(id);
+    }
+
+    /// The register has other members, of whom this one is to be drained, or was. All hear of it.
+    pub fn members_changed(&mut self, id: NodeId) {
         self.faults.drained.insert(id);
         for node in (0..self.nodes.len()).map(NodeIndex) {
             let at = self.now + self.register.delay(self.now, &mut self.rng);
@@ -295,10 +311,10 @@ impl World {
         }
     }
 
-    /// A node whose loss nothing has to suffer from. What class memory holds is not on its disk alone: who
+    /// A node whose loss nothing has to suffer from, where nothing rots. What class memory holds is not on its disk alone: who
     /// forgot what he held counts for nothing, so that a node that never comes back may be one too many.
     fn draw_lost(&mut self) -> Option<NodeIndex> {
-        if self.plan.settings.memory_logspaces > 0 {
+        if self.plan.settings.memory_logspaces > 0 || self.faults.rot.node.is_some() {
             return None;
         }
         let able = |node: &NodeIndex| !self.is_buried(*node) && self.can_be_missed(*node, &self.faults.buried);
@@ -307,6 +323,7 @@ impl World {
     }
 
     fn lose_disk(&mut self, node: NodeIndex) {
+        self.faults.has_lost_disk = true;
         self.faults.buried.push(node);
         self.crash(node, Stop::Power);
     }
@@ -372,7 +389,8 @@ impl World {
     }
 
     fn bury(&mut self) {
-        self.faults.buried = self.draw_buried();
+        let buried = self.draw_buried();
+        self.faults.buried.extend(buried);
         self.trace.event(self.now, &[12], || format!("CALM: {:?} stay dead", self.faults.buried));
         for node in self.faults.buried.clone() {
             self.crash(node, Stop::Power);
@@ -401,34 +419,39 @@ impl World {
         Ok(())
     }
 
-    /// Nodes that stay dead, with those whose disk was lost.
+    /// More nodes that stay dead.
     fn draw_buried(&mut self) -> Vec<NodeIndex> {
         let mut order: Vec<NodeIndex> = (0..self.nodes.len()).map(NodeIndex).collect();
         self.rng.shuffle(&mut order);
         let wanted = self.rng.usize(0..=self.nodes.len());
-        let mut buried = self.faults.buried.clone();
+        let mut gone = self.faults.buried.clone();
+        let before = gone.len();
         for node in order {
-            if buried.len() < wanted && !buried.contains(&node) && self.can_be_missed(node, &buried) {
-                buried.push(node);
+            if gone.len() < wanted && !gone.contains(&node) && self.can_be_missed(node, &gone) {
+                gone.push(node);
             }
         }
-        buried
+        gone.split_off(before)
     }
 
     /// Whether a node can be missed beside these: of all views together a minority of a view's sequencers,
     /// W − 1 storages, so that whatever a view before left on some of its nodes is still there; all engines
-    /// but one, and all controllers but one.
-    fn can_be_missed(&self, node: NodeIndex, buried: &[NodeIndex]) -> bool {
+    /// but one, and all controllers but one. Where one has rotted the others have the only good copies: it
+    /// counts as one of those that are missed. Nothing is left on those that were removed.
+    fn can_be_missed(&self, node: NodeIndex, gone: &[NodeIndex]) -> bool {
         let replicas = self.plan.first_chain(LogspaceId(0)).current().sequencers;
         let (sequencers_max, storages_max) =
             (replicas.len() - replicas.majority(), usize::from(self.plan.write_quorum) - 1);
         let counts = |has: fn(&crate::swarm::Roles) -> bool| {
-            let nodes = self.plan.with_role(has);
-            let gone = nodes.iter().filter(|other| **other == node || buried.contains(other)).count();
-            (gone, nodes.len() - gone)
+            let mut nodes = self.plan.with_role(has);
+            nodes.retain(|node| !self.faults.removed.contains(node));
+            let missed = nodes.iter().filter(|other| **other == node || gone.contains(other)).count();
+            (missed, nodes.len() - missed)
         };
+        let rotten = self.faults.rot.node.is_some_and(|rotten| rotten != node && !gone.contains(&rotten));
         counts(|roles| roles.engine).1 >= 1
-            && counts(|roles| roles.storage).0 <= storages_max
+            && (counts(|roles| roles.storage).0 + usize::from(rotten) <= storages_max
+                || !self.plan.nodes[node.0].1.storage)
             && counts(|roles| roles.sequencer).0 <= sequencers_max
             && counts(|roles| roles.controller).1 >= 1
     }
@@ -467,6 +490,16 @@ impl World {
         self.trace.event(self.now, &[13, u64::from(logspace.0)], || format!("view {view} of {logspace} is to end"));
         let life = self.nodes[node.0].incarnation.0;
         self.input(node, life, NodeInput::Request { to, message });
+    }
+
+    /// A node is removed: it never comes back.
+    pub fn bury_removed(&mut self, node: NodeIndex) {
+        self.faults.buried.push(node);
+        self.faults.removed.push(node);
+    }
+
+    pub fn faults_are_active(&self) -> bool {
+        self.faults.active
     }
 
     pub fn is_buried(&self, node: NodeIndex) -> bool {

@@ -23,6 +23,7 @@ use crate::violation::Failure;
 mod copies;
 mod memory;
 mod nodes;
+mod rot;
 
 use copies::Move;
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
-use sealog_journal::{BlockWrite, FooterChunk, Journal, WantedSegment};
+use sealog_journal::{BlockWrite, FooterChunk, Journal, ScrubRead, WantedSegment};
 use sealog_protocol::frame::FrameError;
 use sealog_protocol::machine::{
     Address, ConnectionId, DurableEntry, Input, JournalPlace, Machine, Outputs, ReadFailure, Recovered, Role,
@@ -99,6 +99,10 @@ pub enum NodeInput {
         first: u64,
         result: Result<Bytes, ReadFailure>,
     },
+    Scrubbed {
+        read: ScrubRead,
+        content: Option<Bytes>,
+    },
     SegmentPrepared {
         segment: u32,
         ready: bool,
@@ -144,6 +148,7 @@ pub enum Effect {
         ticket: u64,
         chunk: FooterChunk,
     },
+    Scrub(ScrubRead),
     Prepare {
         wanted: WantedSegment,
     },
@@ -214,6 +219,8 @@ pub struct Node {
     /// In 100: reads that fail.
     pub read_errors: u8,
     pub next_connection: u64,
+    /// Something on its disk was damaged.
+    pub has_rotted: bool,
 }
 
 impl Node {
@@ -232,6 +239,7 @@ impl Node {
             disk_factor: 1,
             read_errors: 0,
             next_connection: 0,
+            has_rotted: false,
         }
     }
 
@@ -240,7 +248,7 @@ impl Node {
         self.incarnation.0 += 1;
         let mut machines = self.machines(plan);
         let mut config = plan.journal;
-        config.journal_id ^= self.id.0;
+        config.journal_id = self.journal_id(plan);
         let mut malformed = None;
         let mut sink = |owner: Owner, entry: Recovered<'_>| {
             let machine = machines.iter_mut().find(|(address, _)| (address.logspace, address.role) == owner);
@@ -266,7 +274,7 @@ impl Node {
         if let Some(reason) = malformed {
             return Err(failure(reason));
         }
-        if journal.report().is_degraded() {
+        if journal.report().is_degraded() && !self.has_rotted {
             return Err(failure(format!("a crash alone damaged the journal: {:?}", journal.report())));
         }
         let full = journal.is_full();
@@ -286,6 +294,10 @@ impl Node {
         life.inbox.extend(chains.into_iter().map(|chain| NodeInput::Chain { chain: Box::new(chain), swapped: false }));
         self.life = Some(Box::new(life));
         Ok(())
+    }
+
+    pub fn journal_id(&self, plan: &Plan) -> u64 {
+        plan.journal.journal_id ^ self.id.0
     }
 
     fn machines(&self, plan: &Plan) -> Vec<(Address, RoleMachine)> {
@@ -314,6 +326,7 @@ impl Node {
                 let mut config = StorageConfig::new(node, incarnation, logspace);
                 config.rewrite_bytes_per_s = plan.limits.rewrite_bytes_per_s;
                 config.copy_bytes_per_s = plan.limits.copy_bytes_per_s;
+                config.mend_retry = plan.limits.mend_retry;
                 add(Role::Storage, RoleMachine::Storage(Box::new(Storage::new(config))));
             }
             if roles.sequencer {
@@ -348,7 +361,7 @@ impl Node {
     pub fn deadline(&self) -> Option<Instant> {
         let life = self.life.as_ref()?;
         let machines = life.machines.iter().filter_map(|(_, machine)| machine.deadline());
-        let earliest = machines.chain(life.journal.deadline()).min()?;
+        let earliest = machines.chain(life.journal.deadline()).chain(life.journal.scrub_deadline()).min()?;
         Some(self.clock.instant(earliest))
     }
 

@@ -27,7 +27,7 @@ const FAULTY_MAX: Instant = 60 * SECOND;
 /// Once faults stop, everything pending finishes within this long, and so many events.
 const CALM_MAX: Instant = 20 * SECOND;
 /// How often copies are counted.
-const COPIES_LOOK: Instant = SECOND / 20;
+pub(crate) const COPIES_LOOK: Instant = SECOND / 20;
 /// Long enough for what is on its way to arrive.
 const QUIET: Instant = SECOND / 5;
 
@@ -83,6 +83,7 @@ fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
     catch_up(&mut world)?;
     leave_the_lost(&mut world)?;
     copy_the_lost(&mut world)?;
+    world.mend_the_rotten()?;
     let again = world.rng.u8(0..4) == 0;
     if again {
         // The power goes everywhere, once more: what was acknowledged is still there.
@@ -264,7 +265,7 @@ fn copy_the_lost(world: &mut World) -> Result<(), Failure> {
 }
 
 /// How the machines stand, for a failure's report.
-fn describe(world: &World) -> String {
+pub(crate) fn describe(world: &World) -> String {
     let mut text = String::new();
     for (at, client) in world.clients.iter().enumerate() {
         for pending in client.pending.values() {

@@ -2,7 +2,7 @@
 //! writes. The order of steps is the runtime's.
 
 use sealog_engine::Engine;
-use sealog_journal::{BlockBuffer, TagsSource, WantedSegment};
+use sealog_journal::{BlockBuffer, Damage, Rotten, TagsSource, WantedSegment};
 use sealog_protocol::batch::Batch;
 use sealog_protocol::client::{Welcome, decode_hello, decode_request, encode_reply, encode_welcome};
 use sealog_protocol::frame::{Frame, FrameError, FrameKind};
@@ -95,6 +95,7 @@ impl Turn<'_> {
                     self.handle(at, Input::TagsRead { ticket, first, result });
                 }
             }
+            NodeInput::Scrubbed { read, content } => self.life.journal.scrub_done(self.now, read, content.as_deref()),
             NodeInput::SegmentPrepared { segment, ready: true } => self.life.journal.segment_ready(segment),
             NodeInput::SegmentPrepared { segment, ready: false } => {
                 self.life.journal.segment_failed(segment);
@@ -348,7 +349,16 @@ impl Turn<'_> {
             while let Some(wanted) = self.life.journal.wanted_segment() {
                 self.effects.push(Effect::Prepare { wanted });
             }
+            while let Some(read) = self.life.journal.next_scrub(self.now) {
+                self.effects.push(Effect::Scrub(read));
+            }
             let mut moved = false;
+            while let Some(rotten) = self.life.journal.next_rotten() {
+                let Rotten { owner, damage: Damage { segment, offset, bytes, .. }, is_missing } = rotten;
+                let at = self.find(owner).expect("entries belong to machines of this node");
+                self.handle(at, Input::Rotten { segment, offset, bytes, missing: is_missing });
+                moved = true;
+            }
             while let Some((owner, segment)) = self.life.journal.next_vacate() {
                 let at = self.find(owner).expect("entries belong to machines of this node");
                 self.handle(at, Input::Vacate { segment });

@@ -86,6 +86,8 @@ pub enum Failure {
          and that the metalog names{details}"
     )]
     CopiesMissing { logspace: LogspaceId, shard: ShardId, copies: usize, details: String },
+    #[error("damage was not mended: {what}, on node {node}{details}")]
+    NotMended { node: NodeId, what: String, details: String },
     #[error("a peer sent what is no message: {reason}")]
     BadFrame { reason: String },
     #[error("a client met an error that no fault explains: {error}")]

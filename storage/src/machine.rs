@@ -2,11 +2,12 @@
 //! silent; repaired, it takes copies from another storage; what is dead, it gives back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sealog_protocol::batch::Batch;
 use sealog_protocol::frame::{FrameError, PlaceScope};
-use sealog_protocol::limits::{COPY_BYTES_PER_S, REWRITE_BYTES_PER_S, STREAM_MESSAGE_BYTES_MAX};
+use sealog_protocol::limits::{COPY_BYTES_PER_S, MEND_RETRY, REWRITE_BYTES_PER_S, STREAM_MESSAGE_BYTES_MAX};
 use sealog_protocol::machine::{
     Address, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, ReadFailure, Recovered, Role,
 };
@@ -22,10 +23,13 @@ use crate::shard::{Located, StoredShard, batch_sizes};
 
 mod checkpointing;
 mod copying;
+mod mending;
 mod reading;
 mod space;
 
 use copying::Copies;
+pub use mending::MendNews;
+use mending::Mending;
 use reading::ReadFor;
 use space::Rewriting;
 
@@ -43,6 +47,8 @@ pub struct StorageConfig {
     pub rewrite_bytes_per_s: u64,
     /// How fast copies are taken from other storages.
     pub copy_bytes_per_s: u64,
+    /// How long it waits before it tries again to mend what nobody could give it.
+    pub mend_retry: Duration,
 }
 
 impl StorageConfig {
@@ -54,12 +60,13 @@ impl StorageConfig {
             logspace,
             rewrite_bytes_per_s: REWRITE_BYTES_PER_S,
             copy_bytes_per_s: COPY_BYTES_PER_S,
+            mend_retry: MEND_RETRY,
         }
     }
 }
 
 /// Counters for `status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StorageStatus {
     pub shards: usize,
     pub records_durable: u64,
@@ -81,6 +88,17 @@ pub struct StorageStatus {
     pub copies: usize,
     /// Bytes of batches that were taken so in this life.
     pub bytes_copied: u64,
+    /// The newest view has several replicas of each shard: what is damaged here can be mended.
+    pub has_replicas: bool,
+    /// Damaged segments that are not mended yet, and those of them that a read has found, not the journal.
+    pub to_mend: usize,
+    pub found_by_reads: usize,
+    /// Batches that no replica can read, by shard and position; the first
+    /// [`sealog_protocol::limits::LOST_LISTED_MAX`] of them.
+    pub lost: Vec<(ShardId, u64)>,
+    /// Records, and bytes of their batches, that were taken from other replicas for damaged ones.
+    pub records_mended: u64,
+    pub bytes_mended: u64,
 }
 
 /// A storage of one logspace.
@@ -105,6 +123,7 @@ pub struct Storage {
     ticket: u64,
     repairs: BTreeMap<ShardId, Repair>,
     copies: Copies,
+    mending: Mending,
     /// Engines that opened a shard of a view that this storage has not yet read from the register.
     early: Vec<(Address, ShardId)>,
     /// Shards with something to report, each once.
@@ -133,6 +152,12 @@ enum Appended {
     Seal(ViewNumber),
     /// Batches that lay in a segment which is to go.
     Copy {
+        shard: ShardId,
+        first: u64,
+        batches: Bytes,
+    },
+    /// Batches that recovery did not find, and another replica had.
+    Missing {
         shard: ShardId,
         first: u64,
         batches: Bytes,
@@ -171,6 +196,7 @@ impl Storage {
             ticket: 0,
             repairs: BTreeMap::new(),
             copies: Copies::default(),
+            mending: Mending::default(),
             early: Vec::new(),
             dirty: Vec::new(),
             lives: BTreeMap::new(),
@@ -231,6 +257,7 @@ impl Storage {
     }
 
     pub fn status(&self) -> StorageStatus {
+        let (to_mend, found_by_reads) = self.damage();
         StorageStatus {
             shards: self.shards.len(),
             records_durable: self.shards.values().map(StoredShard::durable).sum(),
@@ -244,6 +271,12 @@ impl Storage {
             checkpoint_parts: self.checkpoints.newest().map_or(0, |(_, parts)| parts),
             copies: self.copies.len(),
             bytes_copied: self.copies.bytes,
+            has_replicas: self.chain.as_ref().is_some_and(|chain| chain.current().replicas > 1),
+            to_mend,
+            found_by_reads,
+            lost: self.mending.lost().collect(),
+            records_mended: self.mending.records,
+            bytes_mended: self.mending.bytes,
         }
     }
 
@@ -288,6 +321,9 @@ impl Storage {
             }
             Message::CopyPart { shard, from: position, first, had, batches } => {
                 self.copy_part(now, from, (shard, position, first), had, batches, outputs);
+            }
+            Message::CopyDamaged { shard, from: position, next } => {
+                self.copy_damaged(from, shard, (position, next), outputs);
             }
             Message::CheckpointPart { place, part, last, bytes } => {
                 self.checkpoint_part(from, PartId { place, part, last }, bytes, outputs);
@@ -396,6 +432,7 @@ impl Storage {
                 self.tell_copy(shard, outputs);
             }
             Appended::Copy { shard, first, batches } => self.batches_moved(shard, first, &batches, at),
+            Appended::Missing { shard, first, batches } => self.missing_durable(shard, first, &batches, at),
             Appended::Part { from, attempt, id, bytes } => {
                 self.part_durable(from, attempt, id, PartPlace { at, bytes }, outputs);
             }
@@ -593,7 +630,8 @@ impl Machine for Storage {
             Input::Disconnected { node } => self.disconnected(node),
             Input::Space { full } => self.space(full, outputs),
             Input::Vacate { segment } => self.vacate(segment, outputs),
-            Input::Rotten { .. } | Input::Swapped | Input::Members(_) | Input::Tick => {}
+            Input::Rotten { segment, missing, .. } => self.rotten(segment, missing, outputs),
+            Input::Swapped | Input::Members(_) | Input::Tick => {}
         }
     }
 
@@ -605,10 +643,12 @@ impl Machine for Storage {
         self.dirty = dirty;
         self.reclaim(now, outputs);
         self.copy_on(now, outputs);
+        self.mend_on(now, outputs);
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.rewriting.deadline().into_iter().chain(self.copies.deadline().filter(|_| !self.full)).min()
+        let copies = self.copies.deadline().filter(|_| !self.full);
+        self.rewriting.deadline().into_iter().chain(copies).chain(self.mending.deadline(self.full)).min()
     }
 }
 

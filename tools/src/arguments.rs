@@ -11,13 +11,16 @@ use sealog_node::settings::LISTEN_DEFAULT;
 use crate::aux::AuxVerb;
 use crate::backup::{BackupArguments, RestoreArguments};
 use crate::cluster::ClusterVerb;
+use crate::dev::DevArguments;
 use crate::dev::command::Fault;
-use crate::dev::{DevArguments, nodes};
+use crate::dev::layout::Layout;
+use crate::operate::NodeVerb;
+use crate::view::ViewArguments;
 
 /// A shared, durable, ordered log.
 ///
 /// Exit codes: 0 done, 1 other, 2 usage, 3 unreachable or a deadline passed while reading, 4 outcome
-/// of an append unknown, 5 condition failed, 6 trimmed, 7 disk full, 8 corrupt.
+/// of an append unknown, 5 condition failed, or a command of operators refused, 6 trimmed, 7 disk full, 8 corrupt.
 #[derive(Debug, Parser)]
 #[command(name = "sealog", version, max_term_width = 100)]
 pub struct Arguments {
@@ -34,6 +37,11 @@ pub enum Verb {
     /// A cluster of several nodes.
     #[command(subcommand)]
     Cluster(ClusterVerb),
+    /// The nodes of a cluster: list, drain, replace, remove them.
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Print the views of each logspace, and why each came to be; or end one by force.
+    View(ViewArguments),
     /// Append one record, or one for each line of stdin.
     Append(AppendArguments),
     /// Read records.
@@ -395,6 +403,9 @@ pub struct ServeArguments {
     /// End when the process with this id does, which started this one.
     #[arg(long, value_name = "PID", hide = true)]
     pub end_with_parent: Option<i32>,
+    /// Take orders from stdin to be cut off from other nodes.
+    #[arg(long, hide = true)]
+    pub control: bool,
     /// The configuration, TOML: `sealog config default` prints one.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -485,16 +496,17 @@ pub struct BenchArguments {
     /// Read everything back and check that nothing is lost, repeated or out of order.
     #[arg(long)]
     pub verify: bool,
-    /// Start a cluster of so many processes for the run, as `sealog dev --nodes` does, and remove it
-    /// at the end.
-    #[arg(long, value_name = "N", value_parser = nodes)]
-    pub nodes: Option<usize>,
-    /// Kill, stop, resume or restart a node while it is measured, and tell the gap in acknowledgements:
-    /// "kill storage-2@20s". Several may be given. A node is a number, storage-2, engine-2, or primary.
+    /// Start a cluster of so many processes, or of these roles, for the run, as `sealog dev --nodes`
+    /// does, and remove it at the end.
+    #[arg(long, value_name = "N|ROLES", value_parser = Layout::parse)]
+    pub nodes: Option<Layout>,
+    /// Kill, stop, resume or restart a node, or cut it off, while it is measured, and tell the gap in
+    /// acknowledgements: "kill storage-2@20s", "partition primary@5s", "heal@9s". Several may be given.
+    /// A node is a number, storage-2 (the second with that role), primary, or controller.
     #[arg(long, value_name = "WHAT@WHEN", requires = "nodes", value_parser = Fault::parse)]
     pub fault: Vec<Fault>,
-    /// Make each --fault without a time so often, its node brought back each time; --duration is not
-    /// looked at.
+    /// Make each --fault without a time so often, in turn, its node brought back each time; --duration is
+    /// not looked at.
     #[arg(long, value_name = "N", requires = "fault", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub kills: Option<u32>,
     #[command(flatten)]

@@ -37,7 +37,7 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     if arguments.mode == Mode::Subscribe {
         return subscribe::run(arguments);
     }
-    let Some(nodes) = arguments.nodes else { return measure(arguments, None) };
+    let Some(nodes) = &arguments.nodes else { return measure(arguments, None) };
     let mut faults = Faults::start(nodes, arguments)?;
     let mut arguments = arguments.clone();
     arguments.client.connect = faults.connect_text();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealog_protocol::batch::NewRecord;
-use sealog_protocol::client::{Description, ReadRecord as Record};
+use sealog_protocol::client::{Description, OperateRequest, ReadRecord as Record};
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
 pub use self::subscription::Subscription;
@@ -146,6 +146,17 @@ impl Client {
     /// When it does not come before the deadline.
     pub fn status(&self) -> Result<String, StatusError> {
         match self.shared.query(self.deadline, Operation::Status) {
+            Some(outcome) => status_outcome(outcome),
+            None => Err(StatusError::Deadline { refusal: None }),
+        }
+    }
+
+    /// See [`crate::Client::operate`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn operate(&self, request: OperateRequest) -> Result<String, StatusError> {
+        match self.shared.query(self.deadline, Operation::Operate(request)) {
             Some(outcome) => status_outcome(outcome),
             None => Err(StatusError::Deadline { refusal: None }),
         }

@@ -102,7 +102,7 @@ impl Pending {
             Pending::Operation(OwnedOperation::Query(Operation::CheckTail { .. })) => {
                 Outcome::CheckTail(Err(CheckTailError::Deadline { refusal: None }))
             }
-            Pending::Operation(OwnedOperation::Query(Operation::Status)) => {
+            Pending::Operation(OwnedOperation::Query(Operation::Status | Operation::Operate(_))) => {
                 Outcome::Status(Err(StatusError::Deadline { refusal: None }))
             }
             Pending::Operation(OwnedOperation::Query(Operation::Manage(_))) => {

@@ -253,6 +253,7 @@ impl Session {
                 self.submit_query(now, Work::CheckTail { logbook, tag, linearizable }, deadline)
             }
             Operation::Status => self.submit_query(now, Work::Status, deadline),
+            Operation::Operate(request) => self.submit_query(now, Work::Operate(request), deadline),
             Operation::Manage(manage) => self.submit_query(now, Work::Manage(manage), deadline),
             Operation::SetAux(aux) => self.submit_aux(now, &aux, deadline)?,
         })

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use sealog_protocol::batch::NewRecord;
-use sealog_protocol::client::{Durability, ReadRecord};
+use sealog_protocol::client::{Durability, OperateRequest, ReadRecord};
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
 use super::managing::{Manage, Managed};
@@ -121,8 +121,14 @@ pub struct SetAux<'a> {
 pub enum Operation<'a> {
     Append(Append<'a>),
     Read(Read),
-    CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
+    CheckTail {
+        logbook: LogBookId,
+        tag: Tag,
+        linearizable: bool,
+    },
     Status,
+    /// Ends as [`Outcome::Status`], too.
+    Operate(OperateRequest),
     Manage(Manage),
     SetAux(SetAux<'a>),
 }

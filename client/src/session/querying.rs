@@ -84,6 +84,7 @@ impl Session {
                 Request::CheckTail(CheckTailRequest { logbook: logbook.0, tag, place, linearizable })
             }
             Work::Status => Request::Status,
+            Work::Operate(request) => Request::Operate(*request),
             Work::Manage(manage) => {
                 let manage = *manage;
                 manage.request(self.place_seen(manage.logbook()))
@@ -156,7 +157,9 @@ impl Session {
                 self.saw(logbook, place);
                 Outcome::CheckTail(Ok(tail))
             }
-            (Work::Status, Reply::Status { json }) => Outcome::Status(Ok(json)),
+            (Work::Status, Reply::Status { json }) | (Work::Operate(_), Reply::Operated { json }) => {
+                Outcome::Status(Ok(json))
+            }
             (Work::Manage(manage), reply) => {
                 let logbook = manage.logbook();
                 let (managed, place) = manage.answered(reply).ok_or("a request was answered with something else")?;
@@ -196,7 +199,7 @@ impl Session {
                 QueryFailure::Deadline { refusal } => CheckTailError::Deadline { refusal },
                 QueryFailure::Unreachable { reason } => CheckTailError::Unreachable { reason },
             })),
-            Some(Work::Status) => Outcome::Status(Err(match failure {
+            Some(Work::Status | Work::Operate(_)) => Outcome::Status(Err(match failure {
                 QueryFailure::Refused { message, .. } => StatusError::Refused { message },
                 QueryFailure::Deadline { refusal } => StatusError::Deadline { refusal },
                 QueryFailure::Unreachable { reason } => StatusError::Unreachable { reason },

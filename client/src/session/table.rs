@@ -13,6 +13,7 @@ use super::managing::Manage;
 use super::operation::OperationId;
 use super::querying::ReadWork;
 use super::subscribing::SubscriptionWork;
+use sealog_protocol::client::OperateRequest;
 use sealog_protocol::{LogBookId, LogspaceId, Tag};
 
 /// No time.
@@ -42,6 +43,7 @@ pub(super) enum Work {
     Read(ReadWork),
     CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
     Status,
+    Operate(OperateRequest),
     Manage(Manage),
     Subscription(SubscriptionWork),
     SetAux(AuxWork),

@@ -73,7 +73,11 @@ impl Change {
 impl Repair {
     pub fn new(change: &Change, decision: Decision, next: NextNodes, lossy: bool) -> Repair {
         let has_all = |answer: &SequencerAnswer| answer.tail >= decision.end;
-        let metalog = change.sequencers.iter().filter(|(_, answer)| has_all(answer)).map(|(node, _)| *node).collect();
+        // A replica that makes way takes with it what it alone kept of earlier views: whoever is to keep it
+        // has to say that it has all of it. Where all stay, so does what they kept.
+        let stay = next.sequencers == change.view.sequencers || lossy || active(Mutant::ReleasedWithoutPast);
+        let told = change.sequencers.iter().filter(|(_, answer)| stay && has_all(answer));
+        let metalog = told.map(|(node, _)| *node).collect();
         let copies = decision.shards.iter().map(|kept| {
             let have: BTreeSet<NodeId> = holders(&kept.replicas, kept.shard, kept.prefix, &change.storages).collect();
             let source = have.first().copied().unwrap_or(decision.source);

@@ -123,8 +123,8 @@ impl Engine {
                 self.subscription_request(connection, id, &request, outputs);
             }
             Request::SetAux(aux) => self.set_aux(now, connection, id, aux, outputs),
-            Request::Status => {
-                let message = "status is answered by the node".to_owned();
+            Request::Status | Request::Operate(_) => {
+                let message = "that is answered by the node, not by an engine".to_owned();
                 outputs.reply(connection, id, Reply::Error { code: ErrorCode::Invalid, message });
             }
         }

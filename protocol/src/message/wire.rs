@@ -79,6 +79,7 @@ enum Body {
     CopyPull(Shard, u64, u64),
     CopyPart(Shard, u64, u64, bool),
     MoveShard(Shard, u32, u64, Vec<u64>),
+    CopyDamaged(Shard, u64, u64),
 }
 
 #[derive(Clone, Copy, Archive, Serialize, Deserialize)]
@@ -235,6 +236,7 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
             Body::CopyState((*shard).into(), *position, *bytes, *done)
         }
         Message::CopyPull { shard, from, until } => Body::CopyPull((*shard).into(), *from, *until),
+        Message::CopyDamaged { shard, from, next } => Body::CopyDamaged((*shard).into(), *from, *next),
         Message::CopyPart { shard, from, first, had, batches } => {
             return (Body::CopyPart((*shard).into(), *from, *first, *had), batches);
         }
@@ -342,6 +344,7 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
             Message::CopyState { shard: shard.into(), position, bytes, done }
         }
         Body::CopyPull(shard, from, until) => Message::CopyPull { shard: shard.into(), from, until },
+        Body::CopyDamaged(shard, from, next) => Message::CopyDamaged { shard: shard.into(), from, next },
         Body::CopyPart(shard, from, first, had) => {
             Message::CopyPart { shard: shard.into(), from, first, had, batches: payload }
         }

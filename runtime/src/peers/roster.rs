@@ -22,6 +22,7 @@ use crate::counters::Counters;
 use crate::limits::GREETING_BYTES_MAX;
 use crate::peer_config::{PeerAddress, PeerLimits, PeersConfig};
 use crate::peer_watch::{PeerStatus, PeerWatch};
+use crate::peers::PeerCuts;
 use crate::peers::connection::{PeerConnection, PeerFault, Talk};
 use crate::peers::dialing::Dialing;
 use crate::warnings::{Warning, Warnings};
@@ -65,14 +66,16 @@ pub(crate) struct Roster {
     pub replaced: Vec<u32>,
     watch: Arc<PeerWatch>,
     pub warnings: Warnings,
+    /// Nodes that are cut off.
+    pub cuts: PeerCuts,
 }
 
 impl Roster {
     pub fn new(config: &PeersConfig, watch: Arc<PeerWatch>) -> Roster {
         let own = config.own;
         let (events, replaced, warnings) = (VecDeque::new(), Vec::new(), Warnings::default());
-        let (admission, known) = (Peers::new(own, []), BTreeMap::new());
-        let mut roster = Roster { admission, known, events, links: 0, replaced, watch, warnings };
+        let (admission, known, cuts) = (Peers::new(own, []), BTreeMap::new(), PeerCuts::default());
+        let mut roster = Roster { admission, known, events, links: 0, replaced, watch, warnings, cuts };
         for peer in &config.peers {
             roster.know(peer, &config.limits);
         }
@@ -183,6 +186,8 @@ impl Roster {
             return Err(PeerFault::NoGreeting(header.kind));
         }
         let peer = match (decode_greeting(frame)?, talk.called) {
+            // It would not have come: who sent it gets no answer, and gives up.
+            (Greeting::Hello(peer), None) if self.cuts.prevents(peer.node) => return Ok(()),
             (Greeting::Hello(peer), None) => {
                 self.admission.admit_caller(peer).map_err(PeerFault::Refused)?;
                 encode_greeting(wire.output(), &Greeting::Welcome(self.own()));

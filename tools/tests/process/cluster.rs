@@ -22,12 +22,12 @@ fn free_port() -> u16 {
 }
 
 /// A register in files of this directory.
-fn register(directory: &Path) -> String {
+pub fn register(directory: &Path) -> String {
     format!("file:{}", directory.join("register").display())
 }
 
 /// A node with all roles of the cluster in this directory.
-fn member(directory: &Path, name: &str) -> NodeCommand {
+pub fn member(directory: &Path, name: &str) -> NodeCommand {
     member_of(&register(directory), directory, name)
 }
 
@@ -56,7 +56,7 @@ fn init_in(register: &str, more: &[&str]) -> Ended {
 const WISHES: &[&str] = &["--replicas", "3", "--write-quorum", "2", "--logspaces", "2"];
 
 /// Starts nodes that serve only once the cluster is formed, and forms it of them.
-fn form(directory: &Path, commands: &[NodeCommand]) -> Vec<Node> {
+pub fn form(directory: &Path, commands: &[NodeCommand]) -> Vec<Node> {
     form_in(&register(directory), commands)
 }
 
@@ -65,7 +65,7 @@ pub fn form_in(register: &str, commands: &[NodeCommand]) -> Vec<Node> {
     form_of(register, commands, WISHES)
 }
 
-fn form_of(register: &str, commands: &[NodeCommand], wishes: &[&str]) -> Vec<Node> {
+pub fn form_of(register: &str, commands: &[NodeCommand], wishes: &[&str]) -> Vec<Node> {
     let start = |command: &NodeCommand| {
         let command = command.clone();
         std::thread::spawn(move || command.start())
@@ -147,7 +147,7 @@ fn a_cluster_goes_on_through_kills_of_each_node_and_loses_nothing() {
 }
 
 /// What a node says of its cluster, once that is so.
-fn until(node: &Node, what: &str, is_so: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+pub fn until(node: &Node, what: &str, is_so: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
     let began = Instant::now();
     loop {
         let status = node.status();

@@ -45,6 +45,7 @@ struct Shared {
 #[derive(Default)]
 struct Progress {
     acknowledged: u64,
+    errors: u64,
     clients_ended: usize,
     stop: bool,
 }
@@ -75,6 +76,28 @@ impl Load {
         let progress = self.shared.progress.lock().expect("no holder panics");
         let progress = self.shared.changed.wait_while(progress, waits).expect("no holder panics");
         progress.acknowledged >= count
+    }
+
+    /// As [`Load::wait_for_acknowledgements`]; also whether they were in time.
+    pub fn wait_for_acknowledgements_within(&self, count: u64, patience: Duration) -> bool {
+        let waits =
+            |progress: &mut Progress| progress.acknowledged < count && progress.clients_ended < self.clients.len();
+        let progress = self.shared.progress.lock().expect("no holder panics");
+        let waited = self.shared.changed.wait_timeout_while(progress, patience, waits).expect("no holder panics");
+        waited.0.acknowledged >= count
+    }
+
+    /// Appends that were acknowledged until now.
+    pub fn acknowledged(&self) -> u64 {
+        self.shared.progress.lock().expect("no holder panics").acknowledged
+    }
+
+    /// As [`Load::stop`], of clients none of which met an error.
+    pub fn stop_without_errors(self) -> History {
+        let shared = self.shared.clone();
+        let history = self.stop();
+        assert_eq!(shared.progress.lock().expect("no holder panics").errors, 0, "clients met errors");
+        history
     }
 
     /// Ends the load: nothing new is sent, and what is in flight is waited for.
@@ -154,6 +177,8 @@ impl Appender {
     }
 
     fn failed(&mut self, operation: OperationId, error: &AppendError) {
+        println!("client {}: {error}", self.number);
+        self.shared.update(|progress| progress.errors += 1);
         if !error.is_outcome_unknown() {
             self.history.refused(operation);
         }

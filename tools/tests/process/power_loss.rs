@@ -75,6 +75,17 @@ impl PowerLoss {
     }
 }
 
+/// The build that does not flush: beside the directory of the profile, where ./test puts it.
+pub fn binary_without_flush() -> PathBuf {
+    let built = binary().parent().and_then(Path::parent).expect("target/PROFILE/sealog").join("without-flush/sealog");
+    assert!(
+        built.exists(),
+        "{} is missing: `./test without-flush` builds it, and ./test runs everything",
+        built.display()
+    );
+    built
+}
+
 #[test]
 fn nothing_acknowledged_is_lost_by_power_cuts() {
     let _machine = quiet_machine();
@@ -107,13 +118,7 @@ fn control_a_disk_that_lies_is_caught() {
 #[test]
 fn control_a_build_that_does_not_flush_is_caught() {
     let _machine = quiet_machine();
-    // Beside the directory of the profile, where ./test puts it.
-    let built = binary().parent().and_then(Path::parent).expect("target/PROFILE/sealog").join("without-flush/sealog");
-    assert!(
-        built.exists(),
-        "{} is missing: `./test without-flush` builds it, and ./test runs everything",
-        built.display()
-    );
+    let built = binary_without_flush();
     let kind = Some(CutKind::DroppedAll);
     let careless = PowerLoss { name: "power-careless", binary: built, disk_lies: false, kind, rounds: 1, executors: 1 };
     let caught = careless.run().expect_err("what was never flushed must be missed");
