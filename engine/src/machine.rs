@@ -341,20 +341,6 @@ impl Engine {
 
     // The shard that this engine writes.
 
-    fn shard_opened(
-        &mut self,
-        shard: ShardId,
-        engine: EngineIncarnation,
-        ordinal: u64,
-        replicas: &NodeSet,
-        outputs: &mut Outputs,
-    ) {
-        if engine == self.life() && self.opening.is_some_and(|(asked, _)| asked == ordinal) {
-            self.opening = None;
-            self.producer.open(shard, replicas, outputs);
-        }
-    }
-
     /// Asks for a shard, if there is none and the view is one to write in.
     fn open_shard(&mut self, now: Time, outputs: &mut Outputs) {
         let Some(view) = self.current() else { return };

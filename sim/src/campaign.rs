@@ -69,6 +69,11 @@ impl Totals {
         }
     }
 
+    /// Faults that no seed met.
+    pub fn faults_missed(&self) -> Vec<FaultKind> {
+        FaultKind::ALL.into_iter().filter(|kind| !self.faults.contains_key(kind)).collect()
+    }
+
     /// Rare events that no seed reached.
     pub fn marks_missed(&self) -> Vec<Mark> {
         Mark::ALL.iter().copied().filter(|mark| !self.marks.contains_key(mark)).collect()

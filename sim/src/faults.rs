@@ -37,6 +37,8 @@ pub struct Faults {
     /// Faults happen.
     active: bool,
     pub counts: BTreeMap<FaultKind, u64>,
+    /// The disk of a node is lost for good: nothing rots then.
+    pub has_lost_disk: bool,
     /// Nodes that stay dead, and of them those that were removed.
     buried: Vec<NodeIndex>,
     removed: Vec<NodeIndex>,
@@ -56,6 +58,7 @@ impl Faults {
             active: false,
             counts: BTreeMap::new(),
             buried: Vec::new(),
+            has_lost_disk: false,
             removed: Vec::new(),
             drained: BTreeSet::new(),
             silent_since: BTreeMap::new(),
@@ -93,10 +96,17 @@ impl World {
         if !self.faults.active {
             return Ok(());
         }
-        let kind = self.plan.faults[self.rng.usize(0..self.plan.faults.len())];
+        let mut kind = self.plan.faults[self.rng.usize(0..self.plan.faults.len())];
+        let lost = if kind == FaultKind::DiskLost { self.draw_lost() } else { None };
+        if kind == FaultKind::DiskLost && lost.is_none() {
+            kind = FaultKind::PowerLossOfOne;
+        }
         self.trace.event(self.now, &[9, kind as u64], || format!("FAULT {kind:?}"));
         *self.faults.counts.entry(kind).or_default() += 1;
-        self.break_something(kind)?;
+        match lost {
+            Some(node) => self.lose_disk(node),
+            None => self.break_something(kind)?,
+        }
         self.schedule_fault();
         Ok(())
     }
@@ -133,6 +143,7 @@ impl World {
                     self.break_connection(node, other);
                 }
             }
+            FaultKind::Split => self.split(lasts),
             FaultKind::Clog => self.partition(node, lasts, false),
             FaultKind::SlowDisk => {
                 self.nodes[node.0].disk_factor = self.rng.u64(5..60);
@@ -142,6 +153,7 @@ impl World {
                 self.nodes[node.0].disk.segments_max = self.nodes[node.0].disk.segments_count();
                 self.queue.push(lasts, Event::Heal(Heal::DiskRoom(node)));
             }
+            FaultKind::DiskLost => unreachable!("it has a node of its own"),
             FaultKind::ReadErrors => {
                 self.recorder.damage_allowed = true;
                 self.nodes[node.0].read_errors = self.rng.u8(5..60);
@@ -292,6 +304,39 @@ impl World {
         }
     }
 
+    /// Cuts the nodes in two groups, in both directions or in one.
+    fn split(&mut self, until: Instant) {
+        let nodes = (0..self.nodes.len()).map(NodeIndex);
+        let (one, other): (Vec<NodeIndex>, Vec<NodeIndex>) = nodes.partition(|_| self.rng.bool());
+        let (both, breaks) = (self.rng.u8(0..4) > 0, self.rng.bool());
+        for (here, there) in one.iter().flat_map(|here| other.iter().map(move |there| (*here, *there))) {
+            self.block(here, there, until);
+            if both {
+                self.block(there, here, until);
+            }
+            if breaks {
+                self.break_connection(here, there);
+            }
+        }
+    }
+
+    /// A node whose loss nothing has to suffer from, where nothing rots. What class memory holds is not on its disk alone: who
+    /// forgot what he held counts for nothing, so that a node that never comes back may be one too many.
+    fn draw_lost(&mut self) -> Option<NodeIndex> {
+        if self.plan.settings.memory_logspaces > 0 || self.faults.rot.node.is_some() {
+            return None;
+        }
+        let able = |node: &NodeIndex| !self.is_buried(*node) && self.can_be_missed(*node, &self.faults.buried);
+        let able: Vec<NodeIndex> = (0..self.nodes.len()).map(NodeIndex).filter(able).collect();
+        if able.is_empty() { None } else { Some(able[self.rng.usize(0..able.len())]) }
+    }
+
+    fn lose_disk(&mut self, node: NodeIndex) {
+        self.faults.has_lost_disk = true;
+        self.faults.buried.push(node);
+        self.crash(node, Stop::Power);
+    }
+
     fn replace_client(&mut self, client: usize) {
         self.drop_client(client, ConnectionError::Closed);
         let line = self.faults.new_line();
@@ -383,42 +428,41 @@ impl World {
         Ok(())
     }
 
-    /// Nodes that can be missed: of all views together a minority of a view's sequencers, W − 1 storages,
-    /// so that whatever a view before left on some of its nodes is still there; all engines but one, and
-    /// all controllers but one. Where one has rotted the others have the only good copies: it counts as one
-    /// of those that are missed.
+    /// More nodes that stay dead.
     fn draw_buried(&mut self) -> Vec<NodeIndex> {
         let mut order: Vec<NodeIndex> = (0..self.nodes.len()).map(NodeIndex).collect();
         self.rng.shuffle(&mut order);
         let wanted = self.rng.usize(0..=self.nodes.len());
+        let mut gone = self.faults.buried.clone();
+        let before = gone.len();
+        for node in order {
+            if gone.len() < wanted && !gone.contains(&node) && self.can_be_missed(node, &gone) {
+                gone.push(node);
+            }
+        }
+        gone.split_off(before)
+    }
+
+    /// Whether a node can be missed beside these: of all views together a minority of a view's sequencers,
+    /// W − 1 storages, so that whatever a view before left on some of its nodes is still there; all engines
+    /// but one, and all controllers but one. Where one has rotted the others have the only good copies: it
+    /// counts as one of those that are missed. Nothing is left on those that were removed.
+    fn can_be_missed(&self, node: NodeIndex, gone: &[NodeIndex]) -> bool {
         let replicas = self.plan.first_chain(LogspaceId(0)).current().sequencers;
         let (sequencers_max, storages_max) =
             (replicas.len() - replicas.majority(), usize::from(self.plan.write_quorum) - 1);
-        let mut buried: Vec<NodeIndex> = Vec::new();
-        for node in order.into_iter().filter(|node| !self.faults.removed.contains(node)) {
-            let counts = |has: fn(&crate::swarm::Roles) -> bool| {
-                let mut nodes = self.plan.with_role(has);
-                // Nothing is left on those that were removed.
-                nodes.retain(|node| !self.faults.removed.contains(node));
-                let gone = nodes.iter().filter(|other| **other == node || buried.contains(other)).count();
-                (gone, nodes.len() - gone)
-            };
-            let spared = counts(|roles| roles.engine).1 >= 1
-                && (counts(|roles| roles.storage).0 + usize::from(self.has_rotted_beside(&buried, node))
-                    <= storages_max
-                    || !self.plan.nodes[node.0].1.storage)
-                && counts(|roles| roles.sequencer).0 <= sequencers_max
-                && counts(|roles| roles.controller).1 >= 1;
-            if spared && buried.len() < wanted {
-                buried.push(node);
-            }
-        }
-        buried
-    }
-
-    /// A node has rotted that is neither of these.
-    fn has_rotted_beside(&self, buried: &[NodeIndex], node: NodeIndex) -> bool {
-        self.faults.rot.node.is_some_and(|rotten| rotten != node && !buried.contains(&rotten))
+        let counts = |has: fn(&crate::swarm::Roles) -> bool| {
+            let mut nodes = self.plan.with_role(has);
+            nodes.retain(|node| !self.faults.removed.contains(node));
+            let missed = nodes.iter().filter(|other| **other == node || gone.contains(other)).count();
+            (missed, nodes.len() - missed)
+        };
+        let rotten = self.faults.rot.node.is_some_and(|rotten| rotten != node && !gone.contains(&rotten));
+        counts(|roles| roles.engine).1 >= 1
+            && (counts(|roles| roles.storage).0 + usize::from(rotten) <= storages_max
+                || !self.plan.nodes[node.0].1.storage)
+            && counts(|roles| roles.sequencer).0 <= sequencers_max
+            && counts(|roles| roles.controller).1 >= 1
     }
 
     /// Closes connections that have been silent for too long.

@@ -14,21 +14,21 @@ use sealog_protocol::machine::{Address, DurableEntry, Role};
 use sealog_protocol::metalog::{Entry, entries};
 use sealog_protocol::tags::batch_headers;
 use sealog_protocol::view::Chain;
-use sealog_protocol::{LogspaceId, NodeId, NodeSet, Place, SeqNum, ShardId, ViewNumber};
+use sealog_protocol::{Incarnation, LogspaceId, NodeId, NodeSet, Place, SeqNum, ShardId, ViewNumber};
 
 use crate::model::{Batches, Model};
-use crate::node::{Node, Owner, RoleMachine};
-use crate::swarm::Plan;
+use crate::node::Owner;
 use crate::violation::Failure;
 
 mod copies;
 mod memory;
+mod nodes;
 mod rot;
 
 use copies::Move;
 
 /// What is known of one view's metalog.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct ViewTruth {
     /// Encodings of the committed entries.
     committed: Vec<Box<[u8]>>,
@@ -43,7 +43,7 @@ struct ViewTruth {
 }
 
 /// What is known of one logspace.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Truth {
     chain: Chain,
     views: BTreeMap<ViewNumber, ViewTruth>,
@@ -75,7 +75,7 @@ struct Truth {
 }
 
 /// All invariants of a world.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Invariants {
     logspaces: Vec<Truth>,
     /// Committed entries in all.
@@ -85,9 +85,9 @@ pub struct Invariants {
 }
 
 impl Invariants {
-    pub fn new(plan: &Plan) -> Invariants {
-        let logspaces = plan.logspaces().map(|logspace| Truth {
-            chain: plan.first_chain(logspace),
+    /// Of logspaces with these chains, in their order.
+    pub fn new(chains: impl Iterator<Item = Chain>) -> Invariants {
+        let logspaces = chains.map(|chain| Truth {
             views: BTreeMap::new(),
             journals: BTreeMap::new(),
             disks: BTreeMap::new(),
@@ -96,7 +96,8 @@ impl Invariants {
             batches: BTreeMap::new(),
             frames: Batches::new(),
             seals: BTreeMap::new(),
-            is_memory: plan.first_chain(logspace).is_memory(),
+            is_memory: chain.is_memory(),
+            chain,
             held_entries: BTreeMap::new(),
             held_records: BTreeMap::new(),
             restarted: BTreeSet::new(),
@@ -144,103 +145,8 @@ impl Invariants {
         if view <= sealed { Err(Failure::SpokeAfterSeal { node, role: owner.1, view }) } else { Ok(()) }
     }
 
-    /// Looks at a node after its turn.
-    pub fn after_turn(&mut self, node: &Node) -> Result<(), Failure> {
-        let Some(life) = &node.life else { return Ok(()) };
-        for (address, machine) in &life.machines {
-            match machine {
-                RoleMachine::Storage(storage) => {
-                    let truth = self.truth(address.logspace);
-                    for (shard, received, durable) in storage.shards() {
-                        truth.disk(*address, shard, durable)?;
-                        if truth.is_memory {
-                            let held = truth.held_records.entry((shard, address.node)).or_default();
-                            *held = received.max(*held);
-                        }
-                    }
-                }
-                RoleMachine::Sequencer(sequencer) => {
-                    let before = self.committed(address.logspace);
-                    let truth = self.truth(address.logspace);
-                    // What lies before the base is covered by a checkpoint, and may be forgotten.
-                    for (view, durable, _) in sequencer.views().filter(|(view, ..)| *view >= sequencer.base().view) {
-                        truth.journal(*address, view, durable)?;
-                    }
-                    for (view, end) in sequencer.ends().filter(|_| truth.is_memory) {
-                        let held = truth.held_entries.entry((view, address.node)).or_default();
-                        *held = end.max(*held);
-                    }
-                    let base = sequencer.base();
-                    for (view, durable, commit) in sequencer.views() {
-                        let here = |from, end| sequencer.entries(view, from, end).to_vec();
-                        let from = if view == base.view { base.index } else { 0 };
-                        truth.heard_commit(*address, (view, from), durable, commit, here)?;
-                    }
-                    truth.based(*address, base)?;
-                    self.commits += self.committed(address.logspace).saturating_sub(before);
-                }
-                RoleMachine::Engine(_) | RoleMachine::Controller(_) => {}
-            }
-        }
-        // A commit and its application may be of one turn.
-        for (address, machine) in &life.machines {
-            if let RoleMachine::Engine(engine) = machine {
-                let applied = engine.status().applied;
-                self.truth(address.logspace).applied(*address, applied)?;
-            }
-        }
-        Ok(())
-    }
-
     fn committed(&self, logspace: LogspaceId) -> u64 {
         self.logspaces[usize::from(logspace.0)].views.values().map(|view| view.committed.len() as u64).sum()
-    }
-
-    /// Looks at a node that has just recovered: all that it ever called durable is there.
-    pub fn after_recovery(&mut self, node: &Node) -> Result<(), Failure> {
-        let Some(life) = &node.life else { return Ok(()) };
-        for (address, machine) in &life.machines {
-            let truth = self.truth(address.logspace);
-            let lost = |what: String, before, after| Failure::DurableLost { node: node.id, what, before, after };
-            match machine {
-                RoleMachine::Storage(storage) => {
-                    let found: BTreeMap<ShardId, u64> =
-                        storage.shards().map(|(shard, _, durable)| (shard, durable)).collect();
-                    let known: Vec<(ShardId, u64)> = truth
-                        .disks
-                        .iter()
-                        .filter(|((_, id), _)| *id == node.id)
-                        .map(|((shard, _), before)| (*shard, *before))
-                        .collect();
-                    for (shard, before) in known {
-                        let after = found.get(&shard).copied().unwrap_or(0);
-                        if after < before && !truth.are_dead(shard, after, before)? {
-                            return Err(lost(format!("shard {shard}"), before, after));
-                        }
-                        truth.disks.insert((shard, node.id), after);
-                    }
-                    truth.seal_kept(*address, storage.sealed())?;
-                    truth.started(*address, node);
-                }
-                RoleMachine::Sequencer(sequencer) => {
-                    let found: BTreeMap<ViewNumber, u64> =
-                        sequencer.views().map(|(view, durable, _)| (view, durable)).collect();
-                    let known = truth.journals.iter().filter(|((_, id), _)| *id == node.id);
-                    let base = sequencer.base();
-                    for ((view, _), (before, _)) in known.filter(|((view, _), _)| *view >= base.view) {
-                        let after = found.get(view).copied().unwrap_or(0);
-                        if after < *before {
-                            return Err(lost(format!("metalog of view {view}"), *before, after));
-                        }
-                    }
-                    truth.seal_kept(*address, sequencer.status().sealed)?;
-                    truth.started(*address, node);
-                    truth.based(*address, base)?;
-                }
-                RoleMachine::Engine(_) | RoleMachine::Controller(_) => {}
-            }
-        }
-        Ok(())
     }
 
     /// The register holds another chain now.

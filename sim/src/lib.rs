@@ -29,7 +29,7 @@ pub mod rot;
 pub mod seed;
 pub mod swarm;
 pub mod trace;
-mod turn;
+pub mod turn;
 pub mod violation;
 pub mod workload;
 pub mod world;

@@ -96,11 +96,12 @@ fn command_run(start: u64, seeds: u64, threads: usize, failures_max: usize, allo
     for (seed, failure) in &totals.failures {
         println!("seed {seed} FAILED: {failure}\n  replay it with: sealog-sim replay {seed}");
     }
-    let missed = totals.marks_missed();
-    if !missed.is_empty() {
-        println!("marks never reached: {missed:?}");
+    let (missed, faults_missed) = (totals.marks_missed(), totals.faults_missed());
+    if !missed.is_empty() || !faults_missed.is_empty() {
+        println!("marks never reached: {missed:?}; faults never met: {faults_missed:?}");
     }
-    let fine = totals.failures.is_empty() && (missed.is_empty() || allow_missed_marks);
+    let all_met = missed.is_empty() && faults_missed.is_empty();
+    let fine = totals.failures.is_empty() && (all_met || allow_missed_marks);
     if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -250,6 +250,11 @@ impl Node {
         }
     }
 
+    /// This life may have said more, in an earlier one, than it knows.
+    pub fn forgets(&self) -> bool {
+        self.incarnation.0 > 1 && !self.ended_in_order
+    }
+
     /// Begins a life: the incarnation is raised, machines recover from the journal, the register is read.
     pub fn start(&mut self, plan: &Plan, members: Members, chains: Vec<Chain>) -> Result<(), Failure> {
         self.incarnation.0 += 1;

@@ -44,6 +44,9 @@ struct Target {
 impl World {
     /// Something rots, if there is something old enough.
     pub fn rot(&mut self, kind: FaultKind) -> Result<(), Failure> {
+        if self.faults.has_lost_disk {
+            return Ok(());
+        }
         let storages = self.plan.with_role(|roles| roles.storage);
         let drawn = storages[self.rng.usize(0..storages.len())];
         let node = *self.faults.rot.node.get_or_insert(drawn);

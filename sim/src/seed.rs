@@ -75,8 +75,10 @@ fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
     world.run(FAULTY_MAX, |world| world.recorder.completed >= operations && world.faults.total() >= faults)?;
     world.submitting = false;
     world.calm()?;
-    keep_all(&mut world)?;
     finish(&mut world)?;
+    settle(&mut world)?;
+    // Wishes of clients that vanished are all heard by now: what is kept from here on is kept.
+    keep_all(&mut world)?;
     settle(&mut world)?;
     catch_up(&mut world)?;
     leave_the_lost(&mut world)?;

@@ -38,9 +38,13 @@ pub enum FaultKind {
     BreakConnection,
     Partition,
     OneWayPartition,
+    /// Two groups of nodes do not hear of each other, or one of them does not.
+    Split,
     Clog,
     SlowDisk,
     DiskFull,
+    /// A node that can be missed is gone, and its disk with it.
+    DiskLost,
     ReadErrors,
     ClockStep,
     RegisterTrouble,
@@ -62,7 +66,7 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    pub const ALL: [FaultKind; 20] = [
+    pub const ALL: [FaultKind; 22] = [
         FaultKind::CrashProcess,
         FaultKind::PowerLossOfOne,
         FaultKind::PowerLossOfAll,
@@ -70,9 +74,11 @@ impl FaultKind {
         FaultKind::BreakConnection,
         FaultKind::Partition,
         FaultKind::OneWayPartition,
+        FaultKind::Split,
         FaultKind::Clog,
         FaultKind::SlowDisk,
         FaultKind::DiskFull,
+        FaultKind::DiskLost,
         FaultKind::ReadErrors,
         FaultKind::ClockStep,
         FaultKind::RegisterTrouble,
@@ -397,7 +403,14 @@ fn topology(rng: &mut Rng) -> (Vec<(NodeId, Roles)>, u8, u8) {
 
 fn draw_faults(rng: &mut Rng, nodes: usize) -> Vec<FaultKind> {
     let needs_several = |kind: &FaultKind| {
-        matches!(kind, FaultKind::Partition | FaultKind::OneWayPartition | FaultKind::BreakConnection | FaultKind::Clog)
+        matches!(
+            kind,
+            FaultKind::Partition
+                | FaultKind::OneWayPartition
+                | FaultKind::Split
+                | FaultKind::BreakConnection
+                | FaultKind::Clog
+        )
     };
     let possible: Vec<FaultKind> =
         FaultKind::ALL.into_iter().filter(|kind| nodes > 1 || !needs_several(kind)).collect();

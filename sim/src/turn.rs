@@ -9,12 +9,33 @@ use sealog_protocol::frame::{Frame, FrameError, FrameKind};
 use sealog_protocol::machine::{Address, ConnectionId, Input, Machine, Output, Outputs, Role};
 use sealog_protocol::message::{Message, encode};
 use sealog_protocol::view::Chain;
-use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place, ShardId, Time};
+use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place, ShardId, Time, ViewNumber};
 
 use crate::network::ConnectionIndex;
 use crate::node::{Effect, Life, NodeInput, Owner, RoleMachine};
 use crate::swarm::Plan;
 use crate::violation::Failure;
+
+/// What a message says of a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// That it is sealed here.
+    Seal(ViewNumber),
+    /// What nobody says of a view that he has sealed.
+    Word(ViewNumber),
+}
+
+pub fn said(message: &Message) -> Option<Said> {
+    match message {
+        Message::StorageSealed { view, .. } | Message::SequencerSealed { view, .. } => Some(Said::Seal(*view)),
+        Message::Progress { shard: ShardId { view, .. }, .. }
+        | Message::BackupAck { view, .. }
+        | Message::Confirmed { view, .. }
+        | Message::BackupAppend { view, .. }
+        | Message::CommitAnswer { place: Place { view, .. }, .. } => Some(Said::Word(*view)),
+        _ => None,
+    }
+}
 
 /// A turn under way.
 pub(crate) struct Turn<'a> {
@@ -215,18 +236,10 @@ impl Turn<'_> {
 
     fn send(&mut self, from: Address, to: Address, message: Message) {
         let owner = (from.logspace, from.role);
-        match &message {
-            Message::StorageSealed { view, .. } | Message::SequencerSealed { view, .. } => {
-                self.effects.push(Effect::SealSaid { owner, view: *view });
-            }
-            Message::Progress { shard: ShardId { view, .. }, .. }
-            | Message::BackupAck { view, .. }
-            | Message::Confirmed { view, .. }
-            | Message::BackupAppend { view, .. }
-            | Message::CommitAnswer { place: Place { view, .. }, .. } => {
-                self.effects.push(Effect::Spoke { owner, view: *view });
-            }
-            _ => {}
+        match said(&message) {
+            Some(Said::Seal(view)) => self.effects.push(Effect::SealSaid { owner, view }),
+            Some(Said::Word(view)) => self.effects.push(Effect::Spoke { owner, view }),
+            None => {}
         }
         if to.node == self.id {
             self.life.local.push_back((from, to, message));

@@ -101,7 +101,7 @@ impl World {
             client_connections: BTreeMap::new(),
             books: books(&plan.load, plan.settings.memory_logspaces > 0, &mut rng),
             recorder: Recorder::new(&plan),
-            invariants: Invariants::new(&plan),
+            invariants: Invariants::new(plan.logspaces().map(|logspace| plan.first_chain(logspace))),
             seen: SeenRecords::default(),
             faults: Faults::new(&plan),
             submitting: true,

@@ -6,7 +6,7 @@ use sealog_protocol::limits::{REQUEST_RETRY, STREAM_MESSAGE_BYTES_MAX};
 use sealog_protocol::logspace::{Checkpoint, Logspace, Ordered};
 use sealog_protocol::machine::{Address, Outputs, Role};
 use sealog_protocol::message::Message;
-use sealog_protocol::metalog::Entry;
+use sealog_protocol::metalog::{EngineIncarnation, Entry};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::Chain;
 use sealog_protocol::{NodeId, NodeSet, Place, SeqNum, ShardId, Time, ViewNumber};
@@ -239,6 +239,25 @@ impl Engine {
             }
             Entry::MoveShard { shard, replicas } => self.copies.moved(shard, &replicas),
             Entry::Cut(_) => {}
+        }
+    }
+
+    /// A shard is open. It is this engine's own if this life of it asked for it.
+    fn shard_opened(
+        &mut self,
+        shard: ShardId,
+        engine: EngineIncarnation,
+        ordinal: u64,
+        replicas: &NodeSet,
+        outputs: &mut Outputs,
+    ) {
+        let is_asked = engine == self.life() && self.opening.is_some_and(|(asked, _)| asked == ordinal);
+        let is_current = self.current().is_some_and(|view| view.number == shard.view);
+        let is_taken_up = active(Mutant::ShardPositionReused)
+            && (engine.node == self.config.node && is_current && self.producer.open_shard().is_none());
+        if is_asked || is_taken_up {
+            self.opening = None;
+            self.producer.open(shard, replicas, outputs);
         }
     }
 

@@ -5,12 +5,11 @@ use sealog_protocol::mutant::{Mark, mark};
 use super::*;
 
 impl Truth {
-    /// A node has started again: it may have said more than it knows, unless its last life ended in order
-    /// and was not of those.
-    pub(super) fn started(&mut self, address: Address, node: &Node) {
+    /// A node has started again; `forgets`: it may have said more than it knows.
+    pub(super) fn started(&mut self, address: Address, forgets: bool) {
         let view = self.chain.current();
         let members = if address.role == Role::Storage { view.storages } else { view.sequencers };
-        let forgets = self.is_memory && node.incarnation.0 > 1 && !node.ended_in_order;
+        let forgets = self.is_memory && forgets;
         if forgets && members.contains(address.node) {
             self.restarted.insert((address.role, address.node));
         }
