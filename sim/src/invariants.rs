@@ -14,7 +14,7 @@ use sealog_protocol::machine::{Address, DurableEntry, Role};
 use sealog_protocol::metalog::{Entry, entries};
 use sealog_protocol::tags::batch_headers;
 use sealog_protocol::view::Chain;
-use sealog_protocol::{Incarnation, LogspaceId, NodeId, NodeSet, Place, SeqNum, ShardId, ViewNumber};
+use sealog_protocol::{LogspaceId, NodeId, NodeSet, Place, SeqNum, ShardId, ViewNumber};
 
 use crate::model::{Batches, Model};
 use crate::node::Owner;

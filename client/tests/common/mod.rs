@@ -228,6 +228,18 @@ impl FakeServer {
                     self.answer(connection, request, &reply);
                 }
                 Request::Status => self.answer(connection, request, &Reply::Status { json: "{}".to_owned() }),
+                Request::Operate(_) => self.answer(connection, request, &Reply::Operated { json: "{}".to_owned() }),
+                // Every name is of class disk.
+                Request::CreateLogBook { name, class } => {
+                    let is_new = self.names.insert(name);
+                    let reply = Reply::NameKnown { class: Some(class), is_new, place: self.place() };
+                    self.answer(connection, request, &reply);
+                }
+                Request::FindLogBook { name } => {
+                    let class = self.names.contains(&name).then_some(Durability::Disk);
+                    let reply = Reply::NameKnown { class, is_new: false, place: self.place() };
+                    self.answer(connection, request, &reply);
+                }
             },
             kind => panic!("a client sent a {kind:?}"),
         }

@@ -146,7 +146,7 @@ impl Node {
     fn new(at: usize, incarnation: Incarnation, bounds: &Bounds) -> Node {
         let id = NodeId(at as u64 + 1);
         let sequencer = || Sequencer::new(SequencerConfig::new(id, incarnation, LOGSPACE));
-        let storage = || Storage::new(StorageConfig::new(id, incarnation, LOGSPACE));
+        let storage = || Storage::new(StorageConfig::new(id, LOGSPACE));
         let controller = || Controller::new(ControllerConfig::new(id, LOGSPACE));
         Node {
             id,
