@@ -10,6 +10,7 @@ use sealog_node::settings::LISTEN_DEFAULT;
 
 use crate::aux::AuxVerb;
 use crate::backup::{BackupArguments, RestoreArguments};
+use crate::bench::mix::MixArguments;
 use crate::cluster::ClusterVerb;
 use crate::dev::command::Fault;
 use crate::dev::{DevArguments, nodes};
@@ -443,8 +444,12 @@ pub enum Mode {
     Closed,
     /// Appends begin at a given rate.
     Open,
+    /// As closed, but reads the first record of a tag: of a LogBook and tag that --spread chooses.
+    Read,
     /// One append at a time is pushed to a subscriber; --connections are idle subscribers beside it.
     Subscribe,
+    /// New clients, --inflight at once, connect and append once; --connections are idle beside them.
+    Connect,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -497,6 +502,8 @@ pub struct BenchArguments {
     /// looked at.
     #[arg(long, value_name = "N", requires = "fault", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub kills: Option<u32>,
+    #[command(flatten)]
+    pub mix: MixArguments,
     #[command(flatten)]
     pub client: ClientArguments,
 }
