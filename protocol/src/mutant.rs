@@ -175,6 +175,7 @@ named! {
         TagsResumed,
         SegmentReleased,
         SegmentRewritten,
+        RewritePutAside,
         BatchKeptForPrefix,
         MetalogBaseMoved,
         MetalogGoneTold,

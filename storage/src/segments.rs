@@ -23,6 +23,15 @@ struct Segment {
     is_vacated: bool,
 }
 
+/// A segment is nearly dead when all but one in so many of its records were said to be dying.
+const LIVING_SHARE: u64 = 16;
+
+impl Segment {
+    fn is_nearly_dead(&self) -> bool {
+        self.dying + self.records / LIVING_SHARE >= self.records
+    }
+}
+
 /// The segments that a storage has something in.
 #[derive(Debug, Default)]
 pub struct Segments {
@@ -167,26 +176,48 @@ impl Segments {
         self.segments.is_empty()
     }
 
-    /// The segment to look at next: one that has to go; else one of which half was said to be dying,
-    /// since the last look or the last checkpoint; else the oldest that nobody has looked at.
-    pub fn next(&self, checkpoint: Option<Place>) -> Option<u32> {
-        let holds =
-            self.segments.iter().filter(|(_, segment)| segment.records + segment.parts > 0 && !segment.is_damaged);
-        if let Some((number, _)) = holds.clone().find(|(_, segment)| segment.is_vacated) {
-            return Some(*number);
-        }
-        // Without a checkpoint nothing is dead: an index could be rebuilt from nothing else.
-        let checkpoint = checkpoint?;
-        let closed =
-            holds.filter(|(number, segment)| self.started && self.latest != Some(**number) && segment.parts == 0);
-        let is_hinted = |segment: &Segment| {
+    /// Whether nearly all that is here was said to be dying: there is little to copy, if anything.
+    pub fn is_nearly_dead(&self, segment: u32) -> bool {
+        self.segments.get(&segment).is_some_and(Segment::is_nearly_dead)
+    }
+
+    /// Whether there is such a segment that is worth a look.
+    pub fn has_nearly_dead(&self, checkpoint: Option<Place>) -> bool {
+        checkpoint.is_some_and(|checkpoint| self.hinted(checkpoint).any(|(_, segment)| segment.is_nearly_dead()))
+    }
+
+    /// Segments of which half was said to be dying, since the last look or the last checkpoint.
+    fn hinted(&self, checkpoint: Place) -> impl Iterator<Item = (&u32, &Segment)> {
+        self.closed().filter(move |(_, segment)| {
             let news = segment.judged.is_none_or(|(judged_at, dying)| {
                 judged_at < checkpoint || segment.dying - dying.min(segment.dying) > segment.records / 4
             });
             segment.dying * 2 >= segment.records && news
+        })
+    }
+
+    /// Segments with records that get no more, of which what lives can be copied.
+    fn closed(&self) -> impl Iterator<Item = (&u32, &Segment)> {
+        let closed = |number: u32, segment: &Segment| {
+            self.started && self.latest != Some(number) && segment.parts == 0 && segment.records > 0
         };
-        let hinted = closed.clone().filter(|(_, segment)| is_hinted(segment)).min_by_key(|(_, segment)| segment.order);
-        let unknown = || closed.filter(|(_, segment)| !segment.is_known).min_by_key(|(_, segment)| segment.order);
+        self.segments.iter().filter(move |(number, segment)| !segment.is_damaged && closed(**number, segment))
+    }
+
+    /// The segment to look at next: one that has to go; else one of which half was said to be dying,
+    /// since the last look or the last checkpoint, nearly dead ones first; else the oldest that nobody
+    /// has looked at.
+    pub fn next(&self, checkpoint: Option<Place>) -> Option<u32> {
+        let mut holds =
+            self.segments.iter().filter(|(_, segment)| segment.records + segment.parts > 0 && !segment.is_damaged);
+        if let Some((number, _)) = holds.find(|(_, segment)| segment.is_vacated) {
+            return Some(*number);
+        }
+        // Without a checkpoint nothing is dead: an index could be rebuilt from nothing else.
+        let checkpoint = checkpoint?;
+        let hinted = self.hinted(checkpoint).min_by_key(|(_, segment)| (!segment.is_nearly_dead(), segment.order));
+        let unknown =
+            || self.closed().filter(|(_, segment)| !segment.is_known).min_by_key(|(_, segment)| segment.order);
         hinted.or_else(unknown).map(|(number, _)| *number)
     }
 }

@@ -60,9 +60,11 @@ pub(super) struct Reading {
 
 #[derive(Clone, Copy)]
 pub(super) enum Reader {
+    /// An engine, which wants nothing from a position on.
     Fetch {
         to: Address,
         request: u64,
+        until: u64,
     },
     Copy {
         to: Address,
@@ -76,6 +78,16 @@ pub(super) enum Reader {
     Rewrite {
         until: u64,
     },
+}
+
+impl Reader {
+    /// Nothing from here on is wanted.
+    fn until(self) -> u64 {
+        match self {
+            Reader::Fetch { until, .. } | Reader::Part { until, .. } | Reader::Rewrite { until } => until,
+            Reader::Copy { .. } => u64::MAX,
+        }
+    }
 }
 
 /// What a read of batches led to.
@@ -96,10 +108,20 @@ enum Walked {
 }
 
 impl Storage {
-    pub(super) fn fetch(&mut self, from: Address, request: u64, shard: ShardId, position: u64, outputs: &mut Outputs) {
-        let located = self.shards.get(&shard).map_or(Located::NotHere, |stored| stored.locate(position));
+    pub(super) fn fetch(
+        &mut self,
+        (from, request): (Address, u64),
+        shard: ShardId,
+        position: u64,
+        until: u64,
+        outputs: &mut Outputs,
+    ) {
+        let until = until.max(position + 1);
+        let located = self.shards.get(&shard).map_or(Located::NotHere, |stored| stored.locate(position, until));
         match located {
-            Located::Disk(found) => self.read(Reader::Fetch { to: from, request }, shard, position, found, outputs),
+            Located::Disk(found) => {
+                self.read(Reader::Fetch { to: from, request, until }, shard, position, found, outputs);
+            }
             Located::Memory(batch) => outputs.send(from, Message::Fetched { request, batch }),
             Located::NotHere => outputs.send(from, Message::FetchNotHere { request }),
         }
@@ -151,7 +173,7 @@ impl Storage {
         let walked = result.map_or(Walked::Damaged, |bytes| self.walk(&reading, &bytes));
         match walked {
             Walked::Found { first, end, batches } => match reading.reader {
-                Reader::Fetch { to, request } => outputs.send(to, Message::Fetched { request, batch: batches }),
+                Reader::Fetch { to, request, .. } => outputs.send(to, Message::Fetched { request, batch: batches }),
                 Reader::Copy { to } => {
                     outputs.send(to, Message::ShardCopy { shard: reading.shard, first, batches });
                 }
@@ -171,7 +193,7 @@ impl Storage {
     /// What was read is not what was looked for. Perhaps it moved meanwhile, or went.
     fn unreadable(&mut self, now: Time, reading: Reading, outputs: &mut Outputs) {
         let Reading { reader, shard, position, found, .. } = reading;
-        match self.shards.get(&shard).map_or(Located::NotHere, |stored| stored.locate(position)) {
+        match self.shards.get(&shard).map_or(Located::NotHere, |stored| stored.locate(position, reader.until())) {
             Located::Disk(again) if again.at.segment != found.at.segment => {
                 self.read(reader, shard, position, again, outputs);
             }
@@ -179,8 +201,8 @@ impl Storage {
                 let damaged = matches!(located, Located::Disk(_));
                 self.corrupt_reads += u64::from(damaged);
                 match reader {
-                    Reader::Fetch { to, request } if damaged => outputs.send(to, Message::FetchCorrupt { request }),
-                    Reader::Fetch { to, request } => outputs.send(to, Message::FetchNotHere { request }),
+                    Reader::Fetch { to, request, .. } if damaged => outputs.send(to, Message::FetchCorrupt { request }),
+                    Reader::Fetch { to, request, .. } => outputs.send(to, Message::FetchNotHere { request }),
                     Reader::Copy { .. } => {}
                     Reader::Part { to, .. } if damaged => {
                         let (from, first) = (position, position);
@@ -196,10 +218,7 @@ impl Storage {
     fn walk(&mut self, reading: &Reading, bytes: &Bytes) -> Walked {
         let Reading { reader, shard, position, found, next, skipped } = *reading;
         let left = found.bytes - skipped;
-        let until = match reader {
-            Reader::Rewrite { until } | Reader::Part { until, .. } => until.min(found.end),
-            Reader::Fetch { .. } | Reader::Copy { .. } => found.end,
-        };
+        let until = reader.until().min(found.end);
         let (mut at, mut first) = (0, next);
         let mut sizes: Vec<(u64, u32)> = Vec::new();
         loop {
@@ -226,7 +245,8 @@ impl Storage {
         let (start, mut end, mut last) = (at, at, first);
         while last < until && end - start < STREAM_MESSAGE_BYTES_MAX {
             let Some((records, frame_bytes)) = whole_batch(&bytes[end..], shard, last) else { break };
-            if last > first && (end - start + frame_bytes > STREAM_MESSAGE_BYTES_MAX || last + records > until) {
+            let is_beyond = last + records > until && !matches!(reader, Reader::Fetch { .. });
+            if last > first && (end - start + frame_bytes > STREAM_MESSAGE_BYTES_MAX || is_beyond) {
                 break;
             }
             sizes.push((records, frame_bytes as u32));
@@ -325,7 +345,7 @@ impl Storage {
         let there = stored.extents.find(position).is_some();
         let position = if there { Some(position) } else { stored.extents.next_after(position) };
         if let Some(position) = position.filter(|position| *position < stored.durable())
-            && let Located::Disk(found) = stored.locate(position)
+            && let Located::Disk(found) = stored.locate(position, u64::MAX)
         {
             self.read(Reader::Copy { to: from }, shard, position, found, outputs);
         }
