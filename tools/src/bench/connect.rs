@@ -57,7 +57,9 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     let begun = Instant::now();
     let clients = (0..arguments.inflight).map(|nth| {
         let (arguments, name) = (arguments.clone(), name.clone());
-        thread::Builder::new().name(format!("bench-{nth}")).spawn(move || connect_over_and_over(&arguments, &name, begun))
+        thread::Builder::new()
+            .name(format!("bench-{nth}"))
+            .spawn(move || connect_over_and_over(&arguments, &name, begun))
     });
     let threads = clients
         .collect::<Result<Vec<_>, _>>()

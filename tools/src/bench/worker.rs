@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use mio::{Events, Poll, Token};
-use sealog::{OperationId, SeqNum};
 use sealog::session::{Append, Direction, Operation, Outcome, Read, Session, SessionConfig};
+use sealog::{OperationId, SeqNum};
 use sealog_history::{Fingerprint, History, Line, OperationId as Recorded, Timestamp};
 use sealog_protocol::Time;
 use sealog_protocol::batch::NewRecord;
