@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use sealog_protocol::LogBookId;
+use sealog_protocol::client::OperateRequest;
+use sealog_protocol::{Durability, LogBookId};
 
-use crate::error::{AppendError, ConnectError, ConnectionError, StatusError};
+use crate::error::{AppendError, ConnectError, ConnectionError, ManageError, StatusError};
 use crate::face::address::AddressList;
-use crate::face::call::{Call, append_outcome, status_outcome};
+use crate::face::call::{Call, append_outcome, name_outcome, status_outcome};
 use crate::face::core::Core;
 use crate::face::driver::Shared;
 use crate::face::operation::Book;
 use crate::logbook::LogBook;
-use crate::session::{Appended, Counters, Operation, OperationId, SessionConfig};
+use crate::session::{Appended, Counters, NameKnown, NameQuestion, Operation, OperationId, SessionConfig};
 use crate::token::Token;
 
 /// A client of one node at a time. Cheap to clone: clones share the connection and the session.
@@ -47,9 +48,37 @@ impl Client {
         Builder::default()
     }
 
-    /// A LogBook by name. Its name is listed when it is first appended to.
+    /// A LogBook of class disk by name. Its name is listed when it is first appended to.
     pub fn logbook(&self, name: &str) -> LogBook {
         LogBook::new(self.shared.clone(), Book::named(name), self.deadline)
+    }
+
+    /// A LogBook of this class by name. Its name is listed when it is first appended to, and has the class
+    /// for ever: appends to a name of the other class end in [`AppendError::NameTaken`].
+    pub fn logbook_in_class(&self, name: &str, class: Durability) -> LogBook {
+        LogBook::new(self.shared.clone(), Book::in_class(name, class), self.deadline)
+    }
+
+    /// The LogBook of a name that is used already, of whatever class.
+    ///
+    /// # Errors
+    /// When the answer does not come before the deadline.
+    pub async fn find_logbook(&self, name: &str) -> Result<Option<LogBook>, ManageError> {
+        let known = self.name(NameQuestion { name, create: None }).await?;
+        Ok(known.class.map(|class| self.logbook_in_class(name, class)))
+    }
+
+    /// Makes sure that a LogBook of this name and class is there.
+    ///
+    /// # Errors
+    /// [`ManageError::NameTaken`] when the name is one of the other class; creating again is safe.
+    pub async fn create_logbook(&self, name: &str, class: Durability) -> Result<Created, ManageError> {
+        let known = self.name(NameQuestion { name, create: Some(class) }).await?;
+        Ok(Created { logbook: self.logbook_in_class(name, class), is_new: known.is_new })
+    }
+
+    async fn name(&self, question: NameQuestion<'_>) -> Result<NameKnown, ManageError> {
+        name_outcome(Call::name(&self.shared, question, self.deadline).await)
     }
 
     /// A LogBook by id.
@@ -85,10 +114,28 @@ impl Client {
         status_outcome(Call::query(&self.shared, Operation::Status, self.deadline).await)
     }
 
+    /// Asks the cluster what operators do, or changes it: JSON text, as `sealog node` and `sealog view`
+    /// print it. What would lose something is refused in the answer, which is no error.
+    ///
+    /// # Errors
+    /// When it does not come before the deadline. A change may be in force all the same; asking again is
+    /// safe.
+    pub async fn operate(&self, request: OperateRequest) -> Result<String, StatusError> {
+        status_outcome(Call::query(&self.shared, Operation::Operate(request), self.deadline).await)
+    }
+
     /// Counters since the client was made.
     pub fn counters(&self) -> Counters {
         self.shared.turn(|core, _| core.session.counters())
     }
+}
+
+/// A LogBook that is sure to be there.
+#[derive(Clone)]
+pub struct Created<L = LogBook> {
+    pub logbook: L,
+    /// It was not there before.
+    pub is_new: bool,
 }
 
 /// What a client has seen: see [`Token`].

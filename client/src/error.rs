@@ -124,8 +124,8 @@ pub enum AppendError {
     /// The LogBook's name is too long. No effect.
     #[error("a LogBook name of {bytes} bytes is over the limit of {NAME_BYTES_MAX}")]
     NameTooLong { bytes: usize },
-    /// Another name has the same LogBook id. No effect; choose another name.
-    #[error("another LogBook has the id of this name: choose another name ({message})")]
+    /// The name is a LogBook's of the other class, or another name has the same id. No effect.
+    #[error("the name can't be used so: {message}")]
     NameTaken { message: String },
     /// The server refused the request as wrong. No effect.
     #[error("the server refused the append: {message}")]
@@ -250,6 +250,9 @@ pub enum ManageError {
     /// The server refused the request as wrong.
     #[error("the server refused: {message}")]
     Refused { message: String },
+    /// The name is a LogBook's of the other class, or another name has the same id. No effect.
+    #[error("the name can't be used so: {message}")]
+    NameTaken { message: String },
     /// The server's disk is full. Trims are taken all the same.
     #[error("the server's disk is full: trim or free space, then try again ({message})")]
     DiskFull { message: String },
@@ -263,7 +266,7 @@ pub enum ManageError {
 
 impl ManageError {
     pub fn is_retryable(&self) -> bool {
-        !matches!(self, ManageError::Refused { .. })
+        !matches!(self, ManageError::Refused { .. } | ManageError::NameTaken { .. })
     }
 }
 

@@ -47,14 +47,14 @@ pub mod session;
 mod subscription;
 mod token;
 
-pub use client::{Builder, Client, ClientSession};
+pub use client::{Builder, Client, ClientSession, Created};
 pub use error::{
     AddressFailure, AppendError, CheckTailError, ConnectError, ConnectionError, ManageError, ReadError, Refusal,
     SetAuxError, StatusError, SubscribeError,
 };
 pub use logbook::{LogBook, PendingAppend, Scan};
 pub use sealog_protocol::batch::NewRecord;
-pub use sealog_protocol::client::{Description, Durability, ReadRecord as Record};
+pub use sealog_protocol::client::{Description, Durability, NodeChange, OperateRequest, ReadRecord as Record};
 pub use sealog_protocol::{LogBookId, SeqNum, Tag};
 pub use session::{Appended, Condition, Counters, OperationId, Retention, SubscriptionEvent};
 pub use subscription::Subscription;

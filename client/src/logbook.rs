@@ -36,7 +36,7 @@ impl LogBook {
         LogBook { shared, book, deadline, has_aux: false }
     }
 
-    /// Its id: the hash of its name.
+    /// Its id: the hash of its name, and its class.
     pub fn id(&self) -> LogBookId {
         self.book.id
     }

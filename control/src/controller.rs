@@ -11,7 +11,7 @@ use sealog_protocol::mutant::{Mark, mark};
 use sealog_protocol::view::{Chain, View};
 use sealog_protocol::{LogspaceId, Members, NodeId, NodeSet, Time, ViewCause, ViewNumber, ViewReason};
 
-use crate::decide::{Loss, SequencerAnswer, decide};
+use crate::decide::{Loss, SequencerAnswer, StorageAnswer, decide};
 use crate::plan::{NextNodes, Situation, rank};
 use crate::suspicion::{Damping, Peers};
 
@@ -68,6 +68,7 @@ pub struct ControllerStatus {
 }
 
 /// Changes the views of one logspace.
+#[derive(Clone, Debug)]
 pub struct Controller {
     config: ControllerConfig,
     chain: Option<Chain>,
@@ -121,16 +122,17 @@ impl Controller {
     fn message(&mut self, now: Time, from: Address, message: Message, outputs: &mut Outputs) {
         match message {
             Message::ViewWanted { view, reason } => self.wanted(now, view, reason, outputs),
-            Message::SequencerSealed { view, tail, commit, entries, shards } => {
+            Message::SequencerSealed { restarted, view, tail, commit, entries, shards } => {
                 if let Some(change) = self.sealing(view) {
-                    let answer = SequencerAnswer { tail, commit, entries, shards };
+                    let answer = SequencerAnswer { restarted, tail, commit, entries, shards };
                     change.sequencers.insert(from.node, answer);
                     self.advance(now, outputs);
                 }
             }
-            Message::StorageSealed { view, shards } => {
+            Message::StorageSealed { restarted, view, shards } => {
                 if let Some(change) = self.sealing(view) {
-                    change.storages.insert(from.node, shards.into_iter().collect());
+                    let answer = StorageAnswer { restarted, shards: shards.into_iter().collect() };
+                    change.storages.insert(from.node, answer);
                     self.advance(now, outputs);
                 }
             }
@@ -180,6 +182,13 @@ impl Controller {
             let decided = with(Loss::Refused).map(|decision| (decision, false));
             let decided = decided.or_else(|| Some((with(Loss::Accepted).filter(|_| given_up)?, true)));
             let Some((decision, lossy)) = decided else { return };
+            if decision.forgotten && !lossy && !change.have_all_answered() && change.retries == 0 {
+                // Who answers a little later may have more.
+                return;
+            }
+            if decision.forgotten {
+                mark(Mark::LossAccepted);
+            }
             let next = self.next_nodes(now, &change.view, lossy);
             if next != NextNodes::of(&change.view) {
                 mark(Mark::NodeReplaced);
@@ -249,7 +258,7 @@ impl Controller {
             sequencers: repair.next.sequencers,
             storages: repair.next.storages,
             moves: repair.moves(),
-            cause: self.cause(now, change, repair.lossy),
+            cause: self.cause(now, change, repair),
             ..change.view.clone()
         };
         let chain = Box::new(chain.extended(repair.decision.end, next));
@@ -260,10 +269,10 @@ impl Controller {
         self.retry_at = Some(now + REQUEST_RETRY);
     }
 
-    fn cause(&self, now: Time, change: &Change, lossy: bool) -> ViewCause {
+    fn cause(&self, now: Time, change: &Change, repair: &Repair) -> ViewCause {
         let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let reason = match change.reason {
-            _ if lossy => ViewReason::ForceSealed,
+            _ if repair.lossy => ViewReason::ForceSealed,
             // Asked for, but nothing had to be given up.
             ViewReason::ForceSealed => ViewReason::Requested,
             reason => reason,
@@ -272,7 +281,8 @@ impl Controller {
             0 => 0,
             at_zero => at_zero.saturating_add(milliseconds(now.since(Time::ZERO))),
         };
-        ViewCause { reason, change_ms: milliseconds(now.since(change.began)), installed_at_ms }
+        let after_loss = repair.decision.forgotten || repair.lossy && self.chain.as_ref().is_some_and(Chain::is_memory);
+        ViewCause { reason, after_loss, change_ms: milliseconds(now.since(change.began)), installed_at_ms }
     }
 
     fn chain(&mut self, now: Time, chain: &Chain) {

@@ -12,14 +12,24 @@ use sealog_protocol::{NodeId, NodeSet, ShardId};
 /// between, and the shards that those cut.
 #[derive(Clone, Debug)]
 pub struct SequencerAnswer {
+    /// Of class memory: it has forgotten what it said in the view, and counts for no quorum of it.
+    pub restarted: bool,
     pub tail: u64,
     pub commit: u64,
     pub entries: Bytes,
     pub shards: Box<[(u64, NodeSet)]>,
 }
 
-/// What the storages answered: of each its shards of the view, with their durable prefixes.
-pub type StorageAnswers = BTreeMap<NodeId, BTreeMap<ShardId, u64>>;
+/// What a storage answered: its shards of the view, with their durable prefixes.
+#[derive(Clone, Debug, Default)]
+pub struct StorageAnswer {
+    /// As of a sequencer replica.
+    pub restarted: bool,
+    pub shards: BTreeMap<ShardId, u64>,
+}
+
+/// What the storages answered.
+pub type StorageAnswers = BTreeMap<NodeId, StorageAnswer>;
 
 /// Where a view ends, and what must be on enough disks before the next one is installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +39,9 @@ pub struct Decision {
     pub source: NodeId,
     /// The shards that kept entries past the known commit index cut, and how far.
     pub shards: Vec<KeptShard>,
+    /// So many nodes have forgotten what they said that no quorum remembers: disks alone decide, and
+    /// what was acknowledged and not flushed may be past the end.
+    pub forgotten: bool,
 }
 
 /// A shard whose records up to `prefix` the view's end orders.
@@ -54,8 +67,12 @@ pub fn decide(
     storages: &StorageAnswers,
     loss: Loss,
 ) -> Option<Decision> {
-    let few = active(Mutant::MinoritySeals) || loss == Loss::Accepted;
-    if sequencers.len() < if few { 1 } else { view.sequencers.majority() } {
+    let refused = loss == Loss::Refused;
+    let majority = if active(Mutant::MinoritySeals) || !refused { 1 } else { view.sequencers.majority() };
+    let restarted = sequencers.values().filter(|answer| answer.restarted).count();
+    let early = active(Mutant::LossAcceptedEarly);
+    let mut forgotten = view.sequencers.len() - restarted < view.sequencers.majority() || (early && restarted > 0);
+    if sequencers.len() < majority || (refused && !forgotten && sequencers.len() - restarted < majority) {
         return None;
     }
     let known = sequencers.values().map(|answer| answer.commit).max()?;
@@ -75,11 +92,17 @@ pub fn decide(
         Loss::Accepted => 0,
     };
     let answered = |replicas: &NodeSet| replicas.iter().filter(|node| storages.contains_key(node)).count();
-    if needed.values().any(|replicas| answered(replicas) < quorum) {
-        return None;
+    for replicas in needed.values() {
+        let forgetful = |node: &NodeId| storages.get(node).is_some_and(|answer| answer.restarted);
+        let restarted = replicas.iter().filter(forgetful).count();
+        let hopeless = replicas.len() - restarted < quorum || (early && restarted > 0);
+        if answered(replicas) < quorum || (!hopeless && answered(replicas) - restarted < quorum) {
+            return None;
+        }
+        forgotten |= hopeless;
     }
 
-    let mut decision = Decision { end: known.min(longest.tail), source: *source, shards: Vec::new() };
+    let mut decision = Decision { end: known.min(longest.tail), source: *source, shards: Vec::new(), forgotten };
     let mut kept: BTreeMap<u64, u64> = BTreeMap::new();
     for entry in &tail {
         if !moves(entry).all(|moved| is_kept(view, moved, &needed[&moved.0], storages)) {
@@ -129,7 +152,7 @@ pub fn holders<'a>(
     storages: &'a StorageAnswers,
 ) -> impl Iterator<Item = NodeId> + 'a {
     replicas.iter().filter(move |node| {
-        storages.get(node).and_then(|shards| shards.get(&shard)).is_some_and(|durable| *durable >= prefix)
+        storages.get(node).and_then(|answer| answer.shards.get(&shard)).is_some_and(|durable| *durable >= prefix)
     })
 }
 
@@ -164,17 +187,55 @@ mod tests {
             encode_cut(&mut encoded, [CutMove { shard_index: 0, prefix: *prefix }].into_iter());
         }
         let tail = 1 + prefixes.len() as u64;
-        SequencerAnswer { tail, commit, entries: encoded.into(), shards: Box::new([(0, nodes())]) }
+        SequencerAnswer { restarted: false, tail, commit, entries: encoded.into(), shards: Box::new([(0, nodes())]) }
     }
 
     fn storages(durable: &[(u64, u64)]) -> StorageAnswers {
         let shard = ShardId { view: ViewNumber(1), index: 0 };
-        durable.iter().map(|(node, prefix)| (NodeId(*node), BTreeMap::from([(shard, *prefix)]))).collect()
+        let answer = |prefix| StorageAnswer { restarted: false, shards: BTreeMap::from([(shard, prefix)]) };
+        durable.iter().map(|(node, prefix)| (NodeId(*node), answer(*prefix))).collect()
     }
 
     fn end(sequencers: &[(u64, SequencerAnswer)], storages: &StorageAnswers) -> Option<u64> {
         let sequencers = sequencers.iter().map(|(node, answer)| (NodeId(*node), answer.clone())).collect();
         decide(&view(), &sequencers, storages, Loss::Refused).map(|decision| decision.end)
+    }
+
+    /// The end, and whether it may be a loss, when these replicas and storages have restarted.
+    fn end_of_memory(
+        replicas: &[u64],
+        restarted: &[u64],
+        storages: &StorageAnswers,
+        forgetful: &[u64],
+    ) -> Option<(u64, bool)> {
+        let of = |node: &u64| {
+            let prefixes: &[u64] = if restarted.contains(node) { &[10] } else { &[10, 20] };
+            (NodeId(*node), SequencerAnswer { restarted: restarted.contains(node), ..answer(1, prefixes) })
+        };
+        let mut storages = storages.clone();
+        for node in forgetful {
+            storages.entry(NodeId(*node)).or_default().restarted = true;
+        }
+        let decided = decide(&view(), &replicas.iter().map(of).collect(), &storages, Loss::Refused);
+        decided.map(|decision| (decision.end, decision.forgotten))
+    }
+
+    #[test]
+    fn who_has_restarted_counts_for_no_quorum_of_class_memory() {
+        let all = storages(&[(1, 20), (2, 20), (3, 0)]);
+        assert_eq!(end_of_memory(&[1, 2], &[], &all, &[]), Some((3, false)));
+        assert_eq!(end_of_memory(&[1, 2], &[1], &all, &[]), None, "another one may remember more");
+        assert_eq!(end_of_memory(&[1, 2, 3], &[1], &all, &[]), Some((3, false)));
+        assert_eq!(end_of_memory(&[1, 2], &[], &storages(&[(1, 0), (3, 0)]), &[1]), None);
+        assert_eq!(end_of_memory(&[1, 2], &[], &storages(&[(1, 0), (2, 20), (3, 0)]), &[1]), Some((3, false)));
+    }
+
+    #[test]
+    fn when_nobody_can_remember_disks_decide_and_the_loss_is_said() {
+        let all = storages(&[(1, 10), (2, 10), (3, 0)]);
+        assert_eq!(end_of_memory(&[1, 2], &[1, 2], &all, &[]), Some((2, true)));
+        assert_eq!(end_of_memory(&[1, 2], &[], &all, &[1, 2]), Some((2, true)));
+        assert_eq!(end_of_memory(&[1], &[1], &all, &[]), None, "a majority's disks are needed all the same");
     }
 
     #[test]

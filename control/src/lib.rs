@@ -6,6 +6,7 @@
 
 pub mod controller;
 pub mod decide;
+pub mod operator;
 pub mod plan;
 pub mod register;
 pub mod suspicion;

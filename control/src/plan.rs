@@ -3,7 +3,7 @@
 
 use sealog_protocol::machine::Role;
 use sealog_protocol::members::{MemberState, Members};
-use sealog_protocol::mutant::{Mutant, active};
+use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::View;
 use sealog_protocol::{LogspaceId, NodeId, NodeSet};
 
@@ -36,32 +36,51 @@ pub struct Situation<'a> {
 
 impl Situation<'_> {
     /// The nodes of the next view: those of this one, but that a node which is drained, removed or given
-    /// up makes way for an active, connected one that is in no such set yet. Where there is none it
-    /// stays: a view never shrinks. What stays has a quorum, so that the new ones can take their time to
+    /// up makes way for an active, connected one that is in no such set yet, rather the one that was
+    /// chosen for it. Where there is none it stays; but a storage that is drained or removed leaves
+    /// where R others live and stay. What stays has a quorum, so that the new ones can take their time to
     /// copy; those that still have to go do so in the change after.
     pub fn next_nodes(&self) -> NextNodes {
         let view = self.view;
         let sequencers = (view.sequencers.len() - view.sequencers.majority()).max(1);
         let storages = view.storages.len().saturating_sub(usize::from(view.write_quorum)).max(1);
         NextNodes {
-            sequencers: self.replaced(&view.sequencers, Role::Sequencer, sequencers),
-            storages: self.replaced(&view.storages, Role::Storage, storages),
+            sequencers: self.replaced(&view.sequencers, Role::Sequencer, sequencers, usize::MAX),
+            storages: self.replaced(&view.storages, Role::Storage, storages, usize::from(view.replicas)),
         }
     }
 
-    fn replaced(&self, nodes: &NodeSet, role: Role, at_once_max: usize) -> NodeSet {
+    fn replaced(&self, nodes: &NodeSet, role: Role, at_once_max: usize, least: usize) -> NodeSet {
         let mut next: Vec<NodeId> = nodes.as_slice().to_vec();
         // The worst first: what is gone counts for nothing, what is drained still does.
         let mut going: Vec<NodeId> = nodes.iter().filter(|node| self.has_to_go(*node)).collect();
         going.sort_by_key(|node| (self.is_connected)(*node));
         let at_once_max = if self.all_at_once { going.len() } else { at_once_max };
-        let mut spares = self.spares(nodes, role).into_iter();
+        let mut spares = self.spares(nodes, role);
         for gone in going.into_iter().take(at_once_max) {
-            let Some(spare) = spares.next() else { break };
             let at = next.iter().position(|node| *node == gone).expect("it is of the view");
-            next[at] = spare;
+            if let Some(spare) = self.take_spare(&mut spares, gone) {
+                next[at] = spare;
+            } else if self.is_leaving(gone) && next.iter().filter(|node| self.can_stay(**node)).count() >= least {
+                mark(Mark::NodeLeftOut);
+                next.remove(at);
+            }
         }
-        NodeSet::new(&next).expect("as many as before, each once")
+        NodeSet::new(&next).expect("as many as before or fewer, each once")
+    }
+
+    /// The one that was chosen for a node, or the first that was chosen for no other.
+    fn take_spare(&self, spares: &mut Vec<NodeId>, gone: NodeId) -> Option<NodeId> {
+        let members = || self.members.into_iter().flat_map(|members| &members.nodes);
+        let chosen = members().find(|member| member.node == gone).and_then(|member| member.replacement);
+        let is_chosen = |node: NodeId| members().any(|member| member.replacement == Some(node));
+        let at = spares.iter().position(|spare| Some(*spare) == chosen);
+        let at = at.or_else(|| spares.iter().position(|spare| !is_chosen(*spare)));
+        Some(spares.remove(at.or(Some(0).filter(|_| !spares.is_empty()))?))
+    }
+
+    fn can_stay(&self, node: NodeId) -> bool {
+        (self.is_connected)(node) && !self.is_leaving(node)
     }
 
     fn has_to_go(&self, node: NodeId) -> bool {
@@ -150,6 +169,7 @@ mod tests {
             incarnation: Incarnation(1),
             roles: Roles::ALL,
             state: *state,
+            replacement: None,
             peer_address: String::new(),
             client_address: String::new(),
         });

@@ -9,7 +9,7 @@ use sealog_protocol::{Incarnation, NodeId, Time};
 
 /// The nodes as one controller's connections show them. A closed connection is the sign of a killed
 /// process; a silent one is closed by the runtime.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Peers {
     connected: BTreeMap<NodeId, Incarnation>,
     lost: BTreeMap<NodeId, Time>,
@@ -54,7 +54,7 @@ impl Peers {
 
 /// Keeps suspicions that were wrong from changing views without end: each view change that comes soon
 /// after the last makes the next suspicion wait longer, up to a bound.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Damping {
     last: Option<Time>,
     level: u32,

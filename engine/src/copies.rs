@@ -64,7 +64,12 @@ impl Copies {
 
     /// What is to be copied, in bytes, as far as records are of the size of those seen.
     pub fn bytes_to_go(&self) -> u64 {
-        let bytes = u128::from(self.records_to_go) * u128::from(self.bytes_seen);
+        self.bytes_of(self.records_to_go)
+    }
+
+    /// As many bytes as so many records likely have.
+    pub fn bytes_of(&self, records: u64) -> u64 {
+        let bytes = u128::from(records) * u128::from(self.bytes_seen);
         u64::try_from(bytes / u128::from(self.records_seen.max(1))).unwrap_or(u64::MAX)
     }
 

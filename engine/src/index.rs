@@ -9,7 +9,7 @@ use sealog_protocol::batch::ArchivedBatchMetadata;
 use sealog_protocol::client::Description;
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::ClusterSettings;
-use sealog_protocol::{LogBookId, RequestNumber, SeqNum, SessionId, Tag};
+use sealog_protocol::{Durability, LogBookId, RequestNumber, SeqNum, SessionId, Tag};
 
 use crate::lists::Lists;
 use crate::sessions::{Known, Sessions, Verdict};
@@ -41,6 +41,8 @@ pub enum Named {
     Unknown,
     ByThisName,
     ByAnother,
+    /// The name is a LogBook's of the other class, for ever.
+    InOtherClass,
 }
 
 /// The index.
@@ -265,11 +267,32 @@ impl Index {
 
     /// Whether the LogBook has this name, by its second hash.
     pub fn named(&self, logbook: LogBookId, name: Tag) -> Named {
-        match self.books.find(logbook).map_or(Tag::ALL, |book| self.books.at(book).name) {
+        match self.name_of(logbook) {
+            Tag::ALL if self.is_in_other_class(logbook, name) => Named::InOtherClass,
             Tag::ALL => Named::Unknown,
             known if known == name => Named::ByThisName,
             _ => Named::ByAnother,
         }
+    }
+
+    /// The class that a name is used in, if it is: by its id in any class, and its second hash.
+    pub fn class_of(&self, logbook: LogBookId, name: Tag) -> Option<Durability> {
+        Durability::ALL.into_iter().find(|class| self.name_of(logbook.in_class(*class)) == name)
+    }
+
+    /// Whether this engine's first `Name` record of a name was the one with this SeqNum.
+    pub fn named_by(&self, seqnum: SeqNum) -> bool {
+        let mut found = Vec::new();
+        self.forward((LogBookId::SYSTEM, Tag::SYSTEM_NAME), (seqnum, seqnum), 1, &mut found);
+        !found.is_empty()
+    }
+
+    fn name_of(&self, logbook: LogBookId) -> Tag {
+        self.books.find(logbook).map_or(Tag::ALL, |book| self.books.at(book).name)
+    }
+
+    fn is_in_other_class(&self, logbook: LogBookId, name: Tag) -> bool {
+        self.name_of(logbook.in_other_class()) == name && !active(Mutant::NameInBothClasses)
     }
 
     fn set_retention(&mut self, logbook: LogBookId, retention: Retention, time_ms: u64) {
@@ -369,16 +392,18 @@ impl Index {
                 return Applied::Verdict(Verdict::Visible { seqnum });
             }
             (Some(Tag::SYSTEM_NAME), Some(logbook), Some(name)) => {
-                let book = self.books.entry(LogBookId(logbook.0));
-                let known = self.books.at(book).name;
-                if known != Tag::ALL {
-                    // The first in log order wins; a repeat or another name is not listed.
-                    if known != name {
-                        mark(Mark::NameCollision);
+                // The first in log order wins; a repeat, another name, or another class is not listed.
+                let known = self.named(LogBookId(logbook.0), name);
+                if known != Named::Unknown {
+                    match known {
+                        Named::ByAnother => mark(Mark::NameCollision),
+                        Named::InOtherClass => mark(Mark::NameOfOtherClass),
+                        Named::ByThisName | Named::Unknown => {}
                     }
                     self.voids += 1;
                     return Applied::Verdict(Verdict::Visible { seqnum });
                 }
+                let book = self.books.entry(LogBookId(logbook.0));
                 self.books.at_mut(book).name = name;
                 self.name_comes(book);
             }

@@ -244,9 +244,7 @@ impl Engine {
                 self.full.remove(&from.node);
             }
             Message::MetalogEntries { from: place, count, more, entries } => {
-                if self.follower.push(place, count, entries) {
-                    self.follow_on(now, more, outputs);
-                }
+                self.metalog_entries(now, (place, count), more, entries, outputs);
             }
             Message::MetalogNotHere { from: place } => {
                 if place == self.follower.next() && self.follower.source == Some(from.node) {

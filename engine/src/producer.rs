@@ -25,6 +25,7 @@ pub enum Origin {
     Append { connection: ConnectionId, request: u64 },
     OpenSession { connection: ConnectionId, request: u64, logspace: LogspaceId },
     NameLogBook { connection: ConnectionId, request: u64, logbook: LogBookId, name: Tag },
+    CreateLogBook { connection: ConnectionId, request: u64, logbook: LogBookId, name: Tag },
     SetRetention { connection: ConnectionId, request: u64 },
 }
 
@@ -35,7 +36,8 @@ impl Origin {
             Origin::Append { connection, request }
             | Origin::OpenSession { connection, request, .. }
             | Origin::SetRetention { connection, request }
-            | Origin::NameLogBook { connection, request, .. } => (connection, request),
+            | Origin::NameLogBook { connection, request, .. }
+            | Origin::CreateLogBook { connection, request, .. } => (connection, request),
         }
     }
 }

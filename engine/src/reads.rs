@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use sealog_protocol::client::{CheckTailRequest, ErrorCode, ReadRequest, RecordAux, RecordsReply, Reply};
-use sealog_protocol::limits::{READ_BYTES_MAX, READ_RECORDS_MAX, REQUEST_RETRY};
+use sealog_protocol::client::{ErrorCode, RecordAux, RecordsReply, Reply};
+use sealog_protocol::limits::{READ_BYTES_MAX, REQUEST_RETRY};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::{LocalId, LogBookId, NodeId, Place, SeqNum, Tag, Time};
@@ -22,6 +22,7 @@ use crate::subscriptions::{ReadPage, SubscriptionId};
 mod fetching;
 mod pages;
 mod slots;
+mod taking;
 
 pub use fetching::whole_batches;
 use slots::Slot;
@@ -39,6 +40,10 @@ enum Want {
     },
     Tail,
     Description,
+    /// The class that a name is used in, by its second hash.
+    Class {
+        name: Tag,
+    },
     /// No answer yet: to be told what was committed before, and to trim then.
     Trim {
         first: SeqNum,
@@ -86,6 +91,8 @@ struct Read {
     complete: bool,
     /// Some may be dead by their tags: the index did not know all of those yet.
     may_be_dead: bool,
+    /// It has come down past dead records, from above the trim point.
+    went_back: bool,
     /// Trims that were applied when it looked.
     trims: u64,
     /// The answer is to have aux data.
@@ -188,64 +195,6 @@ impl Reads {
         self.reads.is_empty()
     }
 
-    /// Takes a read of records.
-    pub fn read(
-        &mut self,
-        sources: Sources<'_>,
-        connection: ConnectionId,
-        request: u64,
-        wanted: &ReadRequest,
-        outputs: &mut Outputs,
-    ) {
-        let wait = Duration::from_millis(u64::from(wanted.wait_ms)).min(WAIT_MAX);
-        let want = Want::Records {
-            from: SeqNum(wanted.from),
-            until: SeqNum(wanted.until),
-            backward: wanted.backward,
-            records_max: (wanted.records_max as usize).clamp(1, READ_RECORDS_MAX),
-        };
-        let wait_until = (wanted.wait_ms > 0 && !wanted.backward).then_some(sources.now + wait);
-        let key = (LogBookId(wanted.logbook), Tag(wanted.tag));
-        let mut read = Read::new(connection, request, key, want, wanted.place.into(), wait_until);
-        read.aux = wanted.aux;
-        self.begin(sources, read, wanted.linearizable, outputs);
-    }
-
-    /// Takes a question for a tail.
-    pub fn check_tail(
-        &mut self,
-        sources: Sources<'_>,
-        connection: ConnectionId,
-        request: u64,
-        wanted: &CheckTailRequest,
-        outputs: &mut Outputs,
-    ) {
-        let key = (LogBookId(wanted.logbook), Tag(wanted.tag));
-        let read = Read::new(connection, request, key, Want::Tail, wanted.place.into(), None);
-        self.begin(sources, read, wanted.linearizable, outputs);
-    }
-
-    /// Takes a question for what is known of a LogBook.
-    pub fn describe(
-        &mut self,
-        sources: Sources<'_>,
-        connection: ConnectionId,
-        request: u64,
-        (logbook, place): (LogBookId, Place),
-        outputs: &mut Outputs,
-    ) {
-        let read = Read::new(connection, request, (logbook, Tag::ALL), Want::Description, place, None);
-        self.begin(sources, read, false, outputs);
-    }
-
-    /// Takes a trim. An engine that lags behind would take an earlier trim of the same tag for it, one that
-    /// falls short of what was appended since.
-    pub fn trim(&mut self, sources: Sources<'_>, trim: ReadyTrim, outputs: &mut Outputs) {
-        let want = Want::Trim { first: trim.first };
-        let read = Read::new(trim.connection, trim.request, trim.key, want, Place::default(), None);
-        self.begin(sources, read, !active(Mutant::TrimUnconfirmed), outputs);
-    }
-
     /// Trims that may be asked for now.
     pub fn take_ready_trims(&mut self) -> Vec<ReadyTrim> {
         std::mem::take(&mut self.ready_trims)
@@ -316,13 +265,17 @@ impl Reads {
                 let described = Reply::Described { description: Box::new(sources.index.describe(read.key.0)), place };
                 return self.answer(&read, described, outputs);
             }
+            Want::Class { name } => {
+                let class = sources.index.class_of(read.key.0, name);
+                return self.answer(&read, Reply::NameKnown { class, is_new: false, place }, outputs);
+            }
             Want::Trim { first } => {
                 let Read { connection, request, key, .. } = read;
                 return self.ready_trims.push(ReadyTrim { connection, request, key, first });
             }
         };
         let first = sources.index.first(read.key.0, read.key.1);
-        if from < first {
+        if from < first && !read.went_back {
             mark(Mark::ReadTrimmed);
             return self.answer(&read, Reply::Trimmed { first, place }, outputs);
         }
@@ -557,6 +510,7 @@ impl Read {
             slots: Vec::new(),
             complete: true,
             may_be_dead: false,
+            went_back: false,
             trims: 0,
             aux: false,
             fetches: 0,

@@ -186,6 +186,7 @@ mod tests {
             incarnation: Incarnation(1),
             roles: Roles::ALL,
             state: MemberState::Draining,
+            replacement: None,
             peer_address: String::new(),
             client_address: String::new(),
         };

@@ -20,8 +20,8 @@ use sealog_protocol::machine::{
 use sealog_protocol::tags;
 use sealog_protocol::view::{Chain, ClusterSettings, View};
 use sealog_protocol::{
-    ClusterId, Incarnation, LogBookId, LogspaceId, NodeId, NodeSet, Place, RequestNumber, SeqNum, SessionId, ShardId,
-    Tag, Time, ViewNumber,
+    ClusterId, Incarnation, LogBookId, LogspaceId, Logspaces, NodeId, NodeSet, Place, RequestNumber, SeqNum, SessionId,
+    ShardId, Tag, Time, ViewNumber,
 };
 use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
@@ -70,7 +70,9 @@ impl World {
             moves: Vec::new(),
             cause: Default::default(),
         };
-        let settings = ClusterSettings { sessions_max: 2, session_window: 4, ..ClusterSettings::new(ClusterId(1), 1) };
+        let logspaces = Logspaces { disk: 1, memory: 1 };
+        let settings =
+            ClusterSettings { sessions_max: 2, session_window: 4, ..ClusterSettings::new(ClusterId(1), logspaces) };
         let mut world = World {
             engine: Engine::new(config),
             storage: Storage::new(StorageConfig::new(NODE, LOGSPACE)),
@@ -396,6 +398,28 @@ fn a_name_is_kept_and_cannot_be_empty() {
     }
     let reply = world.request(Request::NameLogBook { name: String::new() });
     assert!(matches!(reply, Reply::Error { code: ErrorCode::Invalid, .. }), "{reply:?}");
+}
+
+#[test]
+fn a_name_has_the_class_that_it_is_used_in_first() {
+    let mut world = World::new(1);
+    let mut create = |name: &str, class| match world.request(Request::CreateLogBook { name: name.into(), class }) {
+        Reply::NameKnown { class, is_new, .. } => Ok((class, is_new)),
+        Reply::Error { code, .. } => Err(code),
+        other => panic!("{other:?}"),
+    };
+    let (disk, memory) = (Durability::Disk, Durability::Memory);
+    assert_eq!(create("fast", memory), Ok((Some(memory), true)));
+    assert_eq!(create("fast", memory), Ok((Some(memory), false)));
+    assert_eq!(create("fast", disk), Err(ErrorCode::NameTaken));
+    assert_eq!(create("safe", disk), Ok((Some(disk), true)));
+    assert_eq!(create("safe", memory), Err(ErrorCode::NameTaken));
+    let reply = world.request(Request::NameLogBook { name: "fast".into() });
+    assert!(matches!(reply, Reply::Error { code: ErrorCode::NameTaken, .. }), "{reply:?}");
+    for (name, expected) in [("fast", Some(memory)), ("safe", Some(disk)), ("new", None)] {
+        let reply = world.request(Request::FindLogBook { name: name.into() });
+        assert!(matches!(reply, Reply::NameKnown { class, is_new: false, .. } if class == expected), "{reply:?}");
+    }
 }
 
 #[test]

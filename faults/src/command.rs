@@ -1,4 +1,4 @@
-//! The system's tools: mount, umount, losetup, mkfs.ext4.
+//! The system's tools: mount, umount, losetup, mkfs.ext4, ip.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,12 +13,14 @@ use thiserror::Error;
 pub enum CommandError {
     #[error("{program} is missing: run ./test, or install the Debian package {package}")]
     Missing { program: &'static str, package: &'static str },
-    #[error("{command} failed (root and loop devices are needed): {message}")]
+    #[error("{command} failed (root, loop devices and network namespaces are needed): {message}")]
     Failed { command: String, message: String },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error("{path} cannot be mounted by FUSE (root and /dev/fuse are needed): {source}")]
     Fuse { path: PathBuf, source: io::Error },
+    #[error("{device} cannot be made (root and /dev/net/tun are needed): {source}")]
+    Tap { device: String, source: io::Error },
     #[error("{device} does no direct I/O: a page cache between would hide what was not flushed")]
     NoDirectIo { device: String },
 }
@@ -33,6 +35,7 @@ impl CommandError {
 fn package(program: &str) -> &'static str {
     match program {
         "mkfs.ext4" => "e2fsprogs",
+        "ip" => "iproute2",
         "losetup" | "mount" | "umount" => "mount",
         _ => "util-linux",
     }

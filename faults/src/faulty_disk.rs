@@ -109,8 +109,33 @@ impl FaultyDisk {
     /// # Panics
     /// When nothing is written.
     pub fn cut_power_in_a_write(&self, seed: u64) -> PowerCut {
-        self.image.lock().arm_power_cut(seed);
+        self.arm_power_cut(seed);
         self.image.wait_for_cut(ARMED_CUT_WAIT).expect("something must be writing for the power to be cut in it")
+    }
+
+    /// Cuts the power of several disks at about one moment: of each in the middle of one of its next
+    /// writes, but of those that write nothing before the cut of the first just so. That one is to be
+    /// written to.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn cut_power_of_all(first: &FaultyDisk, others: &[&FaultyDisk], seed: u64) -> Vec<PowerCut> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut next = || random.u64(..);
+        others.iter().for_each(|disk| disk.arm_power_cut(next()));
+        let mut cuts = vec![first.cut_power_in_a_write(next())];
+        for disk in others {
+            let mut image = disk.image.lock();
+            let cut = image.last_cut();
+            cuts.push(
+                cut.unwrap_or_else(|| image.cut_power(None, next()).expect("the durable file is an ordinary one")),
+            );
+        }
+        cuts
+    }
+
+    fn arm_power_cut(&self, seed: u64) {
+        self.image.lock().arm_power_cut(seed);
     }
 
     /// Gives the power back after a cut: what the kernel knew of the disk is forgotten, and it is

@@ -121,14 +121,14 @@ fn messages() -> Vec<Vec<u8>> {
         Message::ReplicateOpen { shard },
         Message::Replicate { shard, first: 1, batches: batches.clone() },
         Message::Progress { shard, received: 2, durable: 1 },
-        Message::BackupAppend { view, from: 1, commit: 1, count: 1, entries: bytes.clone() },
+        Message::BackupAppend { view, from: 1, commit: 1, settled: 1, count: 1, entries: bytes.clone() },
         Message::MetalogBase { base: place, indices: Box::new([1, 9]), entries: bytes.clone() },
         Message::MetalogGone { from: place, checkpoint: place, replicas: replicas.clone() },
         Message::CheckpointCommitted { place },
         Message::Judge { request: 18, shard, first: 19, entries: bytes.clone() },
         Message::Fetched { request: 1, batch: batches },
-        Message::SequencerSealed { view, tail: 1, commit: 1, entries: bytes, shards: Box::new([(5, *replicas)]) },
-        Message::StorageSealed { view, shards: vec![(shard, 3)] },
+        Message::SequencerSealed { restarted: false, view, tail: 1, commit: 1, entries: bytes, shards: Box::new([(5, *replicas)]) },
+        Message::StorageSealed { restarted: true, view, shards: vec![(shard, 3)] },
     ];
     let address = |node, role| Address { node: NodeId(node), logspace: LogspaceId(3), role };
     let frame = |message: &Message| {

@@ -20,7 +20,7 @@
 //! O(n log n). Trims whose place in the log nobody knows can't be checked: a log without them says
 //! that there were none.
 
-use sealog_protocol::{LogBookId, LogspaceId, SeqNum};
+use sealog_protocol::{LogBookId, LogspaceId, Logspaces, SeqNum};
 
 use crate::history::{Action, Answer, Fingerprint, History, Line, Operation, OperationId, Outcome, Timestamp};
 use crate::interval::{Interval, Refusal, condition_tail};
@@ -62,6 +62,10 @@ pub fn check(history: &History, log: &mut FinalLog) -> Result<Report, Violation>
     let claims = Claims { history, log, places, trims };
     let mut intervals = Vec::with_capacity(history.len());
     for id in (0..history.len()).map(|at| OperationId(at as u32)) {
+        if history.is_lossy(claims.operation(id).1) {
+            intervals.push(None);
+            continue;
+        }
         claims.check_append(id, &mut report)?;
         claims.count(id, &mut report);
         intervals.push(claims.interval(id, Position::START).transpose().map_err(|refusal| intrinsic(id, refusal))?);
@@ -325,7 +329,7 @@ fn sweep(claims: &Claims<'_>, intervals: &[Option<Interval>]) -> Result<(), Viol
 
 /// The greatest positions shown to be reached, per logspace: by anyone, and to each line.
 struct Floors {
-    logspaces: u16,
+    logspaces: Logspaces,
     forced: Vec<Position>,
     seen: Vec<Position>,
 }
@@ -335,7 +339,7 @@ impl Floors {
         let of_operations = history.operations.iter().map(|operation| operation.line.0);
         let of_hand_overs = history.hand_overs.iter().map(|hand_over| hand_over.from.max(hand_over.to).0);
         let lines = of_operations.chain(of_hand_overs).max().map_or(0, |last| last as usize + 1);
-        let logspaces = usize::from(history.logspaces());
+        let logspaces = usize::from(history.logspaces().count());
         Floors {
             logspaces: history.logspaces(),
             forced: vec![Position::START; logspaces],
@@ -386,7 +390,7 @@ impl Floors {
     }
 
     fn hand_over(&mut self, from: Line, to: Line) {
-        for logspace in (0..self.logspaces).map(LogspaceId) {
+        for logspace in (0..self.logspaces.count()).map(LogspaceId) {
             let seen = self.seen[self.line(from, logspace)];
             let line = self.line(to, logspace);
             self.seen[line] = seen.max(self.seen[line]);
@@ -398,6 +402,6 @@ impl Floors {
     }
 
     fn line(&self, line: Line, logspace: LogspaceId) -> usize {
-        line.0 as usize * usize::from(self.logspaces) + usize::from(logspace.0)
+        line.0 as usize * usize::from(self.logspaces.count()) + usize::from(logspace.0)
     }
 }

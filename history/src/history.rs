@@ -3,9 +3,9 @@
 //! Made for millions of operations: an operation takes 56 bytes, a record of it 8 (its
 //! fingerprint) and a record that a read found 16.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sealog_protocol::{LogBookId, SeqNum, Tag};
+use sealog_protocol::{LogBookId, LogspaceId, Logspaces, SeqNum, Tag};
 use xxhash_rust::xxh3::Xxh3;
 
 /// When something happened, on any clock that all recorders share. Of two events at the same
@@ -172,7 +172,9 @@ pub(crate) struct HandOver {
 /// What clients did, as they saw it.
 #[derive(Clone, Debug)]
 pub struct History {
-    logspaces: u16,
+    logspaces: Logspaces,
+    /// Logspaces of class memory of which more was lost than they promise to outlive.
+    lost: BTreeSet<LogspaceId>,
     pub(crate) logbooks: Vec<LogBookId>,
     logbook_indices: BTreeMap<LogBookId, u32>,
     pub(crate) operations: Vec<Operation>,
@@ -189,9 +191,10 @@ const _: () = assert!(size_of::<Operation>() <= 64, "a history holds millions of
 
 impl History {
     /// Of a cluster with this many logspaces: each is one log, whose LogBooks share their order.
-    pub fn new(logspaces: u16) -> History {
+    pub fn new(logspaces: impl Into<Logspaces>) -> History {
         History {
-            logspaces,
+            logspaces: logspaces.into(),
+            lost: BTreeSet::new(),
             logbooks: Vec::new(),
             logbook_indices: BTreeMap::new(),
             operations: Vec::new(),
@@ -205,8 +208,19 @@ impl History {
         }
     }
 
-    pub fn logspaces(&self) -> u16 {
+    pub fn logspaces(&self) -> Logspaces {
         self.logspaces
+    }
+
+    /// Acknowledged records of a logspace were lost, as its class allows. What is left of its promises
+    /// is checked: nothing appears twice, half, or that nobody appended.
+    pub fn lose(&mut self, logspace: LogspaceId) {
+        self.lost.insert(logspace);
+    }
+
+    /// Whether acknowledged records of this LogBook's logspace were lost.
+    pub fn is_lossy(&self, logbook: LogBookId) -> bool {
+        self.lost.contains(&logbook.logspace(self.logspaces))
     }
 
     /// How many operations began.

@@ -16,5 +16,5 @@ pub mod violation;
 pub use check::{Report, check};
 pub use history::{Direction, Fingerprint, Found, History, Line, OperationId, Range, Timestamp};
 pub use log::FinalLog;
-pub use subscription::{Subscribed, Told};
+pub use subscription::{Expected, Subscribed, Told};
 pub use violation::Violation;

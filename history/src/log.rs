@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sealog_protocol::{LogBookId, LogspaceId, SeqNum, Tag};
+use sealog_protocol::{LogBookId, LogspaceId, Logspaces, SeqNum, Tag};
 
 use crate::history::{Fingerprint, Found};
 use crate::position::{GoneTree, LAST, Position, Trims};
@@ -273,7 +273,7 @@ impl FinalLog {
     ///
     /// # Errors
     /// When two of them have one SeqNum.
-    pub(crate) fn check_unique(&self, logspaces: u16) -> Result<(), Violation> {
+    pub(crate) fn check_unique(&self, logspaces: Logspaces) -> Result<(), Violation> {
         let mut all: Vec<(LogspaceId, SeqNum, LogBookId)> = self
             .records
             .iter()

@@ -27,6 +27,15 @@ pub struct Subscribed {
     pub told: Vec<Told>,
 }
 
+/// How much is asked of what a subscription told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// It had the time to tell everything.
+    pub is_whole: bool,
+    /// What it told may have been lost since, as the LogBook's class allows.
+    pub may_be_lost: bool,
+}
+
 impl Subscribed {
     /// All that it told is below: it stands here.
     pub fn next(&self) -> SeqNum {
@@ -47,19 +56,20 @@ impl FinalLog {
         stream.get(at).map(|logged| logged.seqnum)
     }
 
-    /// Compares what a subscription told with this log. `is_whole`: it had the time to tell everything.
+    /// Compares what a subscription told with this log.
     ///
     /// # Errors
     /// When it left something out that was not told to be trimmed, told something twice, out of order, or
     /// that is not there, or spoke of a trim that there was not. A record all of whose tags are trimmed
     /// is gone from its LogBook without a word.
-    pub fn compare_subscription(&self, subscribed: &Subscribed, is_whole: bool) -> Result<(), Violation> {
+    pub fn compare_subscription(&self, subscribed: &Subscribed, wanted: Expected) -> Result<(), Violation> {
         let Subscribed { logbook, tag, from, told } = subscribed;
         let (logbook, tag) = (*logbook, *tag);
         let stream = self.stream(logbook, tag);
         let by_tags = (tag == Tag::ALL).then(|| self.gone_by_tags(logbook));
         let is_skipped = |at: usize| by_tags.as_ref().is_some_and(|by_tags| by_tags[at] != Position::NEVER);
         let mut next = stream.count_before(*from);
+        let mut last = None;
         for (at, told) in told.iter().enumerate() {
             let differs = |expected: Option<SeqNum>, found| {
                 Err(Violation::SubscriptionDiffers { logbook, tag, at, expected, found: Some(found) })
@@ -71,10 +81,17 @@ impl FinalLog {
                     if let Some(missed) = missed {
                         return differs(stream.get(missed).map(|logged| logged.seqnum), found.seqnum);
                     }
+                    let logged = stream.get(place).filter(|logged| logged.seqnum == found.seqnum);
+                    if logged.is_none() && wanted.may_be_lost && last < Some(found.seqnum) {
+                        last = Some(found.seqnum);
+                        next = place;
+                        continue;
+                    }
                     match stream.get(place) {
                         Some(logged) if (logged.seqnum, logged.fingerprint) == (found.seqnum, found.fingerprint) => {}
                         other => return differs(other.map(|logged| logged.seqnum), found.seqnum),
                     }
+                    last = Some(found.seqnum);
                     next = place + 1;
                 }
                 Told::Trimmed { first } => {
@@ -85,7 +102,7 @@ impl FinalLog {
                 }
             }
         }
-        let left = (next..stream.len()).find(|at| !is_skipped(*at)).filter(|_| is_whole);
+        let left = (next..stream.len()).find(|at| !is_skipped(*at)).filter(|_| wanted.is_whole);
         // What was trimmed since is told when there is something to tell.
         let left = left.and_then(|at| stream.get(at)).map(|logged| logged.seqnum);
         match left.filter(|seqnum| *seqnum >= self.trim_point(logbook, tag)) {
@@ -124,7 +141,7 @@ mod tests {
 
     fn compare(tag: Tag, from: u64, told: &[Told], is_whole: bool) -> Result<(), Violation> {
         let subscribed = Subscribed { logbook: BOOK, tag, from: SeqNum(from), told: told.to_vec() };
-        log().compare_subscription(&subscribed, is_whole)
+        log().compare_subscription(&subscribed, Expected { is_whole, may_be_lost: false })
     }
 
     fn records(seqnums: &[u64]) -> Vec<Told> {
@@ -145,6 +162,20 @@ mod tests {
         assert_eq!(compare(ONE, 6, &records(&[6]), false), Ok(()), "it had no time for more");
         assert_eq!(log().last_living(BOOK, OTHER), Some(SeqNum(6)));
         assert_eq!(log().last_living(BOOK, Tag(9)), None);
+    }
+
+    #[test]
+    fn where_records_may_be_lost_what_was_told_of_them_is_in_order_and_told_once() {
+        let compare = |told: &[u64]| {
+            let subscribed = Subscribed { logbook: BOOK, tag: OTHER, from: SeqNum(1), told: records(told) };
+            log().compare_subscription(&subscribed, Expected { is_whole: true, may_be_lost: true })
+        };
+        assert_eq!(compare(&[3, 4, 5, 6]), Ok(()), "4 and 5 are lost");
+        for wrong in [[3, 4, 4, 6], [3, 5, 4, 6], [3, 6, 4, 6]] {
+            assert!(compare(&wrong).is_err(), "{wrong:?}");
+        }
+        assert!(compare(&[3, 4, 5]).is_err(), "6 is left out");
+        assert!(compare(&[4, 6]).is_err(), "3 is left out");
     }
 
     #[test]

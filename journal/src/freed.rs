@@ -92,6 +92,25 @@ impl Freed {
         })
     }
 
+    /// The blocks from `first` to before `end` that are not gone, and of which none is vital; `vital` of
+    /// those were in the blocks before `first`.
+    pub(crate) fn gaps(&self, first: u64, end: u64, mut vital: u64) -> Vec<FreedRange> {
+        let mut gaps = Vec::new();
+        let mut from = first;
+        let mut gap = |from, to, vital| {
+            if from < to {
+                gaps.push(FreedRange { first_number: from, end_number: to, first_vital: vital, end_vital: vital });
+            }
+        };
+        for range in self.ranges.iter().filter(|range| first <= range.first_number && range.end_number <= end) {
+            gap(from, range.first_number, vital);
+            vital += range.end_vital - range.first_vital;
+            from = range.end_number;
+        }
+        gap(from, end, vital);
+        gaps
+    }
+
     /// Bytes of a line with so many ranges.
     pub(crate) fn line_bytes(ranges: usize) -> usize {
         HEAD_BYTES + ranges * RANGE_BYTES

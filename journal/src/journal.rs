@@ -128,6 +128,8 @@ impl Journal {
         let found = recover(&config, source, sink)?;
         let mut segments = found.segments;
         segments.set_durable(found.next_number);
+        let mut scrub = Scrub::new(config.scrub, config.journal_id);
+        scrub.recovered(found.rotten.into_iter());
         Ok(Journal {
             pool: BufferPool::new(config.writes_in_flight_max + 2, config.block_bytes_max),
             config,
@@ -151,7 +153,7 @@ impl Journal {
             queued_bytes: 0,
             last_activity: Time::ZERO,
             stopping: false,
-            scrub: Scrub::new(config.scrub, config.journal_id),
+            scrub,
             counts: JournalStatus::default(),
             report: found.report,
         })
@@ -539,11 +541,12 @@ impl Journal {
             durable_blocks: self.durable,
             writes_in_flight: self.flights.iter().filter(|flight| !flight.done).count()
                 + usize::from(self.footer_flight.is_some()),
+            all_durable: !self.has_forcing() && self.flights.is_empty(),
             blocks_queued: self.queue.len() + usize::from(!self.gathering.is_empty()),
             bytes_queued: self.queued_bytes,
             footer_bytes_in_memory: segments.unsealed().map(|segment| segment.footer.memory_bytes()).sum(),
             is_full: self.is_full(),
-            damages: self.report.damages_total,
+            damages: self.damages_left(),
             scrub: self.scrub.status(&segments.sealed),
             ..self.counts
         }

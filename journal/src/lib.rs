@@ -36,7 +36,7 @@ pub use config::{JournalConfig, Owner};
 pub use freed::{Freed, FreedRange};
 pub use inspect::{BlockVerdict, Finding, Inspection, SegmentState, SegmentSummary};
 pub use journal::{BlockWrite, Journal};
-pub use report::{Damage, DamageKind, RecoveryError, RecoveryReport, TornTail};
+pub use report::{Damage, DamageKind, RecoveryError, RecoveryReport, Rotten, TornTail};
 pub use scrub::{ScrubConfig, ScrubRead, ScrubStatus};
 pub use segments::{WantedSegment, blocks_bytes};
 pub use source::{SegmentSource, SourceError};

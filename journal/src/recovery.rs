@@ -23,7 +23,7 @@ use crate::entry::{Line, lines};
 use crate::footer::{Footer, SegmentPlace};
 use crate::freed::Freed;
 use crate::header::Block;
-use crate::report::{Damage, DamageKind, RecoveryError, RecoveryReport};
+use crate::report::{Damage, DamageKind, RecoveryError, RecoveryReport, Rotten};
 use crate::segments::{OpenSegment, Segments};
 use crate::source::SegmentSource;
 use crate::space::FreeFile;
@@ -39,6 +39,8 @@ pub(crate) struct Found {
     /// Of the life that begins.
     pub incarnation: u64,
     pub report: RecoveryReport,
+    /// Whom to tell of damage.
+    pub rotten: Vec<Rotten>,
 }
 
 pub(crate) fn recover(
@@ -92,15 +94,43 @@ pub(crate) fn recover(
     for (segment, owner, bytes) in walk.held() {
         segments.space.hold(segment, owner, bytes);
     }
+    let mut owners: Vec<Owner> = walk.held().map(|(_, owner, _)| owner).collect();
+    owners.sort_unstable();
+    owners.dedup();
+    segments.missing = walk.take_missing();
     let (freed, mut report) = walk.finish();
-    if walk.is_tail_unclear() {
+    // Nothing more goes into a damaged segment: it is to be given back.
+    let is_damaged = |open: &OpenSegment| {
+        let here = |damage: &&Damage| damage.segment == open.place.segment && damage.kind != DamageKind::Footer;
+        report.damages.iter().any(|damage| here(&damage))
+    };
+    if walk.is_tail_unclear() || segments.open.as_ref().is_some_and(is_damaged) {
         segments.seal_open();
     }
+    let rotten = tell_damages(&mut segments, &report, &owners);
     report.bytes_read = reader.bytes_read;
     report.freed_segments = files.len() as u64;
     segments.space.recovered(freed, files);
     segments.free_all();
-    Ok(Found { segments, next_number: walk.number, vital: walk.vital, incarnation: incarnations.last() + 1, report })
+    let (next_number, vital, incarnation) = (walk.number, walk.vital, incarnations.last() + 1);
+    Ok(Found { segments, next_number, vital, incarnation, report, rotten })
+}
+
+/// Who is to be told of damage: those that have something in the segment; where blocks are missing, all,
+/// for nobody knows whose they were. Each holds the segment until it is done with it.
+fn tell_damages(segments: &mut Segments, report: &RecoveryReport, owners: &[Owner]) -> Vec<Rotten> {
+    let mut rotten = Vec::new();
+    for damage in &report.damages {
+        if damage.kind == DamageKind::Footer || !segments.is_live(damage.segment) {
+            continue;
+        }
+        if damage.kind == DamageKind::Blocks {
+            owners.iter().for_each(|owner| segments.space.hold(damage.segment, *owner, 0));
+        }
+        let told = segments.space.owners(damage.segment).into_iter();
+        rotten.extend(told.map(|owner| Rotten { owner, damage: *damage, is_missing: true }));
+    }
+    rotten
 }
 
 /// What the newest list says, be it durable or not. All that a machine made durable before it gave a

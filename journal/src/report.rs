@@ -3,6 +3,7 @@
 use sealog_protocol::limits::{DISK_VERSION, DISK_VERSION_OLDEST};
 use thiserror::Error;
 
+use crate::config::Owner;
 use crate::source::SourceError;
 
 /// Damaged ranges that a report lists one by one; more are only counted.
@@ -44,6 +45,15 @@ pub struct Damage {
     /// Where the damaged range begins in the segment, and how long it is, in bytes.
     pub offset: u64,
     pub bytes: u64,
+}
+
+/// A machine that has something in a damaged segment, to be told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotten {
+    pub owner: Owner,
+    pub damage: Damage,
+    /// Recovery found it so, and did not hand over all that was there.
+    pub is_missing: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

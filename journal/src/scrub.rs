@@ -21,7 +21,7 @@ use crate::ALIGNMENT;
 use crate::config::Owner;
 use crate::footer::SealedSegment;
 use crate::header::{Block, BlockHeader};
-use crate::report::{DAMAGES_MAX, Damage, DamageKind};
+use crate::report::{DAMAGES_MAX, Damage, DamageKind, Rotten};
 use crate::trailer::Trailer;
 
 /// Bytes of one read: some hundred microseconds of a disk, for appends wait behind it.
@@ -90,7 +90,7 @@ pub(crate) struct Scrub {
     /// Found for the first time, and not yet told.
     new: VecDeque<Damage>,
     /// To be told to machines.
-    rotten: VecDeque<(Owner, Damage)>,
+    rotten: VecDeque<Rotten>,
     status: ScrubStatus,
 }
 
@@ -190,7 +190,8 @@ impl Scrub {
             }
             self.findings.insert(place, damage);
             if self.rotten.len() < DAMAGES_MAX {
-                self.rotten.extend(owners.iter().map(|owner| (*owner, damage)));
+                let told = |owner: &Owner| Rotten { owner: *owner, damage, is_missing: false };
+                self.rotten.extend(owners.iter().map(told));
             }
         }
     }
@@ -207,8 +208,13 @@ impl Scrub {
     }
 
     /// A machine that has something in a segment, and what was found there.
-    pub fn next_rotten(&mut self) -> Option<(Owner, Damage)> {
+    pub fn next_rotten(&mut self) -> Option<Rotten> {
         self.rotten.pop_front()
+    }
+
+    /// Recovery found damage: these are told of it first.
+    pub fn recovered(&mut self, rotten: impl Iterator<Item = Rotten>) {
+        self.rotten.extend(rotten);
     }
 
     /// Damaged ranges of segments that are still there, the first [`DAMAGES_MAX`] of them.

@@ -13,7 +13,7 @@ use crate::block::Need;
 use crate::buffer::BlockBuffer;
 use crate::config::{JournalConfig, Owner};
 use crate::footer::{FooterBuilder, SealedSegment, SegmentPlace, Span};
-use crate::freed::Freed;
+use crate::freed::{Freed, FreedRange};
 use crate::space::Space;
 
 /// Segments that are prepared ahead, so that preparing one is never waited for.
@@ -147,6 +147,8 @@ pub(crate) struct Segments {
     /// In order of use.
     pub sealing: VecDeque<SealingSegment>,
     pub sealed: BTreeMap<u32, SealedSegment>,
+    /// Lost blocks in no segment's range: they are gone with the segment that is said to be damaged.
+    pub missing: BTreeMap<u32, Vec<FreedRange>>,
     pub prepared: VecDeque<u32>,
     /// Files that exist but are of no use as they are: to be made anew.
     pub wanted_again: VecDeque<u32>,
@@ -167,6 +169,7 @@ impl Segments {
             open: None,
             sealing: VecDeque::new(),
             sealed: BTreeMap::new(),
+            missing: BTreeMap::new(),
             prepared: VecDeque::new(),
             wanted_again: VecDeque::new(),
             preparing: BTreeSet::new(),
@@ -208,6 +211,11 @@ impl Segments {
         self.sealed.len() + self.sealing.len() + usize::from(self.open.is_some())
     }
 
+    /// Whether a segment counts.
+    pub fn is_live(&self, segment: u32) -> bool {
+        self.sealed.contains_key(&segment) || self.unsealed().any(|unsealed| unsealed.place.segment == segment)
+    }
+
     /// The file of a segment that is not needed any more, to be removed.
     pub fn removal(&mut self) -> Option<u32> {
         self.space.remove(self.live(), self.failed)
@@ -226,7 +234,7 @@ impl Segments {
             if self.space.is_held(segment) || !self.space.has_room_for(segment, &sealed.range) {
                 continue;
             }
-            self.space.free(segment, sealed);
+            self.space.free(segment, sealed, &self.missing.remove(&segment).unwrap_or_default());
             self.sealed.remove(&segment);
             segments.extend(self.space.take_postponed());
         }

@@ -185,8 +185,9 @@ impl Space {
     }
 
     /// Nobody needs this sealed segment any more.
-    pub fn free(&mut self, segment: u32, sealed: &SealedSegment) {
+    pub fn free(&mut self, segment: u32, sealed: &SealedSegment, missing: &[FreedRange]) {
         self.freed.add(sealed.range);
+        missing.iter().for_each(|range| self.freed.add(*range));
         self.unlisted.push(FreeFile { segment, bytes: sealed.bytes });
         self.released += 1;
     }

@@ -34,13 +34,15 @@ pub struct JournalStatus {
     pub batch_bytes: u64,
     pub entries: u64,
     pub writes_in_flight: usize,
+    /// Whether all that was given and has to be durable is.
+    pub all_durable: bool,
     /// Blocks that wait for a write, and the bytes of their entries.
     pub blocks_queued: usize,
     pub bytes_queued: usize,
     /// Bytes of Tags that are held for footers to come.
     pub footer_bytes_in_memory: u64,
     pub is_full: bool,
-    /// Damaged ranges found when the journal was opened.
+    /// Damaged ranges found when the journal was opened, in segments that are still there.
     pub damages: u64,
     pub scrub: ScrubStatus,
 }

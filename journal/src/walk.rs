@@ -9,7 +9,7 @@ use sealog_protocol::tags::write_tags;
 use crate::config::Owner;
 use crate::entry::{Entry, Line, Run, lines};
 use crate::footer::{Footer, FooterBuilder, SegmentPlace, Span};
-use crate::freed::Freed;
+use crate::freed::{Freed, FreedRange};
 use crate::header::{Block, BlockHeader, HEADER_BYTES};
 use crate::report::{Damage, DamageKind, RecoveryError, RecoveryReport, TornTail};
 use crate::salvage::salvage;
@@ -30,6 +30,8 @@ pub(crate) struct Walk<'a> {
     freed: Freed,
     /// What each machine was handed of each segment, in bytes.
     held: BTreeMap<(u32, Owner), u64>,
+    /// Blocks that are lost and in no segment's range, by the segment that is said to be damaged.
+    missing: BTreeMap<u32, Vec<FreedRange>>,
     /// The tail is cut off: what comes is dropped.
     is_cut: bool,
     /// The number behind the last block taken.
@@ -50,6 +52,7 @@ impl<'a> Walk<'a> {
             durable,
             freed,
             held: BTreeMap::new(),
+            missing: BTreeMap::new(),
             is_cut: false,
             taken_end: 0,
             end: (0, 0),
@@ -176,6 +179,7 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let (_, gone_vital) = self.freed.within(self.number, number);
+        let gaps = self.freed.gaps(self.number, number, self.vital);
         self.vital += gone_vital;
         // Missing blocks lie between the last one and the next, perhaps in another segment.
         let (segment, offset) =
@@ -185,6 +189,9 @@ impl<'a> Walk<'a> {
         }
         let bytes = if segment == until.0 { until.1.saturating_sub(offset) } else { 0 };
         self.report.add_damage(Damage { kind: DamageKind::Blocks, segment, offset, bytes });
+        if bytes == 0 || self.end.0 != until.0 {
+            self.missing.entry(segment).or_default().extend(gaps);
+        }
         self.number = number;
         Ok(())
     }
@@ -292,6 +299,11 @@ impl<'a> Walk<'a> {
         if begun && !self.is_cut && self.number >= self.durable {
             self.report.torn_tail = Some(TornTail { segment: place.segment, offset, valid_blocks_dropped: 0 });
         }
+    }
+
+    /// Lost blocks that are in no segment's range, by the segment that is said to be damaged.
+    pub fn take_missing(&mut self) -> BTreeMap<u32, Vec<FreedRange>> {
+        std::mem::take(&mut self.missing)
     }
 
     /// What each machine was handed of each segment, in bytes: it needs that until it says otherwise.

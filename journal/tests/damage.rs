@@ -2,10 +2,14 @@
 
 mod model;
 
+use std::collections::BTreeSet;
+
 use model::*;
 use proptest::prelude::*;
 use sealog_journal::header::BlockKind;
-use sealog_journal::{BlockVerdict, Damage, DamageKind, Finding, Inspection, RecoveryError, SegmentState};
+use sealog_journal::{
+    BlockVerdict, Damage, DamageKind, Finding, Inspection, Journal, Owner, RecoveryError, SegmentState,
+};
 use sealog_protocol::batch::Batch;
 use sealog_protocol::machine::DurableEntry;
 
@@ -393,5 +397,59 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// Who is told of damage that recovery found, and of which segment.
+fn told(journal: &mut Journal) -> BTreeSet<(Owner, u32)> {
+    let all = std::iter::from_fn(|| journal.next_rotten()).inspect(|rotten| assert!(rotten.is_missing));
+    all.map(|rotten| (rotten.owner, rotten.damage.segment)).collect()
+}
+
+/// All who hold a damaged segment give it back, and something else is written.
+fn give_back(driver: &mut Driver, journal: Journal, segment: u32, holders: &[Owner]) {
+    driver.journal = journal;
+    driver.journal.append(driver.now, STORAGE, run(shard(9), 0, 1, 10));
+    driver.settle_unchecked();
+    for owner in holders {
+        assert!(driver.journal.status().damages > 0, "somebody still looks for what is missing");
+        driver.release(*owner, segment);
+    }
+    driver.settle_unchecked();
+    assert_eq!(driver.journal.status().damages, 0);
+    driver.journal.stop(driver.now);
+    driver.settle_unchecked();
+    let (journal, ..) = recover(config(), &mut driver.disk).expect("nothing is missing");
+    assert_eq!(journal.report().damages, [], "damage goes with its segment");
+}
+
+#[test]
+fn damage_is_told_and_goes_with_its_segment() {
+    let mut driver = small_journal(true);
+    let (segment, offset) = inside(&driver, 0, 0);
+    driver.disk.flip(segment, offset / 4096 * 4096 + 60, 0);
+    let (mut journal, ..) = recover(config(), &mut driver.disk).expect("no cut was in it");
+    let holders = [STORAGE, SEQUENCER];
+    assert_eq!(told(&mut journal), holders.map(|owner| (owner, segment)).into(), "nobody knows whose they were");
+    assert_ne!(journal.status().open_segment, Some(segment), "no more goes into it");
+    give_back(&mut driver, journal, segment, &holders);
+}
+
+/// A whole file is gone: the segment before it stands for it.
+#[test]
+fn blocks_that_went_with_their_file_are_missed_until_the_segment_before_is_given_back() {
+    for lost in [2, 3] {
+        let mut driver = Driver::new(config());
+        let mut first = 0;
+        while driver.journal.status().footers_written < 4 {
+            driver.append_durably(STORAGE, run(shard(0), first, 2, 3000));
+            first += 2;
+        }
+        driver.stop();
+        driver.disk.segments.remove(&lost).expect("it is there");
+        let (mut journal, ..) = recover(config(), &mut driver.disk).expect("no cut was in it");
+        assert_eq!(told(&mut journal), [(STORAGE, lost - 1)].into());
+        assert_eq!(journal.report().damages.len(), 1);
+        give_back(&mut driver, journal, lost - 1, &[STORAGE]);
     }
 }

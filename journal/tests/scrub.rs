@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use model::*;
-use sealog_journal::{BlockVerdict, Damage, DamageKind, Finding, Inspection, JournalConfig, ScrubConfig, SegmentState};
+use sealog_journal::{
+    BlockVerdict, Damage, DamageKind, Finding, Inspection, JournalConfig, Rotten, ScrubConfig, SegmentState,
+};
 
 const RATE: u64 = 1 << 20;
 const INTERVAL: Duration = Duration::from_secs(100);
@@ -122,8 +124,8 @@ fn a_flipped_bit_anywhere_is_found_with_its_place_once_and_told_to_those_who_hol
         assert_eq!((damage.kind, damage.segment), (kind, 1), "a bit at {offset}: {damage:?}");
         assert!((damage.offset..damage.offset + damage.bytes).contains(&offset), "{offset} is not in {damage:?}");
         assert_eq!(driver.journal.findings(), [damage]);
-        let told: Vec<_> = std::iter::from_fn(|| driver.journal.next_rotten()).collect();
-        assert_eq!(told, [(STORAGE, damage), (SEQUENCER, damage)]);
+        let told: Vec<Rotten> = std::iter::from_fn(|| driver.journal.next_rotten()).collect();
+        assert_eq!(told, [STORAGE, SEQUENCER].map(|owner| Rotten { owner, damage, is_missing: false }));
         // The next pass finds it again: that is no news, but machines are told again.
         assert_eq!(pass(&mut driver), []);
         assert_eq!(driver.journal.status().scrub.findings, 1);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use sealog_control::register::{MembersSwap, RegisterError};
 use sealog_protocol::limits::MEMBERS_MAX;
-use sealog_protocol::members::{Member, MemberState, Members};
+use sealog_protocol::members::{Member, Members};
 use sealog_protocol::peer::PeerIdentity;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{ClusterId, LogspaceId, NodeId};
@@ -75,14 +75,14 @@ pub fn admit(members: &Members, identity: &Identity) -> Result<(), JoinError> {
     if identity.cluster != members.cluster {
         return Err(JoinError::Cluster { ours: identity.cluster, theirs: members.cluster });
     }
-    let living = members.nodes.iter().filter(|member| member.state != MemberState::Removed).count();
+    let living = members.nodes.iter().filter(|member| !member.state.is_removed()).count();
     let executor = 0;
     let own = PeerIdentity { cluster: identity.cluster, node, incarnation: identity.incarnation, executor };
     match members.get(node) {
         Some(member) if resolve(&member.peer_address).is_ok_and(|address| answers(&address, own)) => {
             Err(JoinError::Runs { node, address: member.peer_address.clone() })
         }
-        Some(member) if member.state == MemberState::Removed => Err(JoinError::Removed { node }),
+        Some(member) if member.state.is_removed() => Err(JoinError::Removed { node }),
         Some(member) if member.incarnation > identity.incarnation => {
             Err(JoinError::Older { node, ours: identity.incarnation.0, newest: member.incarnation.0 })
         }
@@ -102,15 +102,14 @@ pub fn join(register: &mut dyn WatchedRegister, own: &Member) -> Result<Members,
         let held = members.get(node);
         match held {
             // Also after a swap whose answer was lost.
-            Some(held) if Member { state: own.state, ..held.clone() } == *own => return Ok(members),
-            Some(held) if held.state == MemberState::Removed => return Err(JoinError::Removed { node }),
+            Some(held) if as_wanted(own, Some(held)) == *held => return Ok(members),
+            Some(held) if held.state.is_removed() => return Err(JoinError::Removed { node }),
             Some(held) if held.incarnation >= own.incarnation => {
                 return Err(JoinError::Older { node, ours: own.incarnation.0 - 1, newest: held.incarnation.0 });
             }
             _ => {}
         }
-        let state = held.map_or(own.state, |held| held.state);
-        let next = members.with(Member { state, ..own.clone() });
+        let next = members.with(as_wanted(own, held));
         match register.swap_members(&next) {
             Ok(MembersSwap::Installed) => return Ok(next),
             Ok(MembersSwap::Held(_)) => {}
@@ -118,6 +117,12 @@ pub fn join(register: &mut dyn WatchedRegister, own: &Member) -> Result<Members,
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// A life of a node, with what an operator wants of the node.
+fn as_wanted(own: &Member, held: Option<&Member>) -> Member {
+    let (state, replacement) = held.map_or((own.state, own.replacement), |held| (held.state, held.replacement));
+    Member { state, replacement, ..own.clone() }
 }
 
 /// The members of the cluster, once there is one.
@@ -179,7 +184,7 @@ fn is_passing(error: &RegisterError) -> bool {
 /// Whom a node lets in and calls, by the members. Names of hosts are looked up now: not on an
 /// executor. One that has no address is let in, and called when it has.
 pub fn peers_now(members: &Members) -> PeersNow {
-    let is_removed = |member: &&Member| member.state == MemberState::Removed;
+    let is_removed = |member: &&Member| member.state.is_removed();
     let peer = |member: &Member| match resolve(&member.peer_address) {
         Ok(address) => Some(PeerAddress { node: member.node, incarnation: member.incarnation, address }),
         Err(reason) => {
@@ -208,7 +213,7 @@ mod tests {
     use super::*;
     use crate::register::RegisterSetting;
     use sealog_protocol::Incarnation;
-    use sealog_protocol::members::Roles;
+    use sealog_protocol::members::{MemberState, Roles};
 
     fn member(node: u64, incarnation: u64) -> Member {
         Member {
@@ -216,6 +221,7 @@ mod tests {
             incarnation: Incarnation(incarnation),
             roles: Roles::ALL,
             state: MemberState::Active,
+            replacement: None,
             peer_address: format!("127.0.0.1:{node}"),
             client_address: "unix:/run/sealog".to_owned(),
         }

@@ -17,8 +17,9 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use sealog_control::register::{Register, RegisterError};
+use sealog_protocol::limits::LOGSPACES_MAX;
 use sealog_protocol::view::{Chain, ClusterSettings, View};
-use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, NodeSet, ViewNumber};
+use sealog_protocol::{ClusterId, Incarnation, LogspaceId, Logspaces, NodeId, NodeSet, ViewNumber};
 use thiserror::Error;
 
 use crate::backup::MANIFEST;
@@ -76,11 +77,12 @@ pub enum DirectoryError {
 }
 
 /// What is fixed when a directory is made. What is `None` is left as it was made; at first, there is
-/// one executor and one logspace, and ids are drawn at random.
+/// one executor and one logspace of each class, and ids are drawn at random.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Founding {
     pub executors: Option<usize>,
     pub logspaces: Option<u16>,
+    pub memory_logspaces: Option<u16>,
     pub node: Option<u64>,
     pub cluster: Option<u64>,
 }
@@ -150,7 +152,11 @@ impl DataDirectory {
             None => Ok(()),
         };
         fixed("executor(s)", identity.journals.len(), founding.executors)?;
-        fixed("logspace(s)", chains.len(), founding.logspaces.filter(|_| !is_member).map(usize::from))?;
+        if let Some(first) = chains.first() {
+            let made = first.settings.classes();
+            fixed("logspace(s)", made.disk.into(), founding.logspaces.map(usize::from))?;
+            fixed("logspace(s) of class memory", made.memory.into(), founding.memory_logspaces.map(usize::from))?;
+        }
         refuse_lost_journals(path, &identity, &chains)?;
         if path.join(MEMBER).exists() {
             refuse_empty_journals(path, &identity)?;
@@ -288,7 +294,10 @@ fn is_empty(directory: &Path) -> bool {
 /// Everything but the identity, whose writing is what makes the directory.
 fn initialise(path: &Path, founding: &Founding, is_member: bool) -> Result<Identity, DirectoryError> {
     let failed = |error| DirectoryError::Io { path: path.to_owned(), doing: "initialise", error };
-    let (executors, logspaces) = (founding.executors.unwrap_or(1), founding.logspaces.unwrap_or(1));
+    let executors = founding.executors.unwrap_or(1);
+    let disk = founding.logspaces.unwrap_or(1);
+    let memory = founding.memory_logspaces.unwrap_or(u16::from(disk < LOGSPACES_MAX));
+    let logspaces = Logspaces { disk, memory };
     let id = |said: Option<u64>| said.map_or_else(random_id, Ok).map_err(failed);
     let (node, cluster) = (NodeId(id(founding.node)?), ClusterId(id(founding.cluster)?));
     let directory = path.join("register");
@@ -299,8 +308,8 @@ fn initialise(path: &Path, founding: &Founding, is_member: bool) -> Result<Ident
         _ => durable_file::create_directory(&directory).map_err(failed)?,
     }
     let mut register = FileRegister::new(&directory);
-    for logspace in (0..logspaces).filter(|_| !is_member) {
-        let chain = first_chain(node, ClusterSettings::new(cluster, logspaces), LogspaceId(logspace));
+    for logspace in logspaces.ids().filter(|_| !is_member) {
+        let chain = first_chain(node, ClusterSettings::new(cluster, logspaces), logspace);
         register.create(&chain)?;
     }
     let journals = (0..executors).map(|_| random_id()).collect::<io::Result<_>>().map_err(failed)?;
@@ -437,15 +446,18 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let founding = Founding { executors: Some(2), logspaces: Some(3), ..Founding::default() };
         let made = DataDirectory::open(data.path(), &founding).unwrap();
-        assert_eq!((made.identity.journals.len(), made.chains.len()), (2, 3));
+        assert_eq!((made.identity.journals.len(), made.chains.len()), (2, 4), "one more is of class memory");
         drop(made);
         let again = DataDirectory::open(data.path(), &Founding::default()).unwrap();
-        assert_eq!((again.identity.journals.len(), again.chains.len()), (2, 3));
+        assert_eq!((again.identity.journals.len(), again.chains.len()), (2, 4));
         drop(again);
         let message = open(data.path(), 1).unwrap_err().to_string();
         assert!(message.contains("made with 2 executor(s), not 1"), "{message}");
         let other = Founding { logspaces: Some(1), ..Founding::default() };
         assert!(DataDirectory::open(data.path(), &other).is_err());
+        let other = Founding { memory_logspaces: Some(0), ..Founding::default() };
+        let message = DataDirectory::open(data.path(), &other).unwrap_err().to_string();
+        assert!(message.contains("made with 1 logspace(s) of class memory, not 0"), "{message}");
     }
 
     #[test]

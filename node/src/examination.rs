@@ -91,7 +91,8 @@ mod tests {
     use super::*;
     use crate::directory::{DataDirectory, Founding};
 
-    const FOUNDING: Founding = Founding { executors: Some(2), logspaces: Some(3), node: None, cluster: None };
+    const FOUNDING: Founding =
+        Founding { executors: Some(2), logspaces: Some(3), memory_logspaces: Some(0), node: None, cluster: None };
 
     #[test]
     fn what_is_whole_is_said_to_be_and_who_uses_it_is_told() {

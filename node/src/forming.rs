@@ -9,7 +9,7 @@ use sealog_protocol::limits::LOGSPACES_MAX;
 use sealog_protocol::machine::Role;
 use sealog_protocol::members::{Member, MemberState, Members};
 use sealog_protocol::view::{Chain, ClusterSettings, View};
-use sealog_protocol::{ClusterId, LogspaceId, NodeId, NodeSet, ViewNumber};
+use sealog_protocol::{ClusterId, LogspaceId, Logspaces, NodeId, NodeSet, ViewNumber};
 use thiserror::Error;
 
 use crate::cluster::read_chains;
@@ -32,7 +32,9 @@ pub struct Formation {
     pub write_quorum: usize,
     /// Sequencer replicas of each logspace; `None`: three, or one where there are fewer.
     pub sequencers: Option<usize>,
+    /// Of class disk.
     pub logspaces: u16,
+    pub memory_logspaces: u16,
     /// The cluster's id; `None`: drawn at random.
     pub cluster: Option<u64>,
 }
@@ -49,10 +51,8 @@ pub enum FormingError {
          again, which goes on where it was"
     )]
     Missing { joined: usize, wished: usize, missing: String },
-    #[error(
-        "an earlier run began with {begun} logspaces, not {asked}: give the same number to go on with what it began"
-    )]
-    Begun { begun: u16, asked: u16 },
+    #[error("an earlier run began with {begun}, not {asked}: give the same numbers to go on with what it began")]
+    Begun { begun: Logspaces, asked: Logspaces },
     #[error(transparent)]
     Register(#[from] RegisterError),
     #[error("cannot draw a random number: {0}")]
@@ -65,7 +65,7 @@ impl Formation {
     /// # Errors
     /// It contradicts itself.
     pub fn check(&self) -> Result<Vec<String>, FormingError> {
-        let Formation { nodes, replicas, write_quorum, sequencers, logspaces, .. } = *self;
+        let Formation { nodes, replicas, write_quorum, sequencers, logspaces, memory_logspaces, .. } = *self;
         let refused = |what: String| Err(FormingError::Contradiction { what });
         if !(1..=NodeSet::MAX).contains(&replicas) {
             return refused(format!("--replicas is {replicas}, but has to be 1 to {}", NodeSet::MAX));
@@ -82,6 +82,12 @@ impl Formation {
         if !(1..=LOGSPACES_MAX).contains(&logspaces) {
             return refused(format!("--logspaces is {logspaces}, but has to be 1 to {LOGSPACES_MAX}"));
         }
+        if memory_logspaces > LOGSPACES_MAX - logspaces {
+            return refused(format!(
+                "--logspaces and --memory-logspaces are {logspaces} and {memory_logspaces}, but have to be at most \
+                 {LOGSPACES_MAX} together"
+            ));
+        }
         let mut doubts = Vec::new();
         if let Some(count) = sequencers.filter(|count| count.is_multiple_of(2)) {
             let fewer = count - 1;
@@ -94,6 +100,10 @@ impl Formation {
             doubts.push("with --write-quorum equal to --replicas, appends stop while one storage is away".to_owned());
         }
         Ok(doubts)
+    }
+
+    fn classes(&self) -> Logspaces {
+        Logspaces { disk: self.logspaces, memory: self.memory_logspaces }
     }
 
     /// Sequencer replicas of each logspace, of so many nodes that could be.
@@ -117,12 +127,12 @@ pub fn form(
     let mut members = begin(register, formation)?;
     let began = Instant::now();
     let settings = match register.read(LogspaceId(0))? {
-        Some(first) if first.settings.logspaces != formation.logspaces => {
-            let (begun, asked) = (first.settings.logspaces, formation.logspaces);
+        Some(first) if first.settings.classes() != formation.classes() => {
+            let (begun, asked) = (first.settings.classes(), formation.classes());
             return Err(FormingError::Begun { begun, asked });
         }
         Some(first) => first.settings,
-        None => ClusterSettings::new(members.cluster, formation.logspaces),
+        None => ClusterSettings::new(members.cluster, formation.classes()),
     };
     joined(&members);
     let chosen = loop {
@@ -144,7 +154,7 @@ pub fn form(
             joined(&members);
         }
     };
-    for logspace in (0..formation.logspaces).map(LogspaceId) {
+    for logspace in formation.classes().ids() {
         // What an earlier run made stays.
         let (Swap::Installed | Swap::Held(_)) = register.create(&chosen.chain(settings, logspace, formation))?;
     }
@@ -234,8 +244,15 @@ mod tests {
     use sealog_protocol::Incarnation;
     use sealog_protocol::members::Roles;
 
-    const FORMATION: Formation =
-        Formation { nodes: 3, replicas: 3, write_quorum: 2, sequencers: None, logspaces: 2, cluster: Some(7) };
+    const FORMATION: Formation = Formation {
+        nodes: 3,
+        replicas: 3,
+        write_quorum: 2,
+        sequencers: None,
+        logspaces: 2,
+        memory_logspaces: 1,
+        cluster: Some(7),
+    };
 
     fn member(node: u64) -> Member {
         Member {
@@ -243,6 +260,7 @@ mod tests {
             incarnation: Incarnation(node * 10),
             roles: Roles::ALL,
             state: MemberState::Active,
+            replacement: None,
             peer_address: format!("127.0.0.1:{node}"),
             client_address: "unix:/run/sealog".to_owned(),
         }
@@ -258,6 +276,7 @@ mod tests {
             Formation { replicas: 9, nodes: 9, ..FORMATION },
             Formation { sequencers: Some(4), ..FORMATION },
             Formation { logspaces: 0, ..FORMATION },
+            Formation { memory_logspaces: LOGSPACES_MAX - 1, ..FORMATION },
         ] {
             assert!(matches!(wrong.check(), Err(FormingError::Contradiction { .. })), "{wrong:?}");
         }
@@ -287,9 +306,9 @@ mod tests {
             register.swap_members(&members).unwrap();
         }
         assert_eq!(form(&mut register, &FORMATION).unwrap(), members);
-        for (logspace, primary) in [(0, 1), (1, 2)] {
+        for (logspace, primary, is_memory) in [(0, 1, false), (1, 2, false), (2, 3, true)] {
             let chain = register.read(LogspaceId(logspace)).unwrap().unwrap();
-            assert_eq!(chain.validate(), Ok(()));
+            assert_eq!((chain.validate(), chain.is_memory()), (Ok(()), is_memory));
             let view = chain.current();
             assert_eq!((view.primary, view.primary_incarnation), (NodeId(primary), Incarnation(primary * 10)));
             assert_eq!((view.sequencers.len(), view.storages.len(), view.write_quorum, view.replicas), (3, 3, 2, 3));

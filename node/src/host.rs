@@ -1,40 +1,70 @@
 //! The machines of one executor as its driver meets them: inputs in, messages between them
 //! delivered until nothing moves, and what leaves the executor as actions.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use sealog_protocol::batch::Batch;
-use sealog_protocol::client::{ClientHello, ErrorCode, Reply, Welcome, decode_request};
+use sealog_protocol::client::{ClientHello, ErrorCode, Reply, Request, Welcome, decode_request};
 use sealog_protocol::frame::{Frame, FrameError, FrameKind};
+use sealog_protocol::holdings::Holdings;
 use sealog_protocol::machine::{
     Address, ConnectionId, Input, JournalPlace, Output, Outputs, ReadFailure, Recovered, Role,
 };
-use sealog_protocol::members::{MemberState, Members};
+use sealog_protocol::members::{Member, MemberState, Members};
 use sealog_protocol::message::Message;
 use sealog_protocol::view::Chain;
 use sealog_protocol::{Incarnation, LogBookId, LogspaceId, NodeId, Time};
-use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner, PeersNow};
+use sealog_runtime::{Action, Damage, ExecutorContext, ExecutorId, Host, HostError, Owner, PeerCuts, PeersNow, Rotten};
 
 use crate::cluster_status::ClusterFacts;
 use crate::machines::{Machines, Placement, RoleMachine};
 use crate::readiness::Readiness;
-use crate::register_thread::{RegisterRequest, RegisterWish, RegisterWishes};
+use crate::register_thread::{RegisterRequest, RegisterTold, RegisterWish, RegisterWishes};
 use crate::status::{NodeFacts, StatusPart, StatusRounds};
+
+mod operating;
+
+use operating::Operations;
 
 /// What comes to a host from other threads.
 pub enum Event {
     /// What a register holds now; `swapped`: after a compare-and-swap of this machine.
-    Chain { chain: Arc<Chain>, swapped: Option<Address> },
+    Chain {
+        chain: Arc<Chain>,
+        swapped: Option<Address>,
+    },
     /// The nodes of the cluster as a register holds them now.
     Members(Arc<Members>),
     /// Whom the connections of this node are with, by the same. For the executor that holds them.
     Peers(Box<PeersNow>),
+    /// Whom this node is cut off from, on purpose. For the executor that holds the connections.
+    Cuts(Box<PeerCuts>),
     /// Another executor collects the node's status.
-    StatusWanted { by: ExecutorId, round: u64 },
+    StatusWanted {
+        by: ExecutorId,
+        round: u64,
+    },
     /// What an executor said to that.
-    StatusTold { round: u64, part: StatusPart },
+    StatusTold {
+        round: u64,
+        part: StatusPart,
+    },
+    /// Another executor wants to know where copies are, for an operator.
+    HoldingsWanted {
+        by: ExecutorId,
+        round: u64,
+    },
+    HoldingsTold {
+        round: u64,
+        holdings: Vec<(LogspaceId, Holdings)>,
+    },
+    /// What the register said, for an operator.
+    RegisterTold {
+        round: u64,
+        told: Box<RegisterTold>,
+    },
 }
 
 /// What a host is made with, besides its executor's context.
@@ -65,6 +95,9 @@ pub struct NodeHost {
     /// Messages between machines of this executor, in order.
     local: VecDeque<(Address, Address, Message)>,
     status: StatusRounds,
+    operations: Operations,
+    /// Since when nodes of the cluster are not connected.
+    lost_since: BTreeMap<NodeId, Time>,
     /// Why recovery failed, told at the start.
     unrecoverable: Option<String>,
     ready: bool,
@@ -82,6 +115,8 @@ impl NodeHost {
             actions: Vec::new(),
             local: VecDeque::new(),
             status: StatusRounds::default(),
+            operations: Operations::default(),
+            lost_since: BTreeMap::new(),
             unrecoverable: None,
             ready: false,
         }
@@ -158,6 +193,14 @@ impl NodeHost {
         let known = self.config.chains.get(usize::from(chain.logspace.0));
         if known.is_some_and(|known| known.views.len() < chain.views.len()) {
             Arc::make_mut(&mut self.config.chains)[usize::from(chain.logspace.0)] = chain.clone();
+            if chain.current().cause.after_loss && self.context.executor == ExecutorId(0) {
+                tracing::warn!(
+                    logspace = chain.logspace.0,
+                    view = chain.current().number.0,
+                    "too many nodes of this logspace of class memory stopped at once: what was acknowledged in the \
+                     view before and was not yet written may be lost; what is left is in order, and appends go on"
+                );
+            }
         }
         for at in 0..self.machines.slots().len() {
             let address = self.machines.slots()[at].address;
@@ -192,7 +235,7 @@ impl NodeHost {
     fn superseded(&self, members: &Members) -> Option<String> {
         let own = members.get(self.node)?;
         let node = self.node;
-        if own.state == MemberState::Removed {
+        if own.state.is_removed() {
             return Some(format!(
                 "node {node} was removed from the cluster: its data directory is not needed any more"
             ));
@@ -222,6 +265,7 @@ impl NodeHost {
                 let slot = self.machines.slot(at);
                 if std::mem::take(&mut slot.dirty) {
                     slot.machine.flush(now, &mut self.outputs);
+                    slot.machine.log_news(slot.address.logspace);
                     self.route(at);
                 }
             }
@@ -236,11 +280,11 @@ impl NodeHost {
 
     /// The logspace that a client's frame concerns; `None` for one that any executor answers.
     fn logspace(&self, frame: &Frame<'_>) -> Result<Option<LogspaceId>, FrameError> {
-        let logspaces = self.config.placement.logspaces;
+        let logspaces = self.config.chains[0].settings.classes();
         let of_logbook = |logbook: u64| Some(LogBookId(logbook).logspace(logspaces));
         if frame.header.kind == FrameKind::Batch {
             // With one logspace there is nothing to look up.
-            if logspaces == 1 {
+            if logspaces.count() == 1 {
                 return Ok(Some(LogspaceId(0)));
             }
             return Ok(of_logbook(Batch::parse_metadata(*frame)?.metadata.logbook().0));
@@ -248,8 +292,14 @@ impl NodeHost {
         Ok(decode_request(frame)?.logspace(logspaces))
     }
 
+    fn status_part(&self) -> StatusPart {
+        let is_drained = |member: &Member| member.state == MemberState::Draining;
+        let members = self.config.members.iter().flat_map(|members| &members.nodes);
+        StatusPart::of(&self.machines, members.into_iter().any(is_drained))
+    }
+
     fn status_wanted(&mut self, connection: ConnectionId, request: u64) {
-        let part = StatusPart::of(&self.machines);
+        let part = self.status_part();
         let round = self.status.begin(connection, request, self.context.executors);
         for executor in (0..self.context.executors).map(ExecutorId) {
             if executor != self.context.executor {
@@ -266,6 +316,8 @@ impl NodeHost {
             members: self.config.members.as_deref(),
             chains: &self.config.chains,
             peers: &self.context.peers.all(),
+            lost_since: &self.lost_since,
+            now: self.context.clock.now(),
         };
         let whole = self.status.told(round, part, &self.config.facts, &cluster, &self.context);
         self.actions.extend(whole);
@@ -317,6 +369,10 @@ impl Host for NodeHost {
                 sequencer.finish_recovery().map_err(|error| HostError(error.to_string()))?;
             }
         }
+        // Until they come, they are missed from now on.
+        let members = self.config.members.iter().flat_map(|members| &members.nodes);
+        let others = members.map(|member| member.node).filter(|node| *node != self.node);
+        self.lost_since.extend(others.map(|node| (node, now)));
         let (node, incarnation) = (self.node, self.incarnation);
         let chains = self.config.chains.clone();
         for at in 0..self.machines.slots().len() {
@@ -337,12 +393,14 @@ impl Host for NodeHost {
     }
 
     fn node_connected(&mut self, now: Time, node: NodeId, incarnation: Incarnation) {
+        self.lost_since.remove(&node);
         for at in 0..self.machines.slots().len() {
             self.handle(now, at, Input::Connected { node, incarnation });
         }
     }
 
     fn node_disconnected(&mut self, now: Time, node: NodeId) {
+        self.lost_since.entry(node).or_insert(now);
         for at in 0..self.machines.slots().len() {
             self.handle(now, at, Input::Disconnected { node });
         }
@@ -357,22 +415,30 @@ impl Host for NodeHost {
             Event::Chain { chain, swapped } => self.chain(now, &chain, swapped),
             Event::Members(members) => self.members(now, members),
             Event::Peers(peers) => self.actions.push(Action::Peers(peers)),
+            Event::Cuts(cuts) => self.actions.push(Action::Cuts(cuts)),
             Event::StatusWanted { by, round } => {
-                let part = StatusPart::of(&self.machines);
+                let part = self.status_part();
                 self.context.poster.post(by, Event::StatusTold { round, part });
             }
             Event::StatusTold { round, part } => self.status_told(round, part),
+            Event::HoldingsWanted { by, round } => {
+                let holdings = self.holdings();
+                self.context.poster.post(by, Event::HoldingsTold { round, holdings });
+            }
+            Event::HoldingsTold { round, holdings } => self.holdings_told(round, holdings),
+            Event::RegisterTold { round, told } => self.register_told(round, *told),
         }
     }
 
     fn client_hello(&mut self, _now: Time, connection: ConnectionId, hello: ClientHello) -> Welcome {
         tracing::debug!(connection = connection.0, name = hello.name, "client connected");
         let settings = &self.config.chains[0].settings;
-        Welcome::new(settings.cluster, self.node, settings.logspaces, settings.session_window)
+        Welcome::new(settings.cluster, self.node, settings.classes(), settings.session_window)
     }
 
     fn client_closed(&mut self, _now: Time, connection: ConnectionId) {
         self.status.forget(connection);
+        self.operations.forget(connection);
         for at in 0..self.machines.slots().len() {
             if let RoleMachine::Engine(engine) = &mut self.machines.slot(at).machine {
                 engine.connection_closed(connection);
@@ -386,7 +452,10 @@ impl Host for NodeHost {
             return Err(FrameError::Kind(parsed.header.kind as u8));
         }
         let Some(logspace) = self.logspace(&parsed)? else {
-            self.status_wanted(connection, parsed.header.place);
+            match decode_request(&parsed)? {
+                Request::Operate(operate) => self.operate(connection, parsed.header.place, operate),
+                _ => self.status_wanted(connection, parsed.header.place),
+            }
             return Ok(());
         };
         if logspace.0 >= self.config.placement.logspaces {
@@ -443,9 +512,9 @@ impl Host for NodeHost {
         self.handle_owner(now, owner, Input::Vacate { segment });
     }
 
-    fn rotten(&mut self, now: Time, owner: Owner, damage: Damage) {
-        let Damage { segment, offset, bytes, .. } = damage;
-        self.handle_owner(now, owner, Input::Rotten { segment, offset, bytes });
+    fn rotten(&mut self, now: Time, rotten: Rotten) {
+        let Rotten { owner, damage: Damage { segment, offset, bytes, .. }, is_missing } = rotten;
+        self.handle_owner(now, owner, Input::Rotten { segment, offset, bytes, missing: is_missing });
     }
 
     fn tick(&mut self, now: Time) {

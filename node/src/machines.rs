@@ -7,7 +7,7 @@ use sealog_protocol::members::Roles;
 use sealog_protocol::{LogspaceId, Time};
 use sealog_runtime::ExecutorId;
 use sealog_sequencer::Sequencer;
-use sealog_storage::Storage;
+use sealog_storage::{MendNews, Storage};
 
 /// Which executor runs what. The same on every executor of a node.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +63,33 @@ impl RoleMachine {
             RoleMachine::Storage(machine) => machine.flush(now, outputs),
             RoleMachine::Sequencer(machine) => machine.flush(now, outputs),
             RoleMachine::Controller(machine) => machine.flush(now, outputs),
+        }
+    }
+
+    /// What a machine has to tell the log.
+    pub fn log_news(&mut self, logspace: LogspaceId) {
+        let RoleMachine::Storage(storage) = self else { return };
+        while let Some(news) = storage.next_news() {
+            match news {
+                MendNews::Damaged { segment } => tracing::warn!(
+                    logspace = logspace.0,
+                    segment,
+                    "a segment is damaged: what can be read of it is moved, what can't is taken from other replicas"
+                ),
+                MendNews::Mended { segment, records } => tracing::info!(
+                    logspace = logspace.0,
+                    segment,
+                    records_mended = records,
+                    "a damaged segment is mended: nothing that counts is in it any more"
+                ),
+                MendNews::Lost { shard, position } => tracing::warn!(
+                    logspace = logspace.0,
+                    %shard,
+                    position,
+                    "no replica can read a batch: reads of its records fail, all else goes on; if a node that has it is \
+                     down, bring it back"
+                ),
+            }
         }
     }
 

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sealog_control::{Controller, ControllerConfig, RegisterError};
 use sealog_engine::{Engine, EngineConfig};
+use sealog_protocol::lives::Life;
 use sealog_protocol::machine::{Address, Role};
 use sealog_protocol::members::{Member, MemberState, Members};
 use sealog_protocol::peer::PeerIdentity;
 use sealog_runtime::{
     ClientLimits, ExecutorConfig, ExecutorContext, ExecutorId, Handle, HostError, JournalConfig, Listen, NodeConfig,
-    Poster, RunError, ScrubConfig, StartError,
+    PeerCuts, Poster, RunError, ScrubConfig, StartError,
 };
 use sealog_sequencer::{Sequencer, SequencerConfig};
 use sealog_storage::{Storage, StorageConfig};
@@ -23,6 +24,7 @@ use crate::cluster::{JoinError, admit, await_chains, await_members, join, peers_
 use crate::directory::{DataDirectory, DirectoryError, Founding, random_id};
 use crate::host::{Event, HostConfig, NodeHost};
 use crate::identity::Identity;
+use crate::life;
 use crate::machines::{Machines, Placement, RoleMachine};
 use crate::peer_settings::{Meeting, is_any_port};
 use crate::readiness::{Readiness, Start};
@@ -65,6 +67,8 @@ pub struct Node {
     _space_looks: SpaceLooks,
     /// Why it stops by itself, if it does.
     ending: Arc<OnceLock<String>>,
+    /// What is left for the next life.
+    life: Life,
     /// Held until the executors have ended: nobody else may use the directory before.
     directory: DataDirectory,
 }
@@ -81,6 +85,18 @@ impl Stopper {
     pub fn stop(&self) {
         self.readiness.give_up();
         self.poster.stop();
+    }
+}
+
+/// Cuts a node off from others, as if the network lost everything between them: for trying out what a
+/// cluster does then.
+#[derive(Clone)]
+pub struct Cutter(Poster<Event>);
+
+impl Cutter {
+    /// From now on these cuts are in force, and no others.
+    pub fn cut(&self, cuts: PeerCuts) {
+        self.0.post(ExecutorId(0), Event::Cuts(Box::new(cuts)));
     }
 }
 
@@ -133,6 +149,9 @@ impl Node {
         let segments_max = segments_max(settings, executors);
         let space = Arc::new(SpaceWatch::new(directory.path.clone(), settings.segment_bytes, segments_max));
         let ending = Arc::new(OnceLock::new());
+        let incarnation = directory.identity.incarnation;
+        let life = Life::begin(incarnation, life::read(&directory.path).as_ref(), &directory.chains);
+        life::write(&directory.path, &life).map_err(|error| NodeError::Io { doing: "note this life", error })?;
         let meeting = meeting.map(|meeting| match &members {
             Some(members) => meeting.with_peers(peers_now(members).peers),
             None => meeting,
@@ -170,9 +189,10 @@ impl Node {
             send_deadline: settings.send_deadline,
         };
         config.peers = meeting.map(|meeting| meeting.of(identity(&directory)));
+        let forgotten = life.clone();
         let limits = Limits::new(settings, directory.chains.len() as u64, hash_seed);
         let handle = sealog_runtime::start(config, move |context: ExecutorContext<Event>| {
-            let machines = machines(&host, context.executor, limits);
+            let machines = machines(&host, context.executor, limits, &forgotten);
             Ok(NodeHost::new(host.clone(), context, machines))
         })?;
         let space_looks = SpaceLooks::start(space, handle.journals().clone());
@@ -183,7 +203,7 @@ impl Node {
         register
             .watch(handle.poster())
             .map_err(|error| NodeError::Io { doing: "start the thread that watches the register", error })?;
-        Ok(Node { handle, readiness, executors, directory, ending, _space_looks: space_looks })
+        Ok(Node { handle, readiness, executors, directory, ending, life, _space_looks: space_looks })
     }
 
     /// Waits until every append that was ever acknowledged is readable; at most so long.
@@ -209,15 +229,28 @@ impl Node {
         Stopper { poster: self.handle.poster(), readiness: self.readiness.clone() }
     }
 
+    pub fn cutter(&self) -> Cutter {
+        Cutter(self.handle.poster())
+    }
+
     /// Waits until the node has stopped.
     ///
     /// # Errors
     /// When it stopped without being asked to.
-    pub fn wait(self) -> Result<(), RunError> {
+    pub fn wait(mut self) -> Result<(), RunError> {
+        let journals = self.handle.journals().clone();
         let ended = self.handle.wait();
         self.readiness.give_up();
         ended?;
-        self.ending.get().map_or(Ok(()), |reason| Err(RunError::Host(HostError(reason.clone()))))
+        if let Some(reason) = self.ending.get() {
+            return Err(RunError::Host(HostError(reason.clone())));
+        }
+        self.life.ended_in_order = journals.iter().all(|journal| journal.status().all_durable);
+        // Without this word the next life takes it for a crash, which is safe.
+        if let Err(error) = life::write(&self.directory.path, &self.life) {
+            tracing::warn!(%error, "it could not be noted that the node ended in order");
+        }
+        Ok(())
     }
 }
 
@@ -238,6 +271,7 @@ fn member_of(settings: &Settings, register: &mut dyn WatchedRegister) -> Result<
         incarnation,
         roles: settings.roles,
         state: MemberState::Active,
+        replacement: None,
         peer_address: settings.advertised().expect("checked with the meeting"),
         client_address: client_address.unwrap_or_default(),
     };
@@ -248,8 +282,8 @@ fn member_of(settings: &Settings, register: &mut dyn WatchedRegister) -> Result<
 }
 
 fn founding(settings: &Settings) -> Founding {
-    let Settings { executors, logspaces, node, cluster, .. } = *settings;
-    Founding { executors, logspaces, node, cluster }
+    let Settings { executors, logspaces, memory_logspaces, node, cluster, .. } = *settings;
+    Founding { executors, logspaces, memory_logspaces, node, cluster }
 }
 
 /// Who the node says it is to others.
@@ -334,7 +368,7 @@ fn time_of_day_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines {
+fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits, life: &Life) -> Machines {
     let (node, incarnation) = (host.facts.node, host.facts.incarnation);
     let mut machines = Machines::default();
     for (logspace, role) in host.placement.machines(executor) {
@@ -347,9 +381,14 @@ fn machines(host: &HostConfig, executor: ExecutorId, limits: Limits) -> Machines
                 config.aux_bytes_max = limits.aux_bytes_max;
                 RoleMachine::Engine(Box::new(Engine::new(config)))
             }
-            Role::Storage => RoleMachine::Storage(Box::new(Storage::new(StorageConfig::new(node, logspace)))),
+            Role::Storage => {
+                let mut config = StorageConfig::new(node, logspace);
+                config.forgotten = life.forgotten(logspace);
+                RoleMachine::Storage(Box::new(Storage::new(config)))
+            }
             Role::Sequencer => {
-                let config = SequencerConfig::new(node, incarnation, logspace);
+                let mut config = SequencerConfig::new(node, incarnation, logspace);
+                config.forgotten = life.forgotten(logspace);
                 RoleMachine::Sequencer(Box::new(Sequencer::new(config)))
             }
             Role::Controller => {

@@ -1,5 +1,6 @@
 //! The other nodes of a cluster, as settings say them.
 
+use sealog_protocol::limits::LOGSPACES_MAX;
 use sealog_protocol::machine::Role;
 use sealog_protocol::members::Roles;
 use sealog_protocol::peer::PeerIdentity;
@@ -132,6 +133,9 @@ impl Settings {
 
     /// What contradicts itself about a node of a cluster, or one alone.
     fn check_membership(&self, is_member: bool) -> Result<(), SettingsError> {
+        if self.logspaces.unwrap_or(1) + self.memory_logspaces.unwrap_or(0) > LOGSPACES_MAX {
+            return Err(SettingsError::LogspacesTooMany);
+        }
         if !is_member {
             return if self.roles == Roles::ALL { Ok(()) } else { Err(SettingsError::RolesAlone) };
         }
@@ -142,7 +146,7 @@ impl Settings {
         if !self.peers.is_empty() {
             return Err(SettingsError::PeersAndRegister);
         }
-        if self.logspaces.is_some() {
+        if self.logspaces.is_some() || self.memory_logspaces.is_some() {
             return Err(SettingsError::LogspacesAndRegister { register });
         }
         Ok(())
@@ -186,8 +190,10 @@ mod tests {
             (Settings { peer_listen: None, ..member.clone() }, "set peer_listen"),
             (Settings { peer_listen: Some("127.0.0.1:0".to_owned()), ..member.clone() }, "with a port"),
             (Settings { peers: parse_peers("2@a:1").expect("a peer"), ..member.clone() }, "leave peers out"),
-            (Settings { logspaces: Some(2), ..member.clone() }, "leave logspaces out"),
+            (Settings { logspaces: Some(2), ..member.clone() }, "leave logspaces and memory_logspaces out"),
+            (Settings { memory_logspaces: Some(0), ..member.clone() }, "leave logspaces and memory_logspaces out"),
             (Settings { roles: Roles::new(&[Role::Engine]), ..Settings::default() }, "set register"),
+            (Settings { logspaces: Some(200), memory_logspaces: Some(57), ..Settings::default() }, "at most 256"),
         ] {
             let message = wrong.meeting().expect_err("it contradicts itself").to_string();
             assert!(message.contains(says), "{message}");

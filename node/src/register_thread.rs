@@ -9,13 +9,14 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
-use sealog_control::register::{RegisterError, Swap};
+use sealog_control::register::{MembersSwap, RegisterError, Swap};
 use sealog_protocol::LogspaceId;
+use sealog_protocol::Members;
 use sealog_protocol::machine::Address;
 use sealog_protocol::view::Chain;
 use sealog_runtime::{ExecutorId, Poster};
 
-use crate::cluster::peers_now;
+use crate::cluster::{peers_now, read_chains};
 use crate::host::Event;
 use crate::register::{Change, RegisterWatch, WatchedRegister};
 use crate::register_health::{RegisterHealth, Way};
@@ -37,6 +38,36 @@ pub struct RegisterRequest {
 pub enum RegisterWish {
     Read,
     Swap(Box<Chain>),
+    /// Of an operator's command, which is told in any case: [`Event::RegisterTold`].
+    Operation {
+        executor: ExecutorId,
+        round: u64,
+        wish: OperationWish,
+    },
+}
+
+/// What an operator's command wants of the register.
+pub enum OperationWish {
+    /// All that it holds.
+    Look,
+    Swap(Box<Members>),
+}
+
+/// What a register holds at one moment.
+#[derive(Clone, Debug)]
+pub struct RegisterNow {
+    /// `None`: the node is alone.
+    pub members: Option<Members>,
+    /// Of every logspace.
+    pub chains: Vec<Chain>,
+}
+
+/// What became of an operator's wish.
+pub enum RegisterTold {
+    Looked(RegisterNow),
+    Swapped(MembersSwap),
+    /// It gave no answer. A swap may have been made.
+    Failed(String),
 }
 
 /// Where machines leave their wishes.
@@ -135,8 +166,10 @@ impl Server {
             let poster = first.poster.clone();
             let announcer = Announcer { poster, executors: self.executors };
             let requests = std::iter::once(first).chain(requests.try_iter().take(WISHES_MAX));
+            let is_operation = |request: &RegisterRequest| matches!(request.wish, RegisterWish::Operation { .. });
+            let (operations, requests): (Vec<_>, Vec<_>) = requests.partition(is_operation);
             // When the register can't be reached the others would only wait for the same.
-            let served = requests.collect::<Vec<_>>().into_iter().try_for_each(|request| match request.wish {
+            let served = requests.into_iter().try_for_each(|request| match request.wish {
                 RegisterWish::Read => {
                     reads.insert(request.from.logspace);
                     Ok(())
@@ -145,9 +178,39 @@ impl Server {
                     reads.remove(&next.logspace);
                     self.swap(request.from, *next, &announcer)
                 }
+                RegisterWish::Operation { .. } => Ok(()),
             });
             let _ = served.and_then(|()| reads.into_iter().try_for_each(|logspace| self.read(logspace, &announcer)));
+            for request in operations {
+                if let RegisterWish::Operation { executor, round, wish } = request.wish {
+                    let told = self.operate(wish, &announcer).unwrap_or_else(|error| {
+                        self.health.failed(Way::Wishes, &error);
+                        RegisterTold::Failed(error.to_string())
+                    });
+                    request.poster.post(executor, Event::RegisterTold { round, told: Box::new(told) });
+                }
+            }
         }
+    }
+
+    /// Does what an operator's command wants.
+    fn operate(&mut self, wish: OperationWish, announcer: &Announcer) -> Result<RegisterTold, RegisterError> {
+        let told = match wish {
+            OperationWish::Look => {
+                let members = self.register.members()?;
+                let chains = read_chains(&mut *self.register)?.unwrap_or_default();
+                RegisterTold::Looked(RegisterNow { members, chains })
+            }
+            OperationWish::Swap(next) => {
+                let swap = self.register.swap_members(&next)?;
+                if swap == MembersSwap::Installed {
+                    announcer.change(Change::Members(*next));
+                }
+                RegisterTold::Swapped(swap)
+            }
+        };
+        self.health.reached(Way::Wishes);
+        Ok(told)
     }
 
     fn swap(&mut self, from: Address, next: Chain, announcer: &Announcer) -> Result<(), Unreachable> {

@@ -55,6 +55,8 @@ pub struct Settings {
     pub executors: Option<usize>,
     /// The same.
     pub logspaces: Option<u16>,
+    /// The same, of class memory.
+    pub memory_logspaces: Option<u16>,
     /// The node's id, fixed in the same way; at first drawn at random.
     pub node: Option<u64>,
     /// The id of its cluster, likewise.
@@ -124,6 +126,7 @@ impl Default for Settings {
             allow_remote: false,
             executors: None,
             logspaces: None,
+            memory_logspaces: None,
             node: None,
             cluster: None,
             register: RegisterSetting::default(),
@@ -214,9 +217,12 @@ pub enum SettingsError {
     )]
     PeersAndRegister,
     #[error(
-        "register is '{register}', so the number of logspaces was fixed by `sealog cluster init`: leave logspaces out"
+        "register is '{register}', so the number of logspaces was fixed by `sealog cluster init`: leave logspaces and \
+         memory_logspaces out"
     )]
     LogspacesAndRegister { register: String },
+    #[error("logspaces and memory_logspaces are together at most {LOGSPACES_MAX}: lower one of them")]
+    LogspacesTooMany,
     #[error(
         "roles leave out some, but no other node could run them: set register, the one that they share, or leave roles out"
     )]
@@ -306,6 +312,17 @@ pub(crate) const KEYS: &[Key] = &[
         expected: "a number from 1 to 256",
         set: |settings, text| {
             settings.logspaces = number_or_none(text, 1..=LOGSPACES_MAX)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "memory_logspaces",
+        about: "Physical logs of class memory, beside those: they acknowledge before the disk has it. Fixed in the same way.",
+        unit: "logs",
+        default: "\"\"",
+        expected: "a number from 0 to 255",
+        set: |settings, text| {
+            settings.memory_logspaces = number_or_none(text, 0..=LOGSPACES_MAX - 1)?;
             Some(())
         },
     },

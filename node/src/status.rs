@@ -1,12 +1,15 @@
 //! What a node tells of itself: one JSON object, gathered from all its executors.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use sealog_control::ControllerStatus;
 use sealog_engine::EngineStatus;
-use sealog_protocol::client::Reply;
+use sealog_protocol::client::{Durability, Reply};
+use sealog_protocol::holdings::Holdings;
 use sealog_protocol::machine::{ConnectionId, Role};
-use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, Time};
+use sealog_protocol::{ClusterId, Incarnation, LogspaceId, NodeId, ShardId, Time};
 use sealog_runtime::{Action, Counters, ExecutorContext, JournalWatch, PeerStatus};
 use sealog_sequencer::SequencerStatus;
 use sealog_storage::StorageStatus;
@@ -14,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cluster_status::ClusterFacts;
 use crate::machines::{Machines, RoleMachine};
+use crate::operations::reason_name;
 use crate::register_health::RegisterHealth;
 use crate::space_watch::SpaceWatch;
 
@@ -36,19 +40,28 @@ pub struct StatusPart {
     storages: Vec<(LogspaceId, StorageStatus)>,
     sequencers: Vec<(LogspaceId, SequencerStatus)>,
     /// Logspaces whose view is being changed.
-    changing: Vec<LogspaceId>,
+    changing: Vec<(LogspaceId, ControllerStatus)>,
+    /// Where copies are, where somebody is drained.
+    holdings: BTreeMap<LogspaceId, Holdings>,
 }
 
 impl StatusPart {
-    pub fn of(machines: &Machines) -> StatusPart {
+    pub fn of(machines: &Machines, with_holdings: bool) -> StatusPart {
         let mut part = StatusPart::default();
         for slot in machines.slots() {
             let logspace = slot.address.logspace;
             match &slot.machine {
-                RoleMachine::Engine(engine) => part.engines.push((logspace, engine.status())),
+                RoleMachine::Engine(engine) => {
+                    part.engines.push((logspace, engine.status()));
+                    if with_holdings {
+                        part.holdings.insert(logspace, engine.holdings());
+                    }
+                }
                 RoleMachine::Storage(storage) => part.storages.push((logspace, storage.status())),
                 RoleMachine::Sequencer(sequencer) => part.sequencers.push((logspace, sequencer.status())),
-                RoleMachine::Controller(controller) if controller.is_changing() => part.changing.push(logspace),
+                RoleMachine::Controller(controller) if controller.is_changing() => {
+                    part.changing.push((logspace, controller.status()));
+                }
                 RoleMachine::Controller(_) => {}
             }
         }
@@ -60,6 +73,7 @@ impl StatusPart {
         self.storages.extend(other.storages);
         self.sequencers.extend(other.sequencers);
         self.changing.extend(other.changing);
+        self.holdings.extend(other.holdings);
     }
 }
 
@@ -122,7 +136,7 @@ fn node_status<E>(
 ) -> Value {
     let (counters, journals) = (&context.counters, &context.journals);
     let ready = part.engines.iter().all(|(_, engine)| engine.ready);
-    let mut degraded = degraded_reasons(facts, part, journals);
+    let mut degraded = degraded_reasons(facts, part, journals, context.clock.now());
     degraded.extend(cluster.degraded());
     let state = match (ready, degraded.is_empty()) {
         (false, _) => "starting",
@@ -150,10 +164,10 @@ fn node_status<E>(
         "register": register_status(&facts.register),
         "index": { "records": records, "bytes": index_bytes, "bytes_max": facts.index_bytes_max },
         "space": facts.space.status(),
-        "logspaces": logspaces_status(part),
+        "logspaces": logspaces_status(part, cluster),
         "executors": executors,
         "roles": cluster.role_names(),
-        "members": cluster.members(),
+        "members": cluster.members(&part.holdings),
         "views": cluster.views(),
         "peers": context.peers.all().iter().map(peer_status).collect::<Vec<Value>>(),
     })
@@ -180,17 +194,19 @@ fn peer_status(peer: &PeerStatus) -> Value {
         "incarnation": peer.incarnation.0,
         "connects": peer.connects,
         "reason": peer.reason,
+        "clock_ahead_ms": peer.clock_ahead_ms,
     })
 }
 
 /// Each with what it means for a user.
-fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWatch]) -> Vec<String> {
+fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWatch], now: Time) -> Vec<String> {
     let mut reasons = Vec::new();
     let damages: u64 = journals.iter().map(|journal| journal.status().damages).sum();
     if damages > 0 {
         reasons.push(format!(
-            "{damages} damaged ranges were found in the journal at the start: records in them can't be read, all \
-             else is served; `sealog inspect` shows where"
+            "{damages} damaged ranges were found in the journal at the start: records in them can't be read from here, \
+             all else is served; `sealog inspect` shows where{}",
+            mending(part)
         ));
     }
     if let Some(outage) = facts.register.outage() {
@@ -204,13 +220,24 @@ fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWat
     if rotten > 0 {
         reasons.push(format!(
             "the scrub found {rotten} damaged ranges in the journal: what is damaged can't be read from here, all else \
-             is served; `scrub.findings` of the executors says where; check the disk (dmesg, smartctl)"
+             is served; `scrub.findings` of the executors says where; check the disk (dmesg, smartctl){}",
+            mending(part)
         ));
     }
     for (logspace, storage) in &part.storages {
-        if storage.corrupt_reads > 0 {
-            let reads = storage.corrupt_reads;
-            reasons.push(format!("{reads} reads of logspace {logspace} found damaged bytes on the disk"));
+        if storage.found_by_reads > 0 {
+            let segments = storage.found_by_reads;
+            reasons.push(format!(
+                "reads of logspace {logspace} found damaged bytes in {segments} segments of the journal{}",
+                mending(part)
+            ));
+        }
+        if !storage.lost.is_empty() {
+            let batches = storage.lost.len();
+            reasons.push(format!(
+                "no replica can read {batches} batches of logspace {logspace}: `storage.lost` says which; they are \
+                 asked for again every 30 s, in case a replica comes back that has them"
+            ));
         }
         if storage.full {
             reasons.push("the disk is full: appends are refused until space is freed, reads go on".to_owned());
@@ -226,13 +253,32 @@ fn degraded_reasons(facts: &NodeFacts, part: &StatusPart, journals: &[JournalWat
     if index_bytes as u64 >= facts.index_bytes_max {
         reasons.push("the index is at its memory limit: appends are refused; raise index_memory".to_owned());
     }
-    for logspace in &part.changing {
-        reasons.push(format!("logspace {logspace} changes its view: appends wait"));
+    for (logspace, status) in &part.changing {
+        let why = status.changing.map_or_else(String::new, |(reason, since)| {
+            format!(" since {} s ({})", now.since(since).as_secs(), reason_name(reason))
+        });
+        let (sequencers, storages) = status.sealed;
+        let how_far = match status.repairing {
+            true => "what is kept is being copied".to_owned(),
+            false => format!("{sequencers} sequencers and {storages} storages have answered"),
+        };
+        reasons.push(format!("logspace {logspace} changes its view{why}: appends wait; {how_far}"));
     }
     reasons
 }
 
-fn logspaces_status(part: &StatusPart) -> Vec<Value> {
+/// What becomes of damage, as far as one can tell.
+fn mending(part: &StatusPart) -> &'static str {
+    let is_lost = part.storages.iter().any(|(_, storage)| !storage.lost.is_empty());
+    let has_replicas = part.storages.iter().any(|(_, storage)| storage.has_replicas);
+    match (has_replicas, is_lost) {
+        (false, _) => "; there is no replica to mend it from",
+        (true, false) => "; it is mended from the replicas",
+        (true, true) => "; what a replica has of it is mended",
+    }
+}
+
+fn logspaces_status(part: &StatusPart, cluster: &ClusterFacts<'_>) -> Vec<Value> {
     let engines = part.engines.iter().map(|(logspace, _)| *logspace);
     let storages = part.storages.iter().map(|(logspace, _)| *logspace);
     let sequencers = part.sequencers.iter().map(|(logspace, _)| *logspace);
@@ -240,7 +286,8 @@ fn logspaces_status(part: &StatusPart) -> Vec<Value> {
     logspaces.sort_unstable();
     logspaces.dedup();
     let status = |logspace: LogspaceId| {
-        let mut value = json!({ "logspace": logspace.0 });
+        let class = cluster.class(logspace).map(Durability::name);
+        let mut value = json!({ "logspace": logspace.0, "class": class });
         let roles = [Role::Engine, Role::Storage, Role::Sequencer];
         for (role, name) in roles.into_iter().zip(["engine", "storage", "sequencer"]) {
             if let Some(status) = role_status(part, logspace, role) {
@@ -295,6 +342,7 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
         }),
         Role::Storage => find(&part.storages, logspace).map(|storage| {
             json!({
+                "counts": storage.counts,
                 "shards": storage.shards,
                 "records_durable": storage.records_durable,
                 "corrupt_reads": storage.corrupt_reads,
@@ -305,11 +353,15 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
                 "bytes_rewritten": storage.bytes_rewritten,
                 "copies": storage.copies,
                 "bytes_copied": storage.bytes_copied,
+                "to_mend": { "segments": storage.to_mend },
+                "mended": { "records": storage.records_mended, "bytes": storage.bytes_mended },
+                "lost": storage.lost.iter().map(lost_batch).collect::<Vec<Value>>(),
             })
         }),
         Role::Sequencer => find(&part.sequencers, logspace).map(|sequencer| {
             json!({
                 "view": sequencer.view.0,
+                "counts": sequencer.counts,
                 "primary": sequencer.is_primary,
                 "commit": sequencer.commit,
                 "durable": sequencer.durable,
@@ -319,6 +371,10 @@ fn role_status(part: &StatusPart, logspace: LogspaceId, role: Role) -> Option<Va
         }),
         Role::Controller => None,
     }
+}
+
+fn lost_batch((shard, position): &(ShardId, u64)) -> Value {
+    json!({ "view": shard.view.0, "shard": shard.index.to_string(), "position": position.to_string() })
 }
 
 fn executor_status(counters: &Counters, journal: &JournalWatch, now: Time) -> Value {

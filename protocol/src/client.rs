@@ -9,13 +9,17 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::batch::{ArchivedBatchMetadata, access_metadata};
 use crate::frame::{Frame, FrameError, FrameKind, HEADER_BYTES, PlaceScope, set_place, write_frame};
-use crate::ids::{ClusterId, LogBookId, LogspaceId, NodeId, Place, SessionId, Tag, ViewNumber};
+pub use crate::ids::Durability;
+use crate::ids::{ClusterId, LogBookId, LogspaceId, Logspaces, NodeId, Place, SessionId, Tag, ViewNumber};
+use crate::limits::LOGSPACES_MAX;
 use crate::seqnum::SeqNum;
 
 mod keeping;
+mod operating;
 mod subscribing;
 
 pub use keeping::{Description, RetentionRequest, TrimRequest};
+pub use operating::{NodeChange, OperateRequest};
 pub use subscribing::{CreditRequest, SubscribeRequest};
 
 /// A client's first frame. The frame's own version byte is what is checked.
@@ -30,14 +34,26 @@ pub struct ClientHello {
 pub struct Welcome {
     pub cluster: u64,
     pub node: u64,
+    /// Of class disk.
     pub logspaces: u16,
+    /// Behind those; a release that had none left zeros here.
+    pub memory_logspaces: u16,
     /// How far a request number may be ahead of the lowest unanswered one.
     pub session_window: u32,
 }
 
 impl Welcome {
-    pub fn new(cluster: ClusterId, node: NodeId, logspaces: u16, session_window: u32) -> Welcome {
-        Welcome { cluster: cluster.0, node: node.0, logspaces, session_window }
+    pub fn new(cluster: ClusterId, node: NodeId, logspaces: impl Into<Logspaces>, session_window: u32) -> Welcome {
+        let classes = logspaces.into();
+        let (logspaces, memory_logspaces) = (classes.disk, classes.memory);
+        Welcome { cluster: cluster.0, node: node.0, logspaces, memory_logspaces, session_window }
+    }
+
+    /// How many logspaces there are of each class; `None` when the numbers make no sense.
+    pub fn classes(&self) -> Option<Logspaces> {
+        let (disk, memory) = (self.logspaces, self.memory_logspaces);
+        let is_possible = disk > 0 && disk <= LOGSPACES_MAX && memory <= LOGSPACES_MAX - disk;
+        is_possible.then_some(Logspaces { disk, memory })
     }
 }
 
@@ -77,14 +93,29 @@ pub enum Request {
         /// The request id of its [`Request::Subscribe`].
         subscription: u64,
     },
+    /// An operator's question or change: [`Reply::Operated`].
+    Operate(OperateRequest),
+    /// As [`Request::NameLogBook`], in a class; refused if the name is used in another one:
+    /// [`Reply::NameKnown`].
+    CreateLogBook {
+        name: String,
+        class: Durability,
+    },
+    /// Asks for the class that a name is used in: [`Reply::NameKnown`]. Linearizable.
+    FindLogBook {
+        name: String,
+    },
 }
 
 impl Request {
     /// The logspace that it concerns, of so many; `None` for what any executor of a node answers.
-    pub fn logspace(&self, logspaces: u16) -> Option<LogspaceId> {
+    pub fn logspace(&self, logspaces: impl Into<Logspaces>) -> Option<LogspaceId> {
         let logbook = match self {
             Request::OpenSession { logspace } => return Some(LogspaceId(*logspace)),
-            Request::NameLogBook { name } => LogBookId::from_name(name),
+            // Names are in class disk, whichever class they are used in.
+            Request::NameLogBook { name } | Request::CreateLogBook { name, .. } | Request::FindLogBook { name } => {
+                LogBookId::from_name(name)
+            }
             Request::Read(read) => LogBookId(read.logbook),
             Request::CheckTail(check) => LogBookId(check.logbook),
             Request::Trim(trim) => LogBookId(trim.logbook),
@@ -93,7 +124,7 @@ impl Request {
             Request::SetAux(aux) => LogBookId(aux.logbook),
             Request::Subscribe(subscribe) => LogBookId(subscribe.logbook),
             Request::Credit(credit) => LogBookId(credit.logbook),
-            Request::Status => return None,
+            Request::Status | Request::Operate(_) => return None,
         };
         Some(logbook.logspace(logspaces))
     }
@@ -155,22 +186,6 @@ impl From<Place> for PlaceWire {
 impl From<PlaceWire> for Place {
     fn from(place: PlaceWire) -> Place {
         Place { view: ViewNumber(place.view), index: place.index }
-    }
-}
-
-/// How an acknowledged append is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-#[repr(u8)]
-pub enum Durability {
-    /// On disk on W storages, its order on disk on a majority of sequencer replicas.
-    Disk,
-}
-
-impl Durability {
-    pub fn name(self) -> &'static str {
-        match self {
-            Durability::Disk => "disk",
-        }
     }
 }
 
@@ -242,6 +257,13 @@ pub enum Reply {
         description: Box<Description>,
         place: Place,
     },
+    /// The class that a name is used in for ever; none: it was not used yet. `is_new`: this request was
+    /// the first to.
+    NameKnown {
+        class: Option<Durability>,
+        is_new: bool,
+        place: Place,
+    },
     /// JSON text.
     Status {
         json: String,
@@ -251,6 +273,10 @@ pub enum Reply {
     AuxSet {
         kept: bool,
         place: Place,
+    },
+    /// JSON text.
+    Operated {
+        json: String,
     },
     Error {
         code: ErrorCode,
@@ -303,6 +329,8 @@ enum ReplyBody {
     Status { json: String },
     Error { code: ErrorCode, message: String },
     AuxSet { kept: bool, place: PlaceWire },
+    Operated { json: String },
+    NameKnown { class: Option<Durability>, is_new: bool, place: PlaceWire },
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -390,8 +418,12 @@ pub fn encode_reply(out: &mut Vec<u8>, request: u64, reply: &Reply) {
             ReplyBody::Described { description: (**description).clone(), place: (*place).into() }
         }
         Reply::Status { json } => ReplyBody::Status { json: json.clone() },
+        Reply::Operated { json } => ReplyBody::Operated { json: json.clone() },
         Reply::Error { code, message } => ReplyBody::Error { code: *code, message: message.clone() },
         Reply::AuxSet { kept, place } => ReplyBody::AuxSet { kept: *kept, place: (*place).into() },
+        Reply::NameKnown { class, is_new, place } => {
+            ReplyBody::NameKnown { class: *class, is_new: *is_new, place: (*place).into() }
+        }
     };
     let mut scratch = [0u8; 96];
     match rkyv::api::high::to_bytes_in::<_, rancor::Failure>(&body, rkyv::ser::writer::Buffer::from(&mut scratch[..])) {
@@ -521,8 +553,10 @@ fn decode_reply_metadata(metadata: &[u8]) -> Result<Reply, FrameError> {
             Reply::Described { description: Box::new(description), place: place.into() }
         }
         ReplyBody::Status { json } => Reply::Status { json },
+        ReplyBody::Operated { json } => Reply::Operated { json },
         ReplyBody::Error { code, message } => Reply::Error { code, message },
         ReplyBody::AuxSet { kept, place } => Reply::AuxSet { kept, place: place.into() },
+        ReplyBody::NameKnown { class, is_new, place } => Reply::NameKnown { class, is_new, place: place.into() },
     })
 }
 
@@ -620,6 +654,8 @@ mod tests {
             Reply::Appended { seqnum: SeqNum(1 << 44), durability: Durability::Disk, place },
             Reply::Tail { tail: None, place },
             Reply::AuxSet { kept: true, place },
+            Reply::NameKnown { class: Some(Durability::Memory), is_new: true, place },
+            Reply::NameKnown { class: None, is_new: false, place },
             Reply::Error { code: ErrorCode::DiskFull, message: "x".repeat(500) },
         ];
         for reply in replies {

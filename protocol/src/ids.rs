@@ -76,10 +76,97 @@ impl LogBookId {
         self.0 >> 63 == 1
     }
 
-    /// The logspace that holds this LogBook, for ever.
-    pub fn logspace(self, logspaces: u16) -> LogspaceId {
-        assert!(logspaces > 0, "a cluster has at least one logspace");
-        LogspaceId((xxh3_64(&self.0.to_le_bytes()) % u64::from(logspaces)) as u16)
+    /// What holds a record of it that is acknowledged.
+    pub fn class(self) -> Durability {
+        if self.is_memory() { Durability::Memory } else { Durability::Disk }
+    }
+
+    /// The same name's id in the other class.
+    pub fn in_other_class(self) -> LogBookId {
+        LogBookId(self.0 ^ 1 << 63)
+    }
+
+    /// The same name's id in class memory.
+    pub fn in_memory(self) -> LogBookId {
+        LogBookId(self.0 | 1 << 63)
+    }
+
+    /// The same name's id in this class. A name has one of them for ever, but its id could be either.
+    pub fn in_class(self, class: Durability) -> LogBookId {
+        match class {
+            Durability::Disk => LogBookId(self.0 & (u64::MAX >> 1)),
+            Durability::Memory => self.in_memory(),
+        }
+    }
+
+    /// The logspace that holds this LogBook, for ever: one of its class. Where there is none of class
+    /// memory, one of class disk, which promises more.
+    pub fn logspace(self, logspaces: impl Into<Logspaces>) -> LogspaceId {
+        let Logspaces { disk, memory } = logspaces.into();
+        assert!(disk > 0, "a cluster has at least one logspace of class disk");
+        let (first, count) = if self.is_memory() && memory > 0 { (disk, memory) } else { (0, disk) };
+        LogspaceId(first + (xxh3_64(&self.0.to_le_bytes()) % u64::from(count)) as u16)
+    }
+}
+
+/// What holds a record when it is acknowledged: the class of its LogBook, and of that one's logspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[repr(u8)]
+pub enum Durability {
+    /// It is on disk on W storages, its order on disk on a majority of sequencer replicas.
+    Disk,
+    /// The same, in memory: it is on its way to their disks.
+    Memory,
+}
+
+impl Durability {
+    pub const ALL: [Durability; 2] = [Durability::Disk, Durability::Memory];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Durability::Disk => "disk",
+            Durability::Memory => "memory",
+        }
+    }
+}
+
+/// How many logspaces of each class a cluster has: first come those of class disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Logspaces {
+    pub disk: u16,
+    pub memory: u16,
+}
+
+impl Logspaces {
+    pub fn count(self) -> u16 {
+        self.disk + self.memory
+    }
+
+    /// All of them.
+    pub fn ids(self) -> impl Iterator<Item = LogspaceId> {
+        (0..self.count()).map(LogspaceId)
+    }
+
+    pub fn class(self, logspace: LogspaceId) -> Durability {
+        if self.is_memory(logspace) { Durability::Memory } else { Durability::Disk }
+    }
+
+    /// Whether this one commits what W storages and a majority of replicas hold in memory.
+    pub fn is_memory(self, logspace: LogspaceId) -> bool {
+        logspace.0 >= self.disk
+    }
+}
+
+impl std::fmt::Display for Logspaces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} logspaces of class disk and {} of class memory", self.disk, self.memory)
+    }
+}
+
+/// All of class disk.
+impl From<u16> for Logspaces {
+    fn from(disk: u16) -> Logspaces {
+        Logspaces { disk, memory: 0 }
     }
 }
 
@@ -205,6 +292,20 @@ mod tests {
         assert_eq!(LogBookId::from_name("orders"), LogBookId(xxh3_64(b"orders") & (u64::MAX >> 1)));
         assert_eq!(LogBookId::from_name("").0 >> 63, 0);
         assert_ne!(Tag::from_name(""), Tag::ALL);
+    }
+
+    #[test]
+    fn a_logbook_is_in_a_logspace_of_its_class() {
+        let logspaces = Logspaces { disk: 2, memory: 3 };
+        for at in 0..100 {
+            let disk = LogBookId::from_name(&format!("name {at}"));
+            let memory = disk.in_memory();
+            assert!(!disk.is_memory() && memory.is_memory());
+            assert_eq!((memory.in_class(Durability::Disk), disk.in_class(Durability::Memory)), (disk, memory));
+            assert!(!logspaces.is_memory(disk.logspace(logspaces)) && logspaces.is_memory(memory.logspace(logspaces)));
+            assert!(memory.logspace(logspaces).0 < logspaces.count());
+            assert!(memory.logspace(2).0 < 2, "where there is none of its class, a stronger one");
+        }
     }
 
     #[test]

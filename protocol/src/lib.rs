@@ -7,8 +7,10 @@
 pub mod batch;
 pub mod client;
 pub mod frame;
+pub mod holdings;
 pub mod ids;
 pub mod limits;
+pub mod lives;
 pub mod logspace;
 pub mod machine;
 pub mod members;
@@ -23,8 +25,8 @@ pub mod view;
 pub mod view_cause;
 
 pub use ids::{
-    ClusterId, Incarnation, LocalId, LogBookId, LogspaceId, NodeId, NodeSet, Place, RequestNumber, SessionId, ShardId,
-    Tag, ViewNumber,
+    ClusterId, Durability, Incarnation, LocalId, LogBookId, LogspaceId, Logspaces, NodeId, NodeSet, Place,
+    RequestNumber, SessionId, ShardId, Tag, ViewNumber,
 };
 pub use members::Members;
 pub use seqnum::SeqNum;

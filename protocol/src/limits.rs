@@ -114,6 +114,10 @@ pub const COPIES_TAKEN_MAX: usize = 64;
 /// Bytes a second that a storage takes from others for copies: a fraction of a disk's, for appends wait
 /// behind it.
 pub const COPY_BYTES_PER_S: u64 = 32 << 20;
+/// How long a storage waits before it tries again to mend what nobody could give it.
+pub const MEND_RETRY: Duration = Duration::from_secs(30);
+/// Batches that no replica can read, which a storage lists one by one; those beyond are not listed.
+pub const LOST_LISTED_MAX: usize = 64;
 /// Bytes that a storage reads at once from its journal, unless a batch is larger.
 pub const STORED_READ_BYTES: u32 = 256 << 10;
 /// Bytes of a run of batches between two places that a storage remembers.

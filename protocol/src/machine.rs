@@ -90,8 +90,9 @@ pub enum Input<'a> {
     /// [`Output::Release`].
     Vacate { segment: u32 },
     /// These bytes of the segment, in which the machine has something, are not any more what was
-    /// written: it may not be able to read back what lies there. Told again while it is so.
-    Rotten { segment: u32, offset: u64, bytes: u64 },
+    /// written: it may not be able to read back what lies there. Told again while it is so. No more comes
+    /// into the segment. `missing`: recovery found it so, and did not hand over all that was there.
+    Rotten { segment: u32, offset: u64, bytes: u64, missing: bool },
     /// The machine's deadline has passed.
     Tick,
 }

@@ -51,6 +51,15 @@ pub enum MemberState {
     Draining = 1,
     /// It is forgotten: it holds nothing that counts, and is refused when it comes back.
     Removed = 2,
+    /// As removed, but it may have held what nobody else has: an operator accepted the loss.
+    RemovedWithLoss = 3,
+}
+
+impl MemberState {
+    /// Whether it is no part of the cluster any more.
+    pub fn is_removed(self) -> bool {
+        matches!(self, MemberState::Removed | MemberState::RemovedWithLoss)
+    }
 }
 
 /// One node.
@@ -61,6 +70,8 @@ pub struct Member {
     pub incarnation: Incarnation,
     pub roles: Roles,
     pub state: MemberState,
+    /// Who is to take its place while it is drained, where it can; `None`: anybody.
+    pub replacement: Option<NodeId>,
     /// Where other nodes call it: `host:port`, or `unix:` and a path.
     pub peer_address: String,
     /// Where clients call it, the same way.
@@ -84,7 +95,7 @@ impl Members {
 
     /// Nodes that run this role and were not removed.
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = &Member> {
-        self.nodes.iter().filter(move |member| member.roles.has(role) && member.state != MemberState::Removed)
+        self.nodes.iter().filter(move |member| member.roles.has(role) && !member.state.is_removed())
     }
 
     /// The next version, in which this node is as said: added, or changed.
@@ -95,6 +106,12 @@ impl Members {
             Err(at) => nodes.insert(at, member),
         }
         Members { cluster: self.cluster, version: self.version + 1, nodes }
+    }
+
+    /// The next version, in which an operator wants this of a node that is a member.
+    pub fn with_state(&self, node: NodeId, state: MemberState, replacement: Option<NodeId>) -> Option<Members> {
+        let member = self.get(node)?.clone();
+        Some(self.with(Member { state, replacement, ..member }))
     }
 
     /// Whether a register that holds this may take `next` in its place.
@@ -118,7 +135,14 @@ impl Members {
         };
         let bytes = rkyv::to_bytes::<rancor::Error>(&stored).expect("serialising into memory cannot fail");
         let mut out = Vec::new();
-        write_frame(&mut out, FrameKind::Members, 0, 0, &bytes, &[]);
+        // Few members are replaced by a certain one, and few registers have ever had such.
+        let replacements: Vec<(u64, u64)> =
+            self.nodes.iter().filter_map(|member| Some((member.node.0, member.replacement?.0))).collect();
+        let replacements = match replacements.is_empty() {
+            true => rkyv::util::AlignedVec::new(),
+            false => rkyv::to_bytes::<rancor::Error>(&replacements).expect("serialising into memory cannot fail"),
+        };
+        write_frame(&mut out, FrameKind::Members, 0, 0, &bytes, &[&replacements]);
         out
     }
 
@@ -130,11 +154,18 @@ impl Members {
         }
         let stored =
             rkyv::from_bytes::<StoredMembers, rancor::Error>(frame.metadata).map_err(|_| FrameError::Metadata)?;
-        let members = Members {
+        let mut members = Members {
             cluster: ClusterId(stored.cluster),
             version: stored.version,
             nodes: stored.nodes.into_iter().map(Member::from).collect(),
         };
+        if !frame.payload.is_empty() {
+            let replacements = rkyv::from_bytes::<Vec<(u64, u64)>, rancor::Error>(frame.payload);
+            for (node, replacement) in replacements.map_err(|_| FrameError::Metadata)? {
+                let member = members.nodes.iter_mut().find(|member| member.node.0 == node);
+                member.ok_or(FrameError::Metadata)?.replacement = Some(NodeId(replacement));
+            }
+        }
         if members.is_valid() { Ok(members) } else { Err(FrameError::Metadata) }
     }
 }
@@ -176,6 +207,7 @@ impl From<StoredMember> for Member {
             incarnation: Incarnation(stored.incarnation),
             roles: Roles(stored.roles & Roles::ALL.0),
             state: stored.state,
+            replacement: None,
             peer_address: stored.peer_address,
             client_address: stored.client_address,
         }
@@ -192,6 +224,7 @@ mod tests {
             incarnation: Incarnation(3),
             roles: Roles::new(&[Role::Storage, Role::Controller]),
             state,
+            replacement: None,
             peer_address: "10.0.0.1:7441".to_owned(),
             client_address: "unix:/run/sealog".to_owned(),
         }
@@ -207,6 +240,10 @@ mod tests {
         let storages: Vec<u64> = two.with_role(Role::Storage).map(|member| member.node.0).collect();
         assert_eq!(storages, [5], "one that was removed runs nothing");
         assert_eq!(two.with_role(Role::Engine).count(), 0);
+        let replaced = two.with_state(NodeId(5), MemberState::Draining, Some(NodeId(9))).expect("it is a member");
+        assert_eq!(Members::decode(&replaced.encode()), Ok(replaced.clone()));
+        assert_eq!(replaced.get(NodeId(5)).and_then(|member| member.replacement), Some(NodeId(9)));
+        assert_eq!(two.with_state(NodeId(7), MemberState::Draining, None), None, "it is none");
         let mut twice = two;
         twice.nodes[0].node = NodeId(5);
         assert!(Members::decode(&twice.encode()).is_err());

@@ -68,12 +68,16 @@ pub enum Message {
         view: ViewNumber,
         from: u64,
         commit: u64,
+        /// So many are committed by what is on disks. In class disk all that are.
+        settled: u64,
         count: u32,
         entries: Bytes,
     },
-    /// Backup → primary: this many entries of the view are durable here.
+    /// Backup → primary: this many entries of the view are durable here. In class memory, `held` are
+    /// held by a life that counts; the latest, may fall.
     BackupAck {
         view: ViewNumber,
+        held: u64,
         durable: u64,
     },
     /// Primary → backup: a round that confirms that nobody sealed the view before it.
@@ -264,8 +268,10 @@ pub enum Message {
         view: ViewNumber,
     },
     /// Replica → controller, its seal durable: `entries` are those from `commit` to `tail`, `shards`
-    /// those that they cut, with their replicas.
+    /// those that they cut, with their replicas. In class memory, `commit` is what is settled, and
+    /// `restarted` says that it began this life in the view: it does not know what it said before.
     SequencerSealed {
+        restarted: bool,
         view: ViewNumber,
         tail: u64,
         commit: u64,
@@ -274,6 +280,7 @@ pub enum Message {
     },
     /// Storage → controller, its seal durable: all its shards of the view with their durable prefixes.
     StorageSealed {
+        restarted: bool,
         view: ViewNumber,
         shards: Vec<(ShardId, u64)>,
     },
@@ -351,13 +358,20 @@ pub enum Message {
     },
     /// Storage → storage: a run of batches, the first at the position that was asked for. Without batches
     /// there is nothing up to `first`; where that is the same position, there is something, and it can't be
-    /// read now. `had`: the storage had that position once.
+    /// read yet. `had`: the storage had that position once.
     CopyPart {
         shard: ShardId,
         from: u64,
         first: u64,
         had: bool,
         batches: Bytes,
+    },
+    /// Storage → storage: there is something at the position that was asked for, and its bytes are damaged.
+    /// What may be readable again begins at `next`.
+    CopyDamaged {
+        shard: ShardId,
+        from: u64,
+        next: u64,
     },
     /// Engine → primary: the ordered prefix of a shard that gets no more is durable on these, as the engine
     /// knows which has applied the metalog up to this place.

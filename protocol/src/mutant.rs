@@ -63,6 +63,10 @@ named! {
         NextViewNotRepaired,
         /// A node of a view that lives is replaced as if it were lost.
         LivingNodeReplaced,
+        /// A node is removed although it has what others are to have first.
+        RemovedWhileHolding,
+        /// A replica that makes way is released before a majority of the others has what it kept.
+        ReleasedWithoutPast,
         /// A view is installed whatever the register holds.
         InstallWithoutCompare,
         /// The verdicts that tell a repeat are forgotten at a view change.
@@ -113,6 +117,16 @@ named! {
         SubscriptionSilentAboutTrim,
         /// Retention lets one record too many go.
         RetentionTrimsOneMore,
+        /// A name that is used in one class is given to a LogBook of the other one.
+        NameInBothClasses,
+        /// A storage of class memory that has restarted in a view counts in it all the same.
+        RestartedStorageCounts,
+        /// A sequencer replica of class memory that has restarted in a view counts in it all the same.
+        RestartedReplicaCounts,
+        /// A life that ended in order is taken to have known all that lives before it said.
+        OrderRemembersAll,
+        /// A loss is accepted although a quorum that remembers may still answer.
+        LossAcceptedEarly,
         /// Aux data comes with the first record of an answer, whichever it is of.
         AuxOfFirstRecord,
         /// An engine stays with a shard one of whose storages is lost.
@@ -123,6 +137,16 @@ named! {
         CopyCutShort,
         /// A shard that still gets records is moved.
         OpenShardMoved,
+        /// A damaged batch counts as mended before its new copy is durable.
+        MendedBeforeDurable,
+        /// A damaged batch is appended again as it is: nobody looks at its checksum.
+        MendUnverified,
+        /// A damaged batch is replaced by the one before it.
+        MendedFromWrongPosition,
+        /// A segment of which recovery could not hand over everything is given back all the same.
+        MissingNotLookedFor,
+        /// A copy goes on behind what one of its sources cannot read.
+        CopySkipsWhatOneCannotRead,
     }
 }
 
@@ -157,6 +181,9 @@ named! {
         ControllerTookOver,
         ChangeLostToAnother,
         NodeReplaced,
+        NodeLeftOut,
+        NodeRemoved,
+        CheckpointLeftNode,
         ViewInstalledTwiceRead,
         ReappendAfterViewChange,
         VoidByCondition,
@@ -199,12 +226,25 @@ named! {
         AuxCameBack,
         AuxGaveWay,
         AuxOfTrimmed,
+        NameOfOtherClass,
+        MemoryCommittedUnflushed,
+        MemberRestartedAsksForView,
+        RestartRemembered,
+        LossAccepted,
+        CommittedLost,
+        EngineStartedOver,
         ShardLeftLostStorage,
         PastTaught,
         CopyTaken,
         CopySkipsDropped,
         ShardMoved,
         MoveRefused,
+        RotFound,
+        RotMended,
+        MendAskedNextReplica,
+        MissingMended,
+        RottenSegmentReleased,
+        CopySkipsDamaged,
     }
 }
 

@@ -197,9 +197,10 @@ pub fn encode_greeting(out: &mut Vec<u8>, greeting: &Greeting) {
     write_frame(out, kind, 0, 0, &bytes, &[]);
 }
 
-/// Appends a sign of life to `out`.
-pub fn encode_ping(out: &mut Vec<u8>) {
-    write_frame(out, FrameKind::PeerPing, 0, 0, &[], &[]);
+/// Appends a sign of life to `out`, with the time of day by the sender's clock, in milliseconds since
+/// 1970; 0: not told.
+pub fn encode_ping(out: &mut Vec<u8>, time_of_day_ms: u64) {
+    write_frame(out, FrameKind::PeerPing, time_of_day_ms, 0, &[], &[]);
 }
 
 /// The greeting that a whole frame holds. The side that reads it says which ones it expects.
@@ -265,9 +266,9 @@ mod tests {
         let version = frame(&Greeting::Refused(PeerRefusal::Version { theirs: 9, ours: 1 }));
         assert_eq!(version[32..35], [6, 9, 1]);
         let mut ping = Vec::new();
-        encode_ping(&mut ping);
+        encode_ping(&mut ping, 0x0102_0304);
         assert_eq!(ping[..16], [0xA1, 0x5E, FORMAT_VERSION, 13, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(ping.len(), 32);
+        assert_eq!(ping[24..], [4, 3, 2, 1, 0, 0, 0, 0]);
     }
 
     #[test]

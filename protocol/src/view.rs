@@ -4,7 +4,7 @@ use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::frame::{Frame, FrameError, FrameKind, write_frame};
-use crate::ids::{ClusterId, Incarnation, LogspaceId, NodeId, NodeSet, Place, ShardId, ViewNumber};
+use crate::ids::{ClusterId, Incarnation, LogspaceId, Logspaces, NodeId, NodeSet, Place, ShardId, ViewNumber};
 use crate::limits::{LOGSPACES_MAX, SESSION_WINDOW, SESSIONS_MAX};
 use crate::seqnum::SeqNum;
 use crate::view_cause::ViewCause;
@@ -39,14 +39,29 @@ impl View {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClusterSettings {
     pub cluster: ClusterId,
+    /// Of both classes.
     pub logspaces: u16,
+    /// How many of them, the last ones, are of class memory.
+    pub memory_logspaces: u16,
     pub sessions_max: u32,
     pub session_window: u32,
 }
 
 impl ClusterSettings {
-    pub fn new(cluster: ClusterId, logspaces: u16) -> ClusterSettings {
-        ClusterSettings { cluster, logspaces, sessions_max: SESSIONS_MAX, session_window: SESSION_WINDOW }
+    pub fn new(cluster: ClusterId, logspaces: impl Into<Logspaces>) -> ClusterSettings {
+        let classes = logspaces.into();
+        ClusterSettings {
+            cluster,
+            logspaces: classes.count(),
+            memory_logspaces: classes.memory,
+            sessions_max: SESSIONS_MAX,
+            session_window: SESSION_WINDOW,
+        }
+    }
+
+    /// How many logspaces there are of each class.
+    pub fn classes(&self) -> Logspaces {
+        Logspaces { disk: self.logspaces - self.memory_logspaces, memory: self.memory_logspaces }
     }
 }
 
@@ -63,6 +78,11 @@ pub struct Chain {
 impl Chain {
     pub fn current(&self) -> &View {
         self.views.last().expect("a chain begins with a view")
+    }
+
+    /// Whether this logspace commits what is held in memory.
+    pub fn is_memory(&self) -> bool {
+        self.settings.classes().is_memory(self.logspace)
     }
 
     pub fn view(&self, number: ViewNumber) -> Option<&View> {
@@ -101,6 +121,7 @@ impl Chain {
         });
         let settled = (1..=LOGSPACES_MAX).contains(&settings.logspaces)
             && self.logspace.0 < settings.logspaces
+            && settings.memory_logspaces < settings.logspaces
             && settings.sessions_max > 0
             && settings.session_window > 0;
         let ended = self.ends.len() + 1 == self.views.len();
@@ -147,6 +168,7 @@ impl Chain {
 struct StoredChain {
     cluster: u64,
     logspaces: u16,
+    memory_logspaces: u16,
     sessions_max: u32,
     session_window: u32,
     logspace: u16,
@@ -203,6 +225,7 @@ impl From<&Chain> for StoredChain {
         StoredChain {
             cluster: chain.settings.cluster.0,
             logspaces: chain.settings.logspaces,
+            memory_logspaces: chain.settings.memory_logspaces,
             sessions_max: chain.settings.sessions_max,
             session_window: chain.settings.session_window,
             logspace: chain.logspace.0,
@@ -239,6 +262,7 @@ impl StoredChain {
             settings: ClusterSettings {
                 cluster: ClusterId(self.cluster),
                 logspaces: self.logspaces,
+                memory_logspaces: self.memory_logspaces,
                 sessions_max: self.sessions_max,
                 session_window: self.session_window,
             },
@@ -279,7 +303,12 @@ mod tests {
     fn a_chain_round_trips_and_refuses_nonsense() {
         let mut next = chain().current().clone();
         next.number = ViewNumber(2);
-        next.cause = ViewCause { reason: ViewReason::ForceSealed, change_ms: 41, installed_at_ms: 1_790_000_000_000 };
+        next.cause = ViewCause {
+            reason: ViewReason::ForceSealed,
+            after_loss: true,
+            change_ms: 41,
+            installed_at_ms: 1_790_000_000_000,
+        };
         let chain = chain().extended(17, next);
         assert_eq!(Chain::decode(&chain.encode()), Ok(chain.clone()));
         assert!(chain.covers(Place { view: ViewNumber(1), index: 17 }));
@@ -297,5 +326,62 @@ mod tests {
         let mut old = Vec::new();
         write_frame(&mut old, FrameKind::Chain, 0, 0, &bytes, &[]);
         assert_eq!(Chain::decode(&old), Ok(chain));
+    }
+
+    /// As a release without class memory wrote it: what came since lies where it wrote zeros.
+    mod old {
+        use super::*;
+
+        #[derive(Archive, Serialize, Deserialize)]
+        pub struct Chain {
+            pub cluster: u64,
+            pub logspaces: u16,
+            pub sessions_max: u32,
+            pub session_window: u32,
+            pub logspace: u16,
+            pub views: Vec<StoredView>,
+            pub ends: Vec<u64>,
+        }
+
+        #[derive(Archive, Serialize, Deserialize)]
+        pub struct Cause {
+            pub reason: ViewReason,
+            pub change_ms: u64,
+            pub installed_at_ms: u64,
+        }
+    }
+
+    #[test]
+    fn a_chain_of_a_release_without_class_memory_is_the_same_bytes() {
+        let mut next = chain().current().clone();
+        next.number = ViewNumber(2);
+        next.cause =
+            ViewCause { reason: ViewReason::PrimaryLost, after_loss: false, change_ms: 1 << 40, installed_at_ms: 7 };
+        let chain = chain().extended(17, next);
+        let StoredChain { cluster, logspaces, sessions_max, session_window, logspace, views, ends, .. } =
+            StoredChain::from(&chain);
+        let old = old::Chain { cluster, logspaces, sessions_max, session_window, logspace, views, ends };
+        let bytes = rkyv::to_bytes::<rancor::Error>(&old).expect("fits memory");
+        let cause = |view: &View| {
+            let ViewCause { reason, change_ms, installed_at_ms, .. } = view.cause;
+            old::Cause { reason, change_ms, installed_at_ms }
+        };
+        let causes: Vec<old::Cause> = chain.views.iter().map(cause).collect();
+        let causes = rkyv::to_bytes::<rancor::Error>(&causes).expect("fits memory");
+        let mut written = Vec::new();
+        write_frame(&mut written, FrameKind::Chain, 0, 0, &bytes, &[&causes]);
+        assert_eq!(Chain::decode(&written), Ok(chain.clone()));
+        assert_eq!(chain.encode(), written);
+    }
+
+    #[test]
+    fn a_chain_has_a_logspace_of_class_disk() {
+        let mut chain = chain();
+        (chain.settings.logspaces, chain.settings.memory_logspaces) = (3, 2);
+        chain.logspace = LogspaceId(1);
+        assert_eq!(Chain::decode(&chain.encode()), Ok(chain.clone()));
+        assert!(chain.is_memory());
+        chain.settings.memory_logspaces = 3;
+        assert_eq!(Chain::decode(&chain.encode()), Err(FrameError::Metadata));
     }
 }

@@ -27,12 +27,17 @@ pub enum ViewReason {
     /// An operator gave up what could not be had: the view before ended with what answered. What was
     /// acknowledged may be lost.
     ForceSealed,
+    /// A node of a view of class memory has started again: it counts in the next one.
+    MemberRestarted,
 }
 
 /// How a view came to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ViewCause {
     pub reason: ViewReason,
+    /// The view before was ended without a quorum that remembered it: what was acknowledged in it and
+    /// not yet flushed may be lost. Class memory alone.
+    pub after_loss: bool,
     /// From the change's beginning to its installation, as the controller measured it.
     pub change_ms: u64,
     /// When it was installed, in milliseconds since 1970 by the controller's clock; 0: not known.

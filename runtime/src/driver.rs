@@ -231,6 +231,7 @@ impl<H: Host> Driver<H> {
                 }
                 Action::Release { owner, segment } => self.journal.release(owner, segment),
                 Action::Peers(peers) => self.set_peers(now, *peers),
+                Action::Cuts(cuts) => self.set_cuts(*cuts),
             }
         }
         self.actions = actions;

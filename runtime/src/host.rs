@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sealog_journal::{Damage, Owner};
+use sealog_journal::{Owner, Rotten};
 use sealog_protocol::Time;
 use sealog_protocol::client::{ClientHello, Reply, Welcome};
 use sealog_protocol::frame::FrameError;
@@ -17,6 +17,7 @@ use crate::error::HostError;
 use crate::executor::Poster;
 use crate::peer_config::PeersNow;
 use crate::peer_watch::PeerWatch;
+use crate::peers::PeerCuts;
 use crate::watch::JournalWatch;
 
 /// One executor of a node. They count from 0, in the order of [`crate::NodeConfig::executors`].
@@ -120,7 +121,7 @@ pub trait Host: 'static {
     fn vacate(&mut self, now: Time, owner: Owner, segment: u32);
 
     /// These bytes of a segment in which the owner has something are damaged.
-    fn rotten(&mut self, now: Time, owner: Owner, damage: Damage);
+    fn rotten(&mut self, now: Time, rotten: Rotten);
 
     /// The host's deadline has passed.
     fn tick(&mut self, now: Time);
@@ -156,6 +157,9 @@ pub enum Action {
     /// Who the other nodes are from now on. Only the first executor's host says so: it holds the
     /// connections. Nothing comes of it on a node that was started without peers.
     Peers(Box<PeersNow>),
+    /// From whom this node is cut off from now on, and from nobody else: a fault that is made on
+    /// purpose. As [`Action::Peers`].
+    Cuts(Box<PeerCuts>),
 }
 
 const _: () = assert!(size_of::<Action>() <= 136, "actions are moved about: they stay small");

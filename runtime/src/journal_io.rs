@@ -312,8 +312,8 @@ impl JournalIo {
             host.vacate(now, owner, segment);
             told = true;
         }
-        while let Some((owner, damage)) = self.journal.next_rotten() {
-            host.rotten(now, owner, damage);
+        while let Some(rotten) = self.journal.next_rotten() {
+            host.rotten(now, rotten);
             told = true;
         }
         let full = self.journal.is_full();

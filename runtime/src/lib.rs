@@ -52,5 +52,6 @@ pub use executor::{Handle, Poster, start};
 pub use host::{Action, ExecutorContext, ExecutorId, Host};
 pub use peer_config::{PeerAddress, PeerLimits, PeersConfig, PeersNow};
 pub use peer_watch::{PeerStatus, PeerWatch};
-pub use sealog_journal::{Damage, JournalConfig, Owner, ScrubConfig};
+pub use peers::PeerCuts;
+pub use sealog_journal::{Damage, JournalConfig, Owner, Rotten, ScrubConfig};
 pub use watch::JournalWatch;

@@ -1,6 +1,7 @@
 //! How a node stands with each other one, for whoever asks from another thread or from a host.
 
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use sealog_protocol::ids::{Incarnation, NodeId};
 
@@ -18,6 +19,16 @@ pub struct PeerStatus {
     pub connects: u64,
     /// Why there is no connection, as far as is known.
     pub reason: Option<String>,
+    /// By how many milliseconds its clock was ahead of this node's when it was told last; negative:
+    /// behind. What was told late looks behind.
+    pub clock_ahead_ms: Option<i64>,
+}
+
+/// The time of day by this machine's clock, in milliseconds since 1970; a clock before that counts as
+/// then.
+pub(crate) fn time_of_day_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// All of them, by node.

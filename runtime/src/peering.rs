@@ -23,7 +23,7 @@ use crate::driver::Driver;
 use crate::host::{ExecutorId, Host};
 use crate::inbox::Parcel;
 use crate::peer_config::PeersNow;
-use crate::peers::{LinkNumber, PeerEvent, PeerSockets};
+use crate::peers::{LinkNumber, PeerCuts, PeerEvent, PeerSockets};
 
 /// The executor that holds all links: the one that clients connect to, where with few executors the
 /// data is.
@@ -125,6 +125,13 @@ impl<H: Host> Driver<H> {
     pub(crate) fn set_peers(&mut self, now: Time, peers: PeersNow) {
         if let Some(sockets) = self.peering.sockets.as_mut() {
             sockets.set_peers(now, peers, &self.counters[usize::from(self.executor.0)]);
+        }
+    }
+
+    /// Is cut off from these nodes from now on, and from no others.
+    pub(crate) fn set_cuts(&mut self, cuts: PeerCuts) {
+        if let Some(sockets) = self.peering.sockets.as_mut() {
+            sockets.set_cuts(cuts, &mut self.ring);
         }
     }
 

@@ -19,6 +19,7 @@
 #![allow(unsafe_code)]
 
 mod connection;
+mod cutting;
 mod dialing;
 mod roster;
 mod socket;
@@ -42,13 +43,14 @@ use crate::counters::Counters;
 use crate::limits::{LEAVING, STRANGERS_MAX};
 use crate::listener::{Listener, shut_down, shut_down_sending};
 use crate::peer_config::{PeerLimits, PeersConfig, PeersNow};
-use crate::peer_watch::PeerWatch;
+use crate::peer_watch::{PeerWatch, time_of_day_ms};
 use crate::peers::connection::{PeerConnection, PeerFault};
 use crate::peers::roster::Roster;
 use crate::peers::socket::SocketAddress;
 use crate::ring::{Completion, Kind, Ring, Token};
 use crate::warnings::Warning;
 
+pub use cutting::PeerCuts;
 pub(crate) use roster::{LinkNumber, PeerEvent};
 
 #[derive(Default)]
@@ -151,8 +153,14 @@ impl PeerSockets {
                 }
             };
             known.dialing.as_mut().expect("it is due").called();
+            let hangs = self.roster.cuts.prevents(node);
             let (slot, generation) = self.take_slot();
-            let connection = Box::new(PeerConnection::new(now, generation, socket, Some((node, address))));
+            let mut connection = Box::new(PeerConnection::new(now, generation, socket, Some((node, address))));
+            if hangs {
+                (connection.talk.calling, connection.talk.hangs) = (None, true);
+                self.slots[slot as usize].connection = Some(connection);
+                continue;
+            }
             let (address, bytes) = connection.talk.calling.as_deref().expect("it was just given").parts();
             let entry = opcode::Connect::new(types::Fd(connection.wire.descriptor()), address, bytes).build();
             self.slots[slot as usize].connection = Some(connection);
@@ -179,6 +187,9 @@ impl PeerSockets {
         }
         for slot in self.unarmed.drain(..) {
             let Some(connection) = self.slots[slot as usize].connection.as_deref_mut() else { continue };
+            if self.roster.cuts.holds_receives(connection) {
+                continue;
+            }
             let wire = &mut connection.wire;
             if wire.receiving || wire.phase == Phase::Dead {
                 continue;
@@ -193,11 +204,11 @@ impl PeerSockets {
     fn submit_sends(&mut self, now: Time, ring: &mut Ring, counters: &Counters) {
         for slot in self.dirty.drain(..) {
             let Some(connection) = self.slots[slot as usize].connection.as_deref_mut() else { continue };
-            let wire = &mut connection.wire;
-            wire.is_dirty = false;
-            if wire.phase == Phase::Dead {
+            connection.wire.is_dirty = false;
+            if connection.wire.phase == Phase::Dead || self.roster.cuts.holds_sends(connection) {
                 continue;
             }
+            let wire = &mut connection.wire;
             if let Some((address, bytes)) = wire.next_send(now) {
                 connection.talk.spoke = true;
                 counters.peer_sent_bytes.add(u64::from(bytes));
@@ -290,6 +301,8 @@ impl PeerSockets {
         let mut fault = None;
         if let Some(connection) = taken.as_deref_mut().filter(|connection| connection.wire.generation == generation) {
             match completion.bytes() {
+                // What ends it is told again when the cut is over.
+                Ok(0) | Err(_) if self.roster.cuts.holds_receives(connection) => {}
                 Ok(0) => fault = Some(PeerFault::Closed),
                 Ok(bytes) => {
                     let buffer = completion.buffer().expect("what is received lies in a provided buffer");
@@ -362,7 +375,11 @@ impl PeerSockets {
         if matches!(connection.wire.phase, Phase::Leaving { .. }) && connection.wire.unsent_bytes() == 0 {
             shut_down_sending(connection.wire.socket());
         }
+        // That the other end is gone is told by what it sends.
+        let connection = self.slots[slot as usize].connection.as_deref();
+        let is_unheard = connection.is_some_and(|connection| self.roster.cuts.holds_receives(connection));
         match failure {
+            Some(_) if is_unheard => {}
             Some(failure) => self.end(now, slot, &failure, counters),
             None => self.mark_dirty(slot),
         }
@@ -461,7 +478,7 @@ impl PeerSockets {
                 Some(fault) => self.end(now, slot, &fault, counters),
                 None if connection.wire.phase == Phase::Serving => {
                     if !std::mem::take(&mut connection.talk.spoke) && connection.wire.unsent_bytes() == 0 {
-                        encode_ping(connection.wire.output());
+                        encode_ping(connection.wire.output(), time_of_day_ms());
                         self.mark_dirty(slot);
                     }
                 }

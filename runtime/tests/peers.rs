@@ -162,6 +162,25 @@ fn what_is_left_of_an_older_connection_is_not_heard_any_more() {
     node.stop();
 }
 
+#[test]
+fn a_node_hears_how_far_the_clock_of_another_one_is_from_its_own() {
+    let data = Data::new("peers-clocks");
+    let node = Plan::new(identity(2, 20), &[(1, loopback(1))]).start(&data);
+    let mut other = Stranger::greeted(&node.address(), identity(1, 5));
+    node.expect_connected(1, 5);
+    assert_eq!(node.status(1).clock_ahead_ms, None, "it has not said");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let now_ms = u64::try_from(now.as_millis()).expect("long before the end of time");
+    other.tell_time(now_ms + 600_000);
+    let is_ahead = |node: &Node| node.status(1).clock_ahead_ms.is_some_and(|ahead| ahead > 500_000 && ahead <= 600_000);
+    node.until("its clock is ten minutes ahead", is_ahead);
+    other.tell_time(1);
+    node.until("its clock is far behind", |node| node.status(1).clock_ahead_ms.is_some_and(|ahead| ahead < -600_000));
+    other.tell_time(0);
+    node.until("it does not say any more", |node| node.status(1).clock_ahead_ms.is_none());
+    node.stop();
+}
+
 /// A newer connection that takes the place of an older one begins in the turn in which that ends.
 #[test]
 fn what_was_said_before_a_connection_began_is_not_sent_on_it() {

@@ -210,7 +210,7 @@ fn a_peer_that_takes_nothing_for_long_is_cut_off() {
 
 fn ping() -> Vec<u8> {
     let mut bytes = Vec::new();
-    sealog_protocol::peer::encode_ping(&mut bytes);
+    sealog_protocol::peer::encode_ping(&mut bytes, 0);
     bytes
 }
 

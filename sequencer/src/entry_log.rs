@@ -10,7 +10,7 @@ use sealog_protocol::metalog::{Entry, EntryError, entries};
 const CHUNK_BYTES: usize = 8 << 10;
 
 /// Entries of one view without gaps: from index 0, or from where a committed checkpoint allows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct EntryLog {
     chunks: VecDeque<Chunk>,
     /// Chunks that are gone: a cursor counts them, so that it outlives a drop.
@@ -28,7 +28,7 @@ pub struct EntryLog {
     checkpoints: VecDeque<(u64, Checkpoint)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Chunk {
     first: u64,
     bytes: Vec<u8>,

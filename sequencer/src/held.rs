@@ -41,7 +41,7 @@ impl<T: Copy + PartialOrd> Newest<T> {
 }
 
 /// The segments that a replica has something in.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Held {
     segments: BTreeMap<u32, Vec<HeldRun>>,
     pub seal: Newest<ViewNumber>,

@@ -19,6 +19,7 @@ use crate::primary::{Primary, Query, TrimRequest};
 
 mod following;
 mod leading;
+mod memory;
 mod moving;
 mod past;
 mod recovery;
@@ -44,6 +45,9 @@ pub struct SequencerConfig {
     pub node: NodeId,
     pub incarnation: Incarnation,
     pub logspace: LogspaceId,
+    /// Of class memory: views up to this one began in an earlier life, which may have said more than is
+    /// known now. A seal on disk does not help: a life that had forgotten may have sealed.
+    pub forgotten: ViewNumber,
     pub cuts_in_flight_max: usize,
     /// How long a cut may be stuck, or a primary without a quorum, before another view is asked for.
     pub stuck_cut: Duration,
@@ -52,7 +56,14 @@ pub struct SequencerConfig {
 impl SequencerConfig {
     /// The defaults of [`sealog_protocol::limits`].
     pub fn new(node: NodeId, incarnation: Incarnation, logspace: LogspaceId) -> SequencerConfig {
-        SequencerConfig { node, incarnation, logspace, cuts_in_flight_max: CUTS_IN_FLIGHT_MAX, stuck_cut: STUCK_CUT }
+        SequencerConfig {
+            node,
+            incarnation,
+            logspace,
+            forgotten: ViewNumber(0),
+            cuts_in_flight_max: CUTS_IN_FLIGHT_MAX,
+            stuck_cut: STUCK_CUT,
+        }
     }
 }
 
@@ -60,6 +71,9 @@ impl SequencerConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SequencerStatus {
     pub view: ViewNumber,
+    /// Whether it counts for the quorums of the view: in class memory, unless it has forgotten what it said
+    /// in it.
+    pub counts: bool,
     pub is_primary: bool,
     /// Entries of the view that are known to be committed.
     pub commit: u64,
@@ -78,22 +92,26 @@ pub struct SequencerStatus {
 }
 
 /// A view's metalog on this replica.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct ViewLog {
     entries: EntryLog,
     durable: u64,
     /// The greatest commit index heard of; may be ahead of what is here.
     commit: u64,
+    /// What of it disks alone would commit. In class memory less than `commit`, else the same.
+    settled: u64,
     /// The commit index last given to the journal.
     commit_kept: u64,
 }
 
+#[derive(Clone, Debug)]
 struct Repair {
     end: u64,
     source: NodeId,
     controller: Address,
 }
 
+#[derive(Clone, Debug)]
 enum Appended {
     Entries(HeldRun),
     /// Entries that were in a segment which has to go.
@@ -109,6 +127,7 @@ enum Appended {
 }
 
 /// A sequencer replica of one logspace.
+#[derive(Clone, Debug)]
 pub struct Sequencer {
     config: SequencerConfig,
     chain: Option<Chain>,
@@ -180,6 +199,7 @@ impl Sequencer {
         let log = self.views.get(&view);
         SequencerStatus {
             view,
+            counts: view > ViewNumber(0) && !self.has_forgotten(view),
             is_primary: self.active_primary().is_some(),
             commit: log.map_or(0, |log| log.commit),
             durable: log.map_or(0, |log| log.durable),
@@ -206,6 +226,11 @@ impl Sequencer {
     /// base, and the commit index known.
     pub fn views(&self) -> impl Iterator<Item = (ViewNumber, u64, u64)> + '_ {
         self.views.iter().map(|(view, log)| (*view, log.durable, log.commit))
+    }
+
+    /// For each view from the base on: up to which index entries are here, durable or not.
+    pub fn ends(&self) -> impl Iterator<Item = (ViewNumber, u64)> + '_ {
+        self.views.iter().map(|(view, log)| (*view, log.entries.end()))
     }
 
     /// The entries of a view that are here from `from` up to `end`, in their encoding. None when those
@@ -241,14 +266,15 @@ impl Sequencer {
             Message::MetalogBase { base, indices, entries } => {
                 self.metalog_base(from, base, &indices, &entries, outputs);
             }
-            Message::BackupAppend { view, from: index, commit, entries, .. } => {
-                self.backup_append(from, view, index, commit, &entries, outputs);
+            Message::BackupAppend { view, from: index, commit, settled, entries, .. } => {
+                self.backup_append(from, view, index, (commit, settled), &entries, outputs);
             }
-            Message::BackupAck { view, durable } => {
+            Message::BackupAck { view, held, durable } => {
                 if let Some(primary) = self.primary.as_mut().filter(|primary| primary.view.number == view)
                     && let Some(backup) = primary.backups.get_mut(&from.node)
                 {
                     backup.durable = backup.durable.max(durable);
+                    backup.held = held;
                 }
             }
             Message::Confirm { view, round } if view > self.sealed && self.follows(view, from.node) => {
@@ -259,6 +285,14 @@ impl Sequencer {
                     && let Some(backup) = primary.backups.get_mut(&from.node)
                 {
                     backup.confirmed = backup.confirmed.max(round);
+                }
+            }
+            // A storage of class memory that has started again: it counts in the next view.
+            Message::ViewWanted { view, .. } if from.role == Role::Storage => {
+                let leads = self.active_primary().is_some_and(|primary| primary.view.number == view);
+                if leads && self.ask_again.is_none() {
+                    mark(Mark::MemberRestartedAsksForView);
+                    self.ask_again = Some(Time::ZERO);
                 }
             }
             Message::MetalogOpen { from: place } => self.metalog_open(from, place, outputs),
@@ -314,10 +348,11 @@ impl Sequencer {
     fn keep_commit(&mut self, outputs: &mut Outputs) {
         let Some(view) = self.chain.as_ref().map(|chain| chain.current().number) else { return };
         let Some(log) = self.views.get_mut(&view) else { return };
-        if log.commit > log.commit_kept {
-            log.commit_kept = log.commit;
-            self.appended.push_back(Appended::Commit(Place { view, index: log.commit }));
-            outputs.append(DurableEntry::Commit { view, commit: log.commit });
+        // Only what survives without this process: who reads it has forgotten the rest.
+        if log.settled > log.commit_kept {
+            log.commit_kept = log.settled;
+            self.appended.push_back(Appended::Commit(Place { view, index: log.settled }));
+            outputs.append(DurableEntry::Commit { view, commit: log.settled });
         }
     }
 
@@ -362,20 +397,24 @@ impl Sequencer {
             return;
         }
         let first = self.chain.is_none();
+        let view = chain.current();
         self.chain = Some(chain.clone());
         self.primary = None;
         self.ask_again = None;
         self.past.look = true;
-        let view = chain.current();
         if view.primary != self.config.node {
             self.resume_as_backup(outputs);
+            if self.has_forgotten(view.number) && view.sequencers.contains(self.config.node) {
+                mark(Mark::MemberRestartedAsksForView);
+                self.ask_for_view(now, ViewReason::MemberRestarted, outputs);
+            }
             return;
         }
         if view.number <= self.sealed {
             return;
         }
         if view.primary_incarnation == self.config.incarnation {
-            let mut primary = Primary::new(view, self.config.node);
+            let mut primary = Primary::new(view, self.config.node, chain.is_memory());
             for node in self.connected.keys() {
                 primary.connected(*node);
             }
@@ -393,7 +432,7 @@ impl Sequencer {
     /// The mistake that a mutant makes: to go on as primary from what the journal kept.
     fn resume_as_primary(&mut self, chain: &Chain) {
         let view = chain.current();
-        let mut primary = Primary::new(view, self.config.node);
+        let mut primary = Primary::new(view, self.config.node, chain.is_memory());
         let kept = std::mem::take(&mut self.views.entry(view.number).or_default().entries);
         let mut log = EntryLog::default();
         let mut cursor = kept.cursor(kept.first());

@@ -10,7 +10,7 @@ use sealog_protocol::machine::Address;
 use sealog_protocol::metalog::{CutMove, EngineIncarnation, Entry, encode_cut};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::View;
-use sealog_protocol::{Incarnation, LogBookId, NodeId, SeqNum, ShardId, Tag, Time};
+use sealog_protocol::{Incarnation, LogBookId, NodeId, NodeSet, SeqNum, ShardId, Tag, Time};
 
 use crate::entry_log::{Cursor, EntryLog};
 use crate::progress::{ShardProgress, nth_largest};
@@ -25,6 +25,8 @@ pub struct Backup {
     pub next: Option<Cursor>,
     /// How many entries it has on disk. Never falls.
     pub durable: u64,
+    /// How many a life of it holds that counts; the latest.
+    pub held: u64,
     /// The last round that it confirmed.
     pub confirmed: u64,
     /// The commit index that it was sent last.
@@ -48,9 +50,11 @@ pub struct Query {
 }
 
 /// The primary of one view, in the one life that may be it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Primary {
     pub view: View,
+    /// The logspace is of class memory: what is held commits, be it on no disk yet.
+    is_memory: bool,
     /// All entries applied, also those that are not yet committed.
     pub logspace: Logspace,
     pub backups: BTreeMap<NodeId, Backup>,
@@ -67,6 +71,8 @@ pub struct Primary {
     moved: Vec<ShardId>,
     /// Stands before the first uncommitted entry.
     commit: Cursor,
+    /// In class memory: stands before the first entry that disks alone would not commit.
+    settled: Cursor,
     cuts_in_flight: usize,
     /// Since when the head entry has been on a majority's disks and short of storages.
     stuck: Option<(u64, Time)>,
@@ -75,10 +81,11 @@ pub struct Primary {
 }
 
 impl Primary {
-    pub fn new(view: &View, node: NodeId) -> Primary {
+    pub fn new(view: &View, node: NodeId, is_memory: bool) -> Primary {
         let others = view.sequencers.iter().filter(|id| *id != node);
         Primary {
             view: view.clone(),
+            is_memory,
             logspace: Logspace::new(view),
             // A backup that read of the view first has said where it stands before anybody listened: in a
             // new view that is the beginning. One that has not read of it yet says so when it has.
@@ -91,6 +98,7 @@ impl Primary {
             progress: BTreeMap::new(),
             moved: Vec::new(),
             commit: Cursor::default(),
+            settled: Cursor::default(),
             cuts_in_flight: 0,
             stuck: None,
             lost: BTreeMap::new(),
@@ -109,6 +117,11 @@ impl Primary {
     /// The index of the entry that moved a shard last, in this view.
     pub fn moved_at(&self, shard: ShardId) -> Option<u64> {
         self.moves.get(&shard).copied()
+    }
+
+    /// So many entries are committed by what is on disks.
+    pub fn settled(&self) -> u64 {
+        if self.is_memory { self.settled.index() } else { self.commit.index() }
     }
 
     pub fn cuts_in_flight(&self) -> usize {
@@ -200,11 +213,19 @@ impl Primary {
     pub fn advance_commit(&mut self, now: Time, log: &EntryLog, own_durable: u64) -> bool {
         let before = self.commit.index();
         let mut majority = self.majority_durable(own_durable);
+        if self.is_memory {
+            self.settle(log, majority);
+            let held = self.backups.values().map(|backup| backup.held).chain([log.end()]);
+            majority = nth_largest(held, self.view.sequencers.majority());
+        }
         if active(Mutant::SkipMajority) {
             majority = own_durable;
         }
         while self.commit.index() < majority {
             let entry = log.get(self.commit).expect("durable entries are in the log");
+            if self.waits_for_disks(&entry) {
+                break;
+            }
             if !self.has_records(&entry) && !active(Mutant::CommitOutOfOrder) {
                 mark(Mark::CommitWaitsForStorage);
                 break;
@@ -215,6 +236,9 @@ impl Primary {
             log.advance(&mut self.commit);
         }
         let index = self.commit.index();
+        if self.is_memory && index > self.settled.index() {
+            mark(Mark::MemoryCommittedUnflushed);
+        }
         if index == majority && majority < own_durable.min(log.end()) {
             mark(Mark::CommitWaitsForBackup);
         }
@@ -232,19 +256,41 @@ impl Primary {
         nth_largest(durable, self.view.sequencers.majority())
     }
 
+    /// Moves on over what is on a majority's disks and orders records on W disks.
+    fn settle(&mut self, log: &EntryLog, majority: u64) {
+        while self.settled.index() < majority {
+            let entry = log.get(self.settled).expect("a base is settled, so what is not is in the log");
+            if !self.are_stored(&entry, ShardProgress::durable) {
+                return;
+            }
+            log.advance(&mut self.settled);
+        }
+    }
+
+    /// What lets go of what is on disks may not be lost itself: in class memory, too, a checkpoint, a
+    /// trim and a move commit when they are flushed.
+    fn waits_for_disks(&self, entry: &Entry<'_>) -> bool {
+        let lets_go = matches!(entry, Entry::Checkpoint { .. } | Entry::Trim { .. } | Entry::MoveShard { .. });
+        self.is_memory && lets_go && self.settled.index() <= self.commit.index()
+    }
+
     fn has_records(&self, entry: &Entry<'_>) -> bool {
+        let of = match () {
+            () if self.is_memory => ShardProgress::held,
+            () if active(Mutant::CommitOnReceived) => ShardProgress::received,
+            () => ShardProgress::durable,
+        };
+        self.are_stored(entry, of)
+    }
+
+    /// Whether W storages have all records of an entry, by this measure.
+    fn are_stored(&self, entry: &Entry<'_>, of: impl Fn(&ShardProgress, &NodeSet, usize) -> u64) -> bool {
         let Entry::Cut(cut) = entry else { return true };
         let quorum = usize::from(self.view.write_quorum);
         cut.moves().all(|moved| {
             let id = ShardId { view: self.view.number, index: moved.shard_index };
             let (Some(shard), Some(progress)) = (self.logspace.shard(id), self.progress.get(&id)) else { return false };
-            let replicas = &shard.replicas;
-            let durable = if active(Mutant::CommitOnReceived) {
-                progress.received(replicas, quorum)
-            } else {
-                progress.durable(replicas, quorum)
-            };
-            durable >= moved.prefix
+            of(progress, &shard.replicas, quorum) >= moved.prefix
         })
     }
 

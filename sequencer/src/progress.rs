@@ -37,6 +37,11 @@ impl ShardProgress {
         self.nth(replicas, quorum, |reported| reported.durable)
     }
 
+    /// The prefix that at least `quorum` replicas hold in a life that counts, be it in memory.
+    pub fn held(&self, replicas: &NodeSet, quorum: usize) -> u64 {
+        self.nth(replicas, quorum, |reported| reported.received)
+    }
+
     fn nth(&self, replicas: &NodeSet, quorum: usize, of: impl Fn(&Reported) -> u64) -> u64 {
         nth_largest(self.reported[..replicas.len()].iter().map(of), quorum)
     }

@@ -445,9 +445,11 @@ fn a_backup_behind_the_base_takes_it_over() {
     backup.sent.clear();
     backup.say(sequencer_of(ONE), base.1);
     assert_eq!((backup.sequencer.base(), backup.end(1)), (place(1, 15), 15));
-    assert!(backup.sent.contains(&(sequencer_of(ONE), Message::BackupAck { view: ViewNumber(1), durable: 15 })));
+    assert!(
+        backup.sent.contains(&(sequencer_of(ONE), Message::BackupAck { view: ViewNumber(1), held: 15, durable: 15 }))
+    );
     let (view, commit) = (ViewNumber(1), 22);
-    backup.say(sequencer_of(ONE), Message::BackupAppend { view, from: 15, commit, count: 7, entries });
+    backup.say(sequencer_of(ONE), Message::BackupAppend { view, from: 15, commit, settled: commit, count: 7, entries });
     assert_eq!(backup.end(1), 22);
     assert_eq!(backup.sequencer.checkpoint().map(|known| known.place), Some(place(1, 15)));
     backup.recover().expect("what it wrote");
@@ -461,10 +463,10 @@ fn a_primary_tells_its_base_to_a_backup_that_resumes_before_it() {
     world.trims(0, 20);
     let three = sequencer_of(NodeId(3));
     let view = ViewNumber(1);
-    world.say(three, Message::BackupAck { view, durable: 21 });
+    world.say(three, Message::BackupAck { view, held: 21, durable: 21 });
     world.done(place(1, 15));
     world.sent.clear();
-    world.say(three, Message::BackupAck { view, durable: 22 });
+    world.say(three, Message::BackupAck { view, held: 22, durable: 22 });
     let told = |world: &World, to: NodeId| {
         let told = world.sent.iter().filter(|(address, _)| *address == sequencer_of(to));
         told.filter(|(_, message)| matches!(message, Message::MetalogBase { .. })).count()

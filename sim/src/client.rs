@@ -67,10 +67,11 @@ pub struct Recorder {
 impl Recorder {
     pub fn new(plan: &Plan) -> Recorder {
         Recorder {
-            history: History::new(plan.settings.logspaces),
+            history: History::new(plan.settings.classes()),
             events: 0,
             completed: 0,
-            sessions_expire: plan.settings.sessions_max < SESSIONS_MANY,
+            // Or are lost with what class memory may lose.
+            sessions_expire: plan.settings.sessions_max < SESSIONS_MANY || plan.settings.memory_logspaces > 0,
             damage_allowed: false,
             retention_refused: 0,
             subscribed: Vec::new(),
@@ -342,7 +343,7 @@ impl Client {
                 }
                 Outcome::Manage(Err(ManageError::Deadline { .. } | ManageError::Unreachable { .. })) => {}
                 Outcome::Manage(Err(error)) => return Err(Failure::ClientError { error: error.to_string() }),
-                Outcome::Status(_) | Outcome::Manage(Ok(_)) | Outcome::SetAux(_) => {}
+                Outcome::Status(_) | Outcome::Manage(Ok(_)) | Outcome::Name(_) | Outcome::SetAux(_) => {}
             }
         }
         Ok(seen)

@@ -30,7 +30,7 @@ impl World {
         let stepped = &mut self.clients[client];
         let seen = stepped.complete(now, &mut self.recorder, &mut self.rng)?;
         for (logbook, seqnum, fingerprint) in seen {
-            self.seen.saw(logbook.logspace(self.plan.settings.logspaces), seqnum, fingerprint)?;
+            self.seen.saw(logbook.logspace(self.plan.settings.classes()), seqnum, fingerprint)?;
         }
         let stepped = &mut self.clients[client];
         if self.submitting && stepped.pinned.is_none() {

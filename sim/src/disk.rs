@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use sealog_journal::{BlockWrite, SegmentSource, SourceError, WantedSegment};
+use sealog_journal::{ALIGNMENT, BlockWrite, SegmentSource, SourceError, WantedSegment};
 
 /// What a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -48,6 +48,12 @@ impl Disk {
         write
     }
 
+    /// The first write that is under way is durable.
+    pub fn complete_next(&mut self) -> Option<BlockWrite> {
+        let id = self.in_flight.first()?.id;
+        Some(self.complete(id))
+    }
+
     /// Makes a zeroed segment, if there is room; or gives a file that is not needed its number.
     pub fn prepare(&mut self, wanted: WantedSegment, bytes: u64) -> bool {
         let WantedSegment { segment, recycled } = wanted;
@@ -77,6 +83,26 @@ impl Disk {
     pub fn read(&self, segment: u32, offset: u64, bytes: usize) -> Option<Bytes> {
         let file = self.segments.get(&segment)?;
         file.get(offset as usize..offset as usize + bytes).map(Bytes::copy_from_slice)
+    }
+
+    /// Bits flip in a byte.
+    pub fn flip(&mut self, segment: u32, offset: u64, bits: u8) {
+        if let Some(byte) = self.segments.get_mut(&segment).and_then(|file| file.get_mut(offset as usize)) {
+            *byte ^= bits;
+        }
+    }
+
+    /// A page is overwritten with one that was meant for another segment.
+    pub fn stray(&mut self, segment: u32, offset: u64, rng: &mut Rng) {
+        let others: Vec<u32> = self.segments.keys().copied().filter(|other| *other != segment).collect();
+        let from = others.get(rng.usize(0..others.len().max(1))).and_then(|other| self.segments.get(other));
+        let page = from.map_or(vec![0; ALIGNMENT], |file| {
+            let nth = rng.usize(0..file.len() / ALIGNMENT);
+            file[nth * ALIGNMENT..][..ALIGNMENT].to_vec()
+        });
+        if let Some(target) = self.segments.get_mut(&segment).and_then(|file| file.get_mut(offset as usize..)) {
+            target[..ALIGNMENT].copy_from_slice(&page);
+        }
     }
 
     /// The node stops; returns how many sectors were torn.

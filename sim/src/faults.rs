@@ -13,10 +13,14 @@ use sealog_protocol::{LogspaceId, NodeId, ViewReason};
 use crate::client::Client;
 use crate::disk::Stop;
 use crate::node::NodeInput;
-use crate::queue::{Instant, MILLISECOND};
+use crate::queue::{Instant, MILLISECOND, SECOND};
+use crate::rot::Rot;
 use crate::swarm::{FaultKind, NodeIndex, Plan};
 use crate::violation::Failure;
 use crate::world::{Event, World};
+
+/// Once faults stop, every node counts in the views of class memory within this long.
+const CALM_MAX: Instant = 20 * SECOND;
 
 /// The end of one fault.
 #[derive(Clone, Copy, Debug)]
@@ -33,13 +37,15 @@ pub struct Faults {
     /// Faults happen.
     active: bool,
     pub counts: BTreeMap<FaultKind, u64>,
-    /// Nodes that stay dead.
+    /// Nodes that stay dead, and of them those that were removed.
     buried: Vec<NodeIndex>,
+    removed: Vec<NodeIndex>,
     /// Nodes that were to be drained at some time.
     pub drained: BTreeSet<NodeId>,
     /// Since when pairs of connected nodes have not heard of each other.
     silent_since: BTreeMap<(NodeIndex, NodeIndex), Instant>,
     pub torn_sectors: u64,
+    pub rot: Rot,
     /// The next line of a client that takes a vanished one's place.
     next_line: u32,
 }
@@ -50,9 +56,11 @@ impl Faults {
             active: false,
             counts: BTreeMap::new(),
             buried: Vec::new(),
+            removed: Vec::new(),
             drained: BTreeSet::new(),
             silent_since: BTreeMap::new(),
             torn_sectors: 0,
+            rot: Rot::default(),
             next_line: plan.load.clients as u32,
         }
     }
@@ -97,7 +105,12 @@ impl World {
         let node = NodeIndex(self.rng.usize(0..self.nodes.len()));
         let lasts = self.now + self.plan.fault_lasts.draw(&mut self.rng);
         match kind {
-            FaultKind::CrashProcess => self.crash(node, Stop::Process),
+            FaultKind::CrashProcess => {
+                self.end_or_crash(node);
+                if self.plan.settings.memory_logspaces > 0 && self.rng.u8(0..3) == 0 {
+                    self.crash_keepers();
+                }
+            }
             FaultKind::PowerLossOfOne => self.crash(node, Stop::Power),
             FaultKind::PowerLossOfAll => {
                 for node in (0..self.nodes.len()).map(NodeIndex) {
@@ -145,6 +158,7 @@ impl World {
                 self.want_view(logspace);
             }
             FaultKind::NodeDrained => self.drain_or_not(node),
+            FaultKind::NodeRemoved => self.remove_sometime(node),
             FaultKind::ViewsRaced => {
                 let logspace = LogspaceId(self.rng.u16(0..self.plan.settings.logspaces));
                 for node in self.plan.with_role(|roles| roles.controller) {
@@ -162,6 +176,7 @@ impl World {
                 let client = self.rng.usize(0..self.clients.len());
                 self.drop_client(client, ConnectionError::Closed);
             }
+            FaultKind::BitRot | FaultKind::StrayWrite => self.rot(kind)?,
             FaultKind::ClientVanishes => {
                 let client = self.rng.usize(0..self.clients.len());
                 self.replace_client(client);
@@ -176,9 +191,15 @@ impl World {
         let members = self.register.members();
         let state = match members.get(id).map(|member| member.state) {
             Some(MemberState::Active) => MemberState::Draining,
-            _ => MemberState::Active,
+            Some(MemberState::Draining) => MemberState::Active,
+            _ => return,
         };
         self.register.set_state(id, state);
+        self.members_changed(id);
+    }
+
+    /// The register has other members, of whom this one is to be drained, or was. All hear of it.
+    pub fn members_changed(&mut self, id: NodeId) {
         self.faults.drained.insert(id);
         for node in (0..self.nodes.len()).map(NodeIndex) {
             let at = self.now + self.register.delay(self.now, &mut self.rng);
@@ -198,6 +219,24 @@ impl World {
             let node = self.some_controller();
             self.crash(node, Stop::Process);
         }
+    }
+
+    /// Class memory has nodes that remember: some of them stop at once, engines and clients go on.
+    fn crash_keepers(&mut self) {
+        for keeper in self.plan.with_role(|roles| roles.sequencer || roles.storage) {
+            if self.rng.u8(0..3) > 0 {
+                self.end_or_crash(keeper);
+            }
+        }
+    }
+
+    /// A process ends. In class memory it matters whether in order.
+    fn end_or_crash(&mut self, node: NodeIndex) {
+        if self.plan.settings.memory_logspaces > 0 && self.rng.u8(0..3) == 0 {
+            let ending = &mut self.nodes[node.0];
+            ending.end_in_order(&self.plan, self.now);
+        }
+        self.crash(node, Stop::Process);
     }
 
     fn other_than(&mut self, node: NodeIndex) -> NodeIndex {
@@ -297,11 +336,32 @@ impl World {
     /// The end of all faults: a quorum is healed, the rest stays dead.
     pub fn calm(&mut self) -> Result<(), Failure> {
         self.faults.active = false;
-        self.faults.buried = self.draw_buried();
+        // Class memory outlives a minority that stops, once who has started again counts again.
+        let counts_first = self.plan.settings.memory_logspaces > 0;
+        if !counts_first {
+            self.bury();
+        }
+        self.heal_all()?;
+        if counts_first {
+            let until = self.now + CALM_MAX;
+            if !self.run(until, |world| world.invariants.all_count())? {
+                return Err(Failure::MembersNeverCount);
+            }
+            self.bury();
+        }
+        Ok(())
+    }
+
+    fn bury(&mut self) {
+        let buried = self.draw_buried();
+        self.faults.buried.extend(buried);
         self.trace.event(self.now, &[12], || format!("CALM: {:?} stay dead", self.faults.buried));
         for node in self.faults.buried.clone() {
             self.crash(node, Stop::Power);
         }
+    }
+
+    fn heal_all(&mut self) -> Result<(), Failure> {
         self.register.heal();
         self.network.unblock_all();
         for at in 0..self.nodes.len() {
@@ -325,7 +385,8 @@ impl World {
 
     /// Nodes that can be missed: of all views together a minority of a view's sequencers, W − 1 storages,
     /// so that whatever a view before left on some of its nodes is still there; all engines but one, and
-    /// all controllers but one.
+    /// all controllers but one. Where one has rotted the others have the only good copies: it counts as one
+    /// of those that are missed.
     fn draw_buried(&mut self) -> Vec<NodeIndex> {
         let mut order: Vec<NodeIndex> = (0..self.nodes.len()).map(NodeIndex).collect();
         self.rng.shuffle(&mut order);
@@ -334,14 +395,18 @@ impl World {
         let (sequencers_max, storages_max) =
             (replicas.len() - replicas.majority(), usize::from(self.plan.write_quorum) - 1);
         let mut buried: Vec<NodeIndex> = Vec::new();
-        for node in order {
+        for node in order.into_iter().filter(|node| !self.faults.removed.contains(node)) {
             let counts = |has: fn(&crate::swarm::Roles) -> bool| {
-                let nodes = self.plan.with_role(has);
+                let mut nodes = self.plan.with_role(has);
+                // Nothing is left on those that were removed.
+                nodes.retain(|node| !self.faults.removed.contains(node));
                 let gone = nodes.iter().filter(|other| **other == node || buried.contains(other)).count();
                 (gone, nodes.len() - gone)
             };
             let spared = counts(|roles| roles.engine).1 >= 1
-                && counts(|roles| roles.storage).0 <= storages_max
+                && (counts(|roles| roles.storage).0 + usize::from(self.has_rotted_beside(&buried, node))
+                    <= storages_max
+                    || !self.plan.nodes[node.0].1.storage)
                 && counts(|roles| roles.sequencer).0 <= sequencers_max
                 && counts(|roles| roles.controller).1 >= 1;
             if spared && buried.len() < wanted {
@@ -349,6 +414,11 @@ impl World {
             }
         }
         buried
+    }
+
+    /// A node has rotted that is neither of these.
+    fn has_rotted_beside(&self, buried: &[NodeIndex], node: NodeIndex) -> bool {
+        self.faults.rot.node.is_some_and(|rotten| rotten != node && !buried.contains(&rotten))
     }
 
     /// Closes connections that have been silent for too long.
@@ -385,6 +455,16 @@ impl World {
         self.trace.event(self.now, &[13, u64::from(logspace.0)], || format!("view {view} of {logspace} is to end"));
         let life = self.nodes[node.0].incarnation.0;
         self.input(node, life, NodeInput::Request { to, message });
+    }
+
+    /// A node is removed: it never comes back.
+    pub fn bury_removed(&mut self, node: NodeIndex) {
+        self.faults.buried.push(node);
+        self.faults.removed.push(node);
+    }
+
+    pub fn faults_are_active(&self) -> bool {
+        self.faults.active
     }
 
     pub fn is_buried(&self, node: NodeIndex) -> bool {

@@ -22,6 +22,8 @@ use crate::swarm::Plan;
 use crate::violation::Failure;
 
 mod copies;
+mod memory;
+mod rot;
 
 use copies::Move;
 
@@ -59,6 +61,15 @@ struct Truth {
     frames: Batches,
     /// Seals that a node has answered.
     seals: BTreeMap<(Role, NodeId), ViewNumber>,
+    /// Of class memory: what counts is held, be it on no disk yet.
+    is_memory: bool,
+    /// By view and replica, and by shard and storage: entries and records ever held.
+    held_entries: BTreeMap<(ViewNumber, NodeId), u64>,
+    held_records: BTreeMap<(ShardId, NodeId), u64>,
+    /// Who has restarted in the present view: it forgot what it had said.
+    restarted: BTreeSet<(Role, NodeId)>,
+    /// Acknowledged records were lost, as the class allows.
+    lost: bool,
     /// The greatest place of a checkpoint whose entry is committed: nobody needs the metalog before it.
     checkpoint: Place,
 }
@@ -69,6 +80,8 @@ pub struct Invariants {
     logspaces: Vec<Truth>,
     /// Committed entries in all.
     pub commits: u64,
+    /// Nodes that were removed: what they had is gone.
+    pub removed: BTreeSet<NodeId>,
 }
 
 impl Invariants {
@@ -83,9 +96,14 @@ impl Invariants {
             batches: BTreeMap::new(),
             frames: Batches::new(),
             seals: BTreeMap::new(),
+            is_memory: plan.first_chain(logspace).is_memory(),
+            held_entries: BTreeMap::new(),
+            held_records: BTreeMap::new(),
+            restarted: BTreeSet::new(),
+            lost: false,
             checkpoint: Place::default(),
         });
-        Invariants { logspaces: logspaces.collect(), commits: 0 }
+        Invariants { logspaces: logspaces.collect(), commits: 0, removed: BTreeSet::new() }
     }
 
     fn truth(&mut self, logspace: LogspaceId) -> &mut Truth {
@@ -133,8 +151,12 @@ impl Invariants {
             match machine {
                 RoleMachine::Storage(storage) => {
                     let truth = self.truth(address.logspace);
-                    for (shard, _, durable) in storage.shards() {
+                    for (shard, received, durable) in storage.shards() {
                         truth.disk(*address, shard, durable)?;
+                        if truth.is_memory {
+                            let held = truth.held_records.entry((shard, address.node)).or_default();
+                            *held = received.max(*held);
+                        }
                     }
                 }
                 RoleMachine::Sequencer(sequencer) => {
@@ -144,6 +166,10 @@ impl Invariants {
                     for (view, durable, _) in sequencer.views().filter(|(view, ..)| *view >= sequencer.base().view) {
                         truth.journal(*address, view, durable)?;
                     }
+                    for (view, end) in sequencer.ends().filter(|_| truth.is_memory) {
+                        let held = truth.held_entries.entry((view, address.node)).or_default();
+                        *held = end.max(*held);
+                    }
                     let base = sequencer.base();
                     for (view, durable, commit) in sequencer.views() {
                         let here = |from, end| sequencer.entries(view, from, end).to_vec();
@@ -151,7 +177,7 @@ impl Invariants {
                         truth.heard_commit(*address, (view, from), durable, commit, here)?;
                     }
                     truth.based(*address, base)?;
-                    self.commits += self.committed(address.logspace) - before;
+                    self.commits += self.committed(address.logspace).saturating_sub(before);
                 }
                 RoleMachine::Engine(_) | RoleMachine::Controller(_) => {}
             }
@@ -194,6 +220,7 @@ impl Invariants {
                         truth.disks.insert((shard, node.id), after);
                     }
                     truth.seal_kept(*address, storage.sealed())?;
+                    truth.started(*address, node);
                 }
                 RoleMachine::Sequencer(sequencer) => {
                     let found: BTreeMap<ViewNumber, u64> =
@@ -207,6 +234,7 @@ impl Invariants {
                         }
                     }
                     truth.seal_kept(*address, sequencer.status().sealed)?;
+                    truth.started(*address, node);
                     truth.based(*address, base)?;
                 }
                 RoleMachine::Engine(_) | RoleMachine::Controller(_) => {}
@@ -221,8 +249,18 @@ impl Invariants {
         let committed_before: u64 = truth.views.values().map(|view| view.committed.len() as u64).sum();
         truth.install(chain)?;
         let committed: u64 = truth.views.values().map(|view| view.committed.len() as u64).sum();
-        self.commits += committed - committed_before;
+        self.commits += committed.saturating_sub(committed_before);
         Ok(())
+    }
+
+    /// Logspaces of class memory that lost what was acknowledged, as they may.
+    pub fn lossy(&self) -> impl Iterator<Item = LogspaceId> + '_ {
+        self.logspaces.iter().filter(|truth| truth.lost).map(|truth| truth.chain.logspace)
+    }
+
+    /// Whether all nodes count in the views of class memory: as many as ever may be lost again.
+    pub fn all_count(&self) -> bool {
+        self.logspaces.iter().all(|truth| truth.restarted.is_empty())
     }
 
     /// All records that ever became visible, and the trims between them, as committed entries have them.
@@ -363,6 +401,9 @@ impl Truth {
         here: impl Fn(u64, u64) -> Vec<u8>,
     ) -> Result<(), Failure> {
         let (node, logspace) = (address.node, address.logspace);
+        let ended = self.chain.end(view).filter(|end| *end < commit);
+        // A primary that alone remembers what was lost goes on until it hears of the end.
+        let commit = ended.filter(|_| self.lost_at_end(view)).unwrap_or(commit);
         if let Some(end) = self.chain.end(view).filter(|end| *end < commit) {
             return Err(Failure::CommittedPastEnd { logspace, view, end, commit, node });
         }
@@ -392,7 +433,9 @@ impl Truth {
         let Some(installed) = self.chain.view(view) else {
             return Err(Failure::CommittedWithoutMajority { logspace, view, entries: commit, copies: 0 });
         };
-        let copies = installed.sequencers.iter().filter(|node| self.has_entries(view, *node, commit)).count();
+        let holds = |node: NodeId| self.held_entries.get(&(view, node)).is_some_and(|held| *held >= commit);
+        let has = |node: &NodeId| self.has_entries(view, *node, commit) || holds(*node);
+        let copies = installed.sequencers.iter().filter(has).count();
         if copies < installed.sequencers.majority() {
             return Err(Failure::CommittedWithoutMajority { logspace, view, entries: commit, copies });
         }
@@ -435,7 +478,10 @@ impl Truth {
                         let replicas =
                             now.or_else(|| truth.replicas.get(&moved.shard_index).copied()).unwrap_or_default();
                         let has = |node: &NodeId| {
-                            self.disks.get(&(shard, *node)).is_some_and(|durable| *durable >= moved.prefix)
+                            let stored =
+                                self.disks.get(&(shard, *node)).is_some_and(|durable| *durable >= moved.prefix);
+                            let held = self.held_records.get(&(shard, *node)).is_some_and(|held| *held >= moved.prefix);
+                            stored || held
                         };
                         let copies = replicas.iter().filter(has).count();
                         if copies < quorum {
@@ -474,7 +520,7 @@ impl Truth {
             return Ok(());
         }
         let committed = self.views.get(&view).map_or(0, |view| view.committed.len() as u64);
-        if index > committed {
+        if index > committed && !self.lost_at_end(view) {
             return Err(Failure::AppliedUncommitted { node, logspace, view, index });
         }
         Ok(())
@@ -491,7 +537,9 @@ impl Truth {
         }
         let end = chain.end(view).expect("the chain goes on after it");
         let committed = self.views.entry(view).or_default().committed.len() as u64;
-        if end < committed {
+        if end < committed
+            && !(self.is_memory && chain.current().cause.after_loss && self.may_lose() && self.lose(view, end))
+        {
             return Err(Failure::EndBeforeCommit { logspace, view, end, committed });
         }
         // What is kept was repaired before: on a majority of this view's replicas and the next one's,
@@ -504,6 +552,10 @@ impl Truth {
         }
         let quorum = usize::from(self.chain.current().write_quorum);
         self.take_committed(logspace, view, end, quorum, &chain.current().moves)?;
+        if self.is_memory {
+            self.check_stored(chain, view)?;
+            self.restarted.clear();
+        }
         self.views.entry(view).or_default().given.clear();
         self.moves.extend(chain.current().moves.iter().copied());
         self.chain = chain.clone();

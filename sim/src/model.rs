@@ -129,11 +129,9 @@ impl<'a> Model<'a> {
         let newest_stays = first <= self.tails.get(&(logbook, Tag::ALL)).copied().unwrap_or_default();
         let kept = self.kept.get(&logbook).map_or(&[][..], Vec::as_slice);
         let left: u64 = kept.iter().filter(|(seqnum, _)| *seqnum >= first).map(|(_, bytes)| bytes).sum();
-        let largest = kept.iter().map(|(_, bytes)| *bytes).max().unwrap_or_default();
-        // What is let go is let go by stretches, of which there are 32 or more: of what there was, where
-        // that had grown far beyond its bound before it could be trimmed.
-        let total: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
-        let is_enough = |bytes: u64| bytes > 0 && left + 4 * (bytes.max(total) / 32 + largest) >= bytes;
+        // What is let go is let go by stretches, none of which is more than a sixteenth of the bound where
+        // that much does not follow it; and so much of the first one may have been trimmed before.
+        let is_enough = |bytes: u64| bytes > 0 && left + bytes / 8 >= bytes;
         newest_stays && set.iter().any(|(age_ms, bytes)| *age_ms > 0 || is_enough(*bytes))
     }
 

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use sealog_control::{Controller, ControllerConfig};
 use sealog_engine::{Engine, EngineConfig};
-use sealog_journal::{BlockWrite, FooterChunk, Journal, WantedSegment};
+use sealog_journal::{BlockWrite, FooterChunk, Journal, ScrubRead, WantedSegment};
 use sealog_protocol::frame::FrameError;
+use sealog_protocol::lives;
 use sealog_protocol::machine::{
     Address, ConnectionId, DurableEntry, Input, JournalPlace, Machine, Outputs, ReadFailure, Recovered, Role,
 };
@@ -99,6 +100,10 @@ pub enum NodeInput {
         first: u64,
         result: Result<Bytes, ReadFailure>,
     },
+    Scrubbed {
+        read: ScrubRead,
+        content: Option<Bytes>,
+    },
     SegmentPrepared {
         segment: u32,
         ready: bool,
@@ -144,6 +149,7 @@ pub enum Effect {
         ticket: u64,
         chunk: FooterChunk,
     },
+    Scrub(ScrubRead),
     Prepare {
         wanted: WantedSegment,
     },
@@ -202,6 +208,10 @@ pub struct Node {
     pub index: NodeIndex,
     pub roles: Roles,
     pub incarnation: Incarnation,
+    /// What the data directory says of this life, or the last one.
+    pub kept: Option<lives::Life>,
+    /// All that the last life had said is on disk.
+    pub ended_in_order: bool,
     pub disk: Disk,
     pub clock: Clock,
     pub life: Option<Box<Life>>,
@@ -214,6 +224,8 @@ pub struct Node {
     /// In 100: reads that fail.
     pub read_errors: u8,
     pub next_connection: u64,
+    /// Something on its disk was damaged.
+    pub has_rotted: bool,
 }
 
 impl Node {
@@ -224,6 +236,8 @@ impl Node {
             index,
             roles,
             incarnation: Incarnation(0),
+            kept: None,
+            ended_in_order: false,
             disk: Disk::new(),
             clock,
             life: None,
@@ -232,15 +246,18 @@ impl Node {
             disk_factor: 1,
             read_errors: 0,
             next_connection: 0,
+            has_rotted: false,
         }
     }
 
     /// Begins a life: the incarnation is raised, machines recover from the journal, the register is read.
     pub fn start(&mut self, plan: &Plan, members: Members, chains: Vec<Chain>) -> Result<(), Failure> {
         self.incarnation.0 += 1;
+        self.ended_in_order = self.kept.as_ref().is_some_and(|life| life.ended_in_order);
+        self.kept = Some(lives::Life::begin(self.incarnation, self.kept.as_ref(), &chains));
         let mut machines = self.machines(plan);
         let mut config = plan.journal;
-        config.journal_id ^= self.id.0;
+        config.journal_id = self.journal_id(plan);
         let mut malformed = None;
         let mut sink = |owner: Owner, entry: Recovered<'_>| {
             let machine = machines.iter_mut().find(|(address, _)| (address.logspace, address.role) == owner);
@@ -266,7 +283,7 @@ impl Node {
         if let Some(reason) = malformed {
             return Err(failure(reason));
         }
-        if journal.report().is_degraded() {
+        if journal.report().is_degraded() && !self.has_rotted {
             return Err(failure(format!("a crash alone damaged the journal: {:?}", journal.report())));
         }
         let full = journal.is_full();
@@ -288,8 +305,14 @@ impl Node {
         Ok(())
     }
 
+    pub fn journal_id(&self, plan: &Plan) -> u64 {
+        plan.journal.journal_id ^ self.id.0
+    }
+
     fn machines(&self, plan: &Plan) -> Vec<(Address, RoleMachine)> {
         let (node, incarnation, roles) = (self.id, self.incarnation, self.roles);
+        let kept = self.kept.as_ref();
+        let forgotten = |logspace| kept.map_or(ViewNumber(0), |life| life.forgotten(logspace));
         let mut machines = Vec::new();
         for logspace in plan.logspaces() {
             let mut add = |role, machine| machines.push((Address { node, logspace, role }, machine));
@@ -312,12 +335,15 @@ impl Node {
             }
             if roles.storage {
                 let mut config = StorageConfig::new(node, logspace);
+                config.forgotten = forgotten(logspace);
                 config.rewrite_bytes_per_s = plan.limits.rewrite_bytes_per_s;
                 config.copy_bytes_per_s = plan.limits.copy_bytes_per_s;
+                config.mend_retry = plan.limits.mend_retry;
                 add(Role::Storage, RoleMachine::Storage(Box::new(Storage::new(config))));
             }
             if roles.sequencer {
                 let mut config = SequencerConfig::new(node, incarnation, logspace);
+                config.forgotten = forgotten(logspace);
                 config.cuts_in_flight_max = plan.limits.cuts_in_flight_max;
                 config.stuck_cut = plan.limits.stuck_cut;
                 add(Role::Sequencer, RoleMachine::Sequencer(Box::new(Sequencer::new(config))));
@@ -334,6 +360,29 @@ impl Node {
         machines
     }
 
+    /// What the runtime does when it is asked to stop: what was given to the journal is made durable.
+    /// The life has ended in order if all of it is.
+    pub fn end_in_order(&mut self, plan: &Plan, instant: Instant) {
+        let now = self.clock.now(instant);
+        let (Some(life), Some(kept)) = (&mut self.life, &mut self.kept) else { return };
+        life.journal.stop(now);
+        loop {
+            while let Some(write) = self.disk.complete_next() {
+                life.journal.write_done(now, write.id, write.buffer);
+                while life.journal.next_durable().is_some() {}
+            }
+            while let Some(wanted) = life.journal.wanted_segment() {
+                if !self.disk.prepare(wanted, plan.journal.segment_bytes) {
+                    break;
+                }
+                life.journal.segment_ready(wanted.segment);
+            }
+            let Some(write) = life.journal.next_write(now) else { break };
+            self.disk.submit(write);
+        }
+        kept.ended_in_order = life.journal.status().all_durable;
+    }
+
     /// One turn: all inputs that wait, then flushes and local messages until nothing moves, then the
     /// journal's writes.
     pub fn turn(&mut self, plan: &Plan, instant: Instant, effects: &mut Vec<Effect>) -> Result<(), Failure> {
@@ -348,7 +397,7 @@ impl Node {
     pub fn deadline(&self) -> Option<Instant> {
         let life = self.life.as_ref()?;
         let machines = life.machines.iter().filter_map(|(_, machine)| machine.deadline());
-        let earliest = machines.chain(life.journal.deadline()).min()?;
+        let earliest = machines.chain(life.journal.deadline()).chain(life.journal.scrub_deadline()).min()?;
         Some(self.clock.instant(earliest))
     }
 

@@ -45,6 +45,15 @@ impl Register {
         self.members = members.with(sealog_protocol::members::Member { state, ..member }).encode();
     }
 
+    /// A swap of the members arrives. Returns whether it was taken.
+    pub fn swap_members(&mut self, next: &Members) -> bool {
+        let taken = self.members().precedes(next);
+        if taken {
+            self.members = next.encode();
+        }
+        taken
+    }
+
     pub fn chain(&self, logspace: LogspaceId) -> Chain {
         Chain::decode(&self.chains[usize::from(logspace.0)]).expect("only encoded chains are stored")
     }

@@ -1,11 +1,11 @@
 //! One seed, from its plan to its verdict: faults under load, then calm, then everything finishes,
 //! then every engine is scanned and the history checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sealog::session::Direction;
-use sealog_history::{FinalLog, Fingerprint, Found, Report, Subscribed, check};
+use sealog_history::{Expected, FinalLog, Fingerprint, Found, Report, Subscribed, check};
 use sealog_protocol::members::MemberState;
 use sealog_protocol::{LogBookId, NodeId, SeqNum, Tag};
 
@@ -16,7 +16,7 @@ use crate::queue::{Instant, SECOND};
 use crate::swarm::{FaultKind, NodeIndex, Plan};
 use crate::trace::Trace;
 use crate::violation::Failure;
-use crate::workload::{self, TAG_WITHOUT_RECORDS};
+use crate::workload::{self, Book, TAG_WITHOUT_RECORDS};
 use crate::world::World;
 
 /// A seed counts if it completed so many operations under so many faults.
@@ -27,7 +27,7 @@ const FAULTY_MAX: Instant = 60 * SECOND;
 /// Once faults stop, everything pending finishes within this long, and so many events.
 const CALM_MAX: Instant = 20 * SECOND;
 /// How often copies are counted.
-const COPIES_LOOK: Instant = SECOND / 20;
+pub(crate) const COPIES_LOOK: Instant = SECOND / 20;
 /// Long enough for what is on its way to arrive.
 const QUIET: Instant = SECOND / 5;
 
@@ -81,6 +81,7 @@ fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
     catch_up(&mut world)?;
     leave_the_lost(&mut world)?;
     copy_the_lost(&mut world)?;
+    world.mend_the_rotten()?;
     let again = world.rng.u8(0..4) == 0;
     if again {
         // The power goes everywhere, once more: what was acknowledged is still there.
@@ -89,6 +90,10 @@ fn run_plan(plan: Plan, trace: Trace) -> Result<SeedReport, Failure> {
         }
     }
     let mut log = scan(&mut world)?;
+    for logspace in world.invariants.lossy() {
+        world.recorder.history.lose(logspace);
+    }
+    check_names(&world, &log)?;
     let told = compare_subscriptions(&world, &log)?;
     let history = check(&world.recorder.history, &mut log).map_err(|violation| {
         let operation = violation.operation().map(|id| world.recorder.history.describe(id)).unwrap_or_default();
@@ -154,16 +159,29 @@ fn catch_up(world: &mut World) -> Result<(), Failure> {
     Err(Failure::Stuck { pending: behind(world), after: "their records".to_owned(), details })
 }
 
+/// A name is used in one class.
+fn check_names(world: &World, log: &FinalLog) -> Result<(), Failure> {
+    let used: BTreeSet<LogBookId> = log.streams().map(|(logbook, _)| logbook).collect();
+    let in_both = |book: &&Book| used.contains(&book.id) && used.contains(&book.id.in_other_class());
+    match world.books.iter().filter(in_both).find_map(|book| book.name.clone()) {
+        Some(name) => Err(Failure::NameInBothClasses { name }),
+        None => Ok(()),
+    }
+}
+
 /// Each subscription told what reading forward finds. Returns how much they told.
 fn compare_subscriptions(world: &World, log: &FinalLog) -> Result<u64, Failure> {
     let mut told = 0;
-    for subscribed in &world.recorder.subscribed {
+    let mut compare = |subscribed: &Subscribed, is_whole| {
         told += subscribed.told.len() as u64;
-        log.compare_subscription(subscribed, false).map_err(Failure::history)?;
+        let may_be_lost = world.recorder.history.is_lossy(subscribed.logbook);
+        log.compare_subscription(subscribed, Expected { is_whole, may_be_lost }).map_err(Failure::history)
+    };
+    for subscribed in &world.recorder.subscribed {
+        compare(subscribed, false)?;
     }
     for subscribed in world.clients.iter().flat_map(|client| client.subscriptions.values()) {
-        told += subscribed.told.len() as u64;
-        log.compare_subscription(subscribed, true).map_err(Failure::history)?;
+        compare(subscribed, true)?;
     }
     Ok(told)
 }
@@ -256,7 +274,7 @@ fn copy_the_lost(world: &mut World) -> Result<(), Failure> {
 }
 
 /// How the machines stand, for a failure's report.
-fn describe(world: &World) -> String {
+pub(crate) fn describe(world: &World) -> String {
     let mut text = String::new();
     for (at, client) in world.clients.iter().enumerate() {
         for pending in client.pending.values() {

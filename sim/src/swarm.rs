@@ -51,12 +51,18 @@ pub enum FaultKind {
     ViewChangeInterrupted,
     /// An operator drains a node, or wants a drained one back.
     NodeDrained,
+    /// An operator drains a node and, once nothing speaks against it, removes it for good.
+    NodeRemoved,
     BreakClient,
     ClientVanishes,
+    /// Bits flip in what was written long ago.
+    BitRot,
+    /// A page of what was written long ago is overwritten with another one.
+    StrayWrite,
 }
 
 impl FaultKind {
-    pub const ALL: [FaultKind; 19] = [
+    pub const ALL: [FaultKind; 20] = [
         FaultKind::CrashProcess,
         FaultKind::PowerLossOfOne,
         FaultKind::PowerLossOfAll,
@@ -74,6 +80,7 @@ impl FaultKind {
         FaultKind::ViewsRaced,
         FaultKind::ViewChangeInterrupted,
         FaultKind::NodeDrained,
+        FaultKind::NodeRemoved,
         FaultKind::BreakClient,
         FaultKind::ClientVanishes,
     ];
@@ -119,6 +126,7 @@ pub struct Limits {
     pub storage_lost: Duration,
     pub copies_look: Duration,
     pub copy_bytes_per_s: u64,
+    pub mend_retry: Duration,
 }
 
 /// What clients do.
@@ -179,14 +187,27 @@ impl Plan {
         let rng = &mut rng;
         let copies = &mut Rng::with_seed(seed ^ 0xc0b1e5);
         let logspaces = *pick(rng, &[1, 1, 1, 2, 3]);
+        // A third of the seeds have logspaces of class memory; the others are as if there were none.
+        let memory_logspaces = if seed % 3 == 0 { 1 + (seed / 3 % 4 == 0) as u16 } else { 0 };
         let (nodes, replicas, write_quorum) = topology(rng);
         let settings = ClusterSettings {
             cluster: ClusterId(rng.u64(1..)),
-            logspaces,
+            logspaces: logspaces + memory_logspaces,
+            memory_logspaces,
             sessions_max: *pick(rng, &[4, 12, 64, SESSIONS_MANY]),
             session_window: *pick(rng, &[4, 16, 256]),
         };
-        let faults = draw_faults(rng, nodes.len());
+        let mut faults = draw_faults(rng, nodes.len());
+        let rot = &mut Rng::with_seed(seed ^ 0x0b17);
+        // Where there is one copy of everything, what rots is lost.
+        let rots = replicas > 1 && rot.u8(0..4) == 0;
+        if rots {
+            faults.extend([FaultKind::BitRot, FaultKind::StrayWrite]);
+        }
+        let scrub = ScrubConfig {
+            bytes_per_s: *pick(rot, &[1 << 20, 16 << 20]),
+            interval: Duration::from_millis(*pick(rot, &[20, 200, 1_000])),
+        };
         let restart = *pick(rng, &[5, 60, 300, 5_000]) * MILLISECOND;
         let fault_lasts = *pick(rng, &[20, 100, 400, 3_000]) * MILLISECOND;
         // Where faults last long, they are rare: else nothing gets done.
@@ -208,7 +229,7 @@ impl Plan {
                 block_bytes_max: *pick(rng, &[4096, 16 << 10, 1 << 20]),
                 writes_in_flight_max: rng.usize(1..=4),
                 idle_mark: Duration::from_millis(*pick(rng, &[2, 20, 200])),
-                scrub: ScrubConfig::OFF,
+                scrub: if rots { scrub } else { ScrubConfig::OFF },
                 journal_id: rng.u64(1..),
             },
             limits: Limits {
@@ -227,14 +248,19 @@ impl Plan {
                 checkpoint_log_bytes_min: *pick(rng, &[1 << 10, 8 << 10, 32 << 10, 64 << 20]),
                 checkpoint_log_factor: *pick(rng, &[1, 4]),
                 checkpoint_part_bytes: *pick(rng, &[300, 2 << 10, 16 << 10]),
-                rewrite_bytes_per_s: *pick(rng, &[64 << 10, 1 << 20, 64 << 20]),
+                rewrite_bytes_per_s: (*pick(rng, &[64 << 10, 1 << 20, 64 << 20])).max(if rots { 1 << 20 } else { 0 }),
                 storage_lost: Duration::from_millis(*pick(copies, &[20, 200, 1_500])),
                 copies_look: Duration::from_millis(*pick(copies, &[10, 50, 200])),
                 copy_bytes_per_s: *pick(copies, &[256 << 10, 1 << 20, 64 << 20]),
+                mend_retry: Duration::from_millis(*pick(rot, &[20, 300])),
             },
             load,
             network: Span { least: 20 * MICROSECOND, spread: *pick(rng, &[20, 200, 3_000]) * MICROSECOND },
-            disk_write: Span { least: 60 * MICROSECOND, spread: *pick(rng, &[20, 300, 3_000, 15_000]) * MICROSECOND },
+            // Where memory counts, disks are slow, so that what is held and not flushed is much.
+            disk_write: Span {
+                least: 60 * MICROSECOND,
+                spread: *pick(rng, &[20, 300, 3_000, 15_000]) * MICROSECOND * if memory_logspaces > 0 { 8 } else { 1 },
+            },
             disk_read: Span { least: 30 * MICROSECOND, spread: *pick(rng, &[20, 300]) * MICROSECOND },
             turn: Span { least: MICROSECOND, spread: *pick(rng, &[1, 20, 100]) * MICROSECOND },
             register: Span { least: 50 * MICROSECOND, spread: *pick(rng, &[100, 5_000]) * MICROSECOND },
@@ -305,6 +331,7 @@ fn member(node: NodeId, roles: Roles) -> Member {
         incarnation: Incarnation(1),
         roles: sealog_protocol::members::Roles::new(&roles),
         state: MemberState::Active,
+        replacement: None,
         peer_address: String::new(),
         client_address: String::new(),
     }

@@ -2,7 +2,7 @@
 //! writes. The order of steps is the runtime's.
 
 use sealog_engine::Engine;
-use sealog_journal::{BlockBuffer, TagsSource, WantedSegment};
+use sealog_journal::{BlockBuffer, Damage, Rotten, TagsSource, WantedSegment};
 use sealog_protocol::batch::Batch;
 use sealog_protocol::client::{Welcome, decode_hello, decode_request, encode_reply, encode_welcome};
 use sealog_protocol::frame::{Frame, FrameError, FrameKind};
@@ -74,6 +74,7 @@ impl Turn<'_> {
                     self.handle(at, Input::TagsRead { ticket, first, result });
                 }
             }
+            NodeInput::Scrubbed { read, content } => self.life.journal.scrub_done(self.now, read, content.as_deref()),
             NodeInput::SegmentPrepared { segment, ready: true } => self.life.journal.segment_ready(segment),
             NodeInput::SegmentPrepared { segment, ready: false } => {
                 self.life.journal.segment_failed(segment);
@@ -286,20 +287,20 @@ impl Turn<'_> {
                 decode_hello(&frame)?;
                 *greeted = true;
                 let settings = &self.plan.settings;
-                let welcome = Welcome::new(settings.cluster, self.id, settings.logspaces, settings.session_window);
+                let welcome = Welcome::new(settings.cluster, self.id, settings.classes(), settings.session_window);
                 let mut bytes = Vec::new();
                 encode_welcome(&mut bytes, frame.header.place, &welcome);
                 self.effects.push(Effect::Reply { connection, bytes });
             }
             FrameKind::Batch if *greeted => {
                 let logbook = Batch::parse_metadata(frame)?.metadata.logbook();
-                self.engine(logbook.logspace(self.plan.settings.logspaces), |engine, now, outputs| {
+                self.engine(logbook.logspace(self.plan.settings.classes()), |engine, now, outputs| {
                     engine.append(now, connection, frame.bytes, outputs)
                 })?;
             }
             FrameKind::Request if *greeted => {
                 let request = decode_request(&frame)?;
-                let logspace = request.logspace(self.plan.settings.logspaces).ok_or(FrameError::Metadata)?;
+                let logspace = request.logspace(self.plan.settings.classes()).ok_or(FrameError::Metadata)?;
                 self.engine(logspace, |engine, now, outputs| {
                     engine.request(now, connection, frame.header.place, request, outputs);
                     Ok(())
@@ -335,7 +336,16 @@ impl Turn<'_> {
             while let Some(wanted) = self.life.journal.wanted_segment() {
                 self.effects.push(Effect::Prepare { wanted });
             }
+            while let Some(read) = self.life.journal.next_scrub(self.now) {
+                self.effects.push(Effect::Scrub(read));
+            }
             let mut moved = false;
+            while let Some(rotten) = self.life.journal.next_rotten() {
+                let Rotten { owner, damage: Damage { segment, offset, bytes, .. }, is_missing } = rotten;
+                let at = self.find(owner).expect("entries belong to machines of this node");
+                self.handle(at, Input::Rotten { segment, offset, bytes, missing: is_missing });
+                moved = true;
+            }
             while let Some((owner, segment)) = self.life.journal.next_vacate() {
                 let at = self.find(owner).expect("entries belong to machines of this node");
                 self.handle(at, Input::Vacate { segment });

@@ -64,6 +64,10 @@ pub enum Failure {
          the last one is at {checkpoint}"
     )]
     MetalogDropped { node: NodeId, logspace: LogspaceId, base: Place, checkpoint: Place },
+    #[error("the name {name:?} has records in both classes")]
+    NameInBothClasses { name: String },
+    #[error("nodes that have started again never count in their views of class memory")]
+    MembersNeverCount,
     #[error("two reads saw different records (invariant 1): logspace {logspace}, {seqnum:?}")]
     ReadsDiffer { logspace: LogspaceId, seqnum: SeqNum },
     #[error("recovery of node {node} failed: {reason}")]
@@ -84,6 +88,8 @@ pub enum Failure {
          and that the metalog names{details}"
     )]
     CopiesMissing { logspace: LogspaceId, shard: ShardId, copies: usize, details: String },
+    #[error("damage was not mended: {what}, on node {node}{details}")]
+    NotMended { node: NodeId, what: String, details: String },
     #[error("a peer sent what is no message: {reason}")]
     BadFrame { reason: String },
     #[error("a client met an error that no fault explains: {error}")]

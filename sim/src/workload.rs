@@ -29,13 +29,18 @@ fn book_of(name: &str) -> Book {
 }
 
 /// The LogBooks that a seed uses.
-pub fn books(load: &Load, rng: &mut Rng) -> Vec<Book> {
+pub fn books(load: &Load, has_memory: bool, rng: &mut Rng) -> Vec<Book> {
     if rng.u8(0..8) == 0 {
         return COLLIDING_NAMES.iter().map(|name| book_of(name)).collect();
     }
     (0..load.logbooks)
         .map(|nth| {
-            if rng.bool() {
+            if has_memory && nth % 2 == 0 {
+                // Some of these names are wanted in class disk, too.
+                let name = rng.bool().then(|| format!("book-{}", nth + 1));
+                let id = name.as_deref().map_or(LogBookId(rng.u64(1..u64::MAX / 2)), LogBookId::from_name);
+                Book { id: id.in_memory(), name }
+            } else if rng.bool() {
                 book_of(&format!("book-{nth}"))
             } else {
                 Book { id: LogBookId(rng.u64(1..u64::MAX / 2)), name: None }
@@ -69,7 +74,8 @@ impl Intent {
             Intent::Append { book, records, condition } => {
                 let records: Vec<NewRecord<'_>> =
                     records.iter().map(|record| NewRecord { tags: &record.tags, payload: &record.bytes }).collect();
-                let logbook = book.name.as_deref().map_or(Target::Id(book.id), Target::Name);
+                let logbook =
+                    book.name.as_deref().map_or(Target::Id(book.id), |name| Target::Named { id: book.id, name });
                 submit(Operation::Append(Append { logbook, condition: *condition, time_ms, records: &records }))
             }
             Intent::Read(read) => submit(Operation::Read(*read)),

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use fastrand::Rng;
 use sealog::ConnectionError;
 use sealog_history::Line;
-use sealog_journal::{FooterChunk, WantedSegment};
+use sealog_journal::{FooterChunk, ScrubRead, WantedSegment};
 use sealog_protocol::machine::{ConnectionId, ReadFailure};
 use sealog_protocol::message::decode;
 use sealog_protocol::view::Chain;
-use sealog_protocol::{LogspaceId, Time};
+use sealog_protocol::{LogspaceId, Members, Time};
 
 use crate::client::{Client, Link, Recorder};
 use crate::clock::Clock;
@@ -41,6 +41,7 @@ pub enum Event {
     Written { node: NodeIndex, life: u64, write: u64 },
     ReadDone { node: NodeIndex, life: u64, owner: Owner, ticket: u64, read: Option<Bytes> },
     FooterRead { node: NodeIndex, life: u64, owner: Owner, ticket: u64, chunk: FooterChunk, read: Option<Bytes> },
+    Scrubbed { node: NodeIndex, life: u64, read: ScrubRead, content: Option<Bytes> },
     Prepared { node: NodeIndex, life: u64, wanted: WantedSegment },
     SwapArrives { chain: Box<Chain> },
     RegisterAnswers { node: NodeIndex, life: u64, logspace: LogspaceId, swapped: bool },
@@ -53,6 +54,8 @@ pub enum Event {
     Fault,
     ControllerDies,
     MembersChanged { node: NodeIndex, life: u64 },
+    OperatorLooks { node: NodeIndex },
+    OperatorActs { node: NodeIndex, members: Box<Members> },
     Heal(Heal),
     Watch,
 }
@@ -96,7 +99,7 @@ impl World {
             nodes,
             clients,
             client_connections: BTreeMap::new(),
-            books: books(&plan.load, &mut rng),
+            books: books(&plan.load, plan.settings.memory_logspaces > 0, &mut rng),
             recorder: Recorder::new(&plan),
             invariants: Invariants::new(&plan),
             seen: SeenRecords::default(),
@@ -181,6 +184,10 @@ impl World {
                 self.input(node, life, NodeInput::TagsRead { owner, ticket, first, result });
                 Ok(())
             }
+            Event::Scrubbed { node, life, read, content } => {
+                self.input(node, life, NodeInput::Scrubbed { read, content });
+                Ok(())
+            }
             Event::Prepared { node, life, wanted } => {
                 if self.life(node, life).is_some() {
                     let bytes = self.plan.journal.segment_bytes;
@@ -257,6 +264,14 @@ impl World {
             Event::MembersChanged { node, life } => {
                 let members = Box::new(self.register.members());
                 self.input(node, life, NodeInput::Members(members));
+                Ok(())
+            }
+            Event::OperatorLooks { node } => {
+                self.operator_looks(node);
+                Ok(())
+            }
+            Event::OperatorActs { node, members } => {
+                self.operator_acts(node, &members);
                 Ok(())
             }
             Event::Heal(heal) => self.heal(heal),
@@ -381,6 +396,11 @@ impl World {
                 let when = now + self.plan.disk_read.draw(&mut self.rng) * self.nodes[node.0].disk_factor;
                 let read = self.nodes[node.0].disk.read(chunk.segment, chunk.offset, chunk.bytes);
                 self.queue.push(when, Event::FooterRead { node, life, owner, ticket, chunk, read });
+            }
+            Effect::Scrub(read) => {
+                let when = now + self.plan.disk_read.draw(&mut self.rng) * self.nodes[node.0].disk_factor;
+                let content = self.nodes[node.0].disk.read(read.segment, read.offset, read.bytes);
+                self.queue.push(when, Event::Scrubbed { node, life, read, content });
             }
             Effect::Prepare { wanted } => {
                 let at = now + self.rng.u64(MICROSECOND..3 * MILLISECOND);

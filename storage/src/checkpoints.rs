@@ -21,7 +21,7 @@ pub struct PartId {
     pub last: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Stored {
     /// Parts that the journal was given.
     taken: u32,
@@ -54,7 +54,7 @@ pub enum Offer {
 }
 
 /// The checkpoints that a storage holds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Checkpoints {
     kept: BTreeMap<Place, Stored>,
     /// The newest whose entry in the metalog is committed: those before it count no more.

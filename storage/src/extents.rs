@@ -46,7 +46,7 @@ pub struct Span {
 }
 
 /// The extents of a shard by their first position. They don't overlap.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Extents {
     extents: BTreeMap<u64, Extent>,
 }

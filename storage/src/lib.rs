@@ -11,4 +11,4 @@ pub mod machine;
 pub mod segments;
 pub mod shard;
 
-pub use machine::{Storage, StorageConfig, StorageStatus};
+pub use machine::{MendNews, Storage, StorageConfig, StorageStatus};

@@ -2,11 +2,12 @@
 //! silent; repaired, it takes copies from another storage; what is dead, it gives back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sealog_protocol::batch::Batch;
 use sealog_protocol::frame::{FrameError, PlaceScope};
-use sealog_protocol::limits::{COPY_BYTES_PER_S, REWRITE_BYTES_PER_S, STREAM_MESSAGE_BYTES_MAX};
+use sealog_protocol::limits::{COPY_BYTES_PER_S, MEND_RETRY, REWRITE_BYTES_PER_S, STREAM_MESSAGE_BYTES_MAX};
 use sealog_protocol::machine::{
     Address, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, ReadFailure, Recovered, Role,
 };
@@ -14,7 +15,7 @@ use sealog_protocol::message::Message;
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::tags::{batch_headers, write_tags};
 use sealog_protocol::view::Chain;
-use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place, ShardId, Time, ViewNumber};
+use sealog_protocol::{Incarnation, LogspaceId, NodeId, Place, ShardId, Time, ViewNumber, ViewReason};
 
 use crate::checkpoints::{Checkpoints, Offer, PartId, PartPlace};
 use crate::segments::Segments;
@@ -22,11 +23,16 @@ use crate::shard::{Located, StoredShard, batch_sizes};
 
 mod checkpointing;
 mod copying;
+mod mending;
 mod reading;
+mod sealing;
 mod space;
 
 use copying::Copies;
+pub use mending::MendNews;
+use mending::Mending;
 use reading::ReadFor;
+use sealing::Repair;
 use space::Rewriting;
 
 /// The buffer that Tags entries are built in, so that a run does not allocate.
@@ -36,23 +42,38 @@ const TAGS_CHUNK_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub struct StorageConfig {
     pub node: NodeId,
+    /// Of class memory: views up to this one began in an earlier life, which may have said more than is
+    /// known now. A seal on disk does not help: a life that had forgotten may have sealed.
+    pub forgotten: ViewNumber,
     pub logspace: LogspaceId,
     /// How fast segments are looked at and what lives in them is appended again.
     pub rewrite_bytes_per_s: u64,
     /// How fast copies are taken from other storages.
     pub copy_bytes_per_s: u64,
+    /// How long it waits before it tries again to mend what nobody could give it.
+    pub mend_retry: Duration,
 }
 
 impl StorageConfig {
     /// The defaults of [`sealog_protocol::limits`].
     pub fn new(node: NodeId, logspace: LogspaceId) -> StorageConfig {
-        StorageConfig { node, logspace, rewrite_bytes_per_s: REWRITE_BYTES_PER_S, copy_bytes_per_s: COPY_BYTES_PER_S }
+        StorageConfig {
+            node,
+            logspace,
+            forgotten: ViewNumber(0),
+            rewrite_bytes_per_s: REWRITE_BYTES_PER_S,
+            copy_bytes_per_s: COPY_BYTES_PER_S,
+            mend_retry: MEND_RETRY,
+        }
     }
 }
 
 /// Counters for `status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StorageStatus {
+    /// Whether it counts for the quorums of the view in force: in class memory, unless it has forgotten
+    /// what it said in it.
+    pub counts: bool,
     pub shards: usize,
     pub records_durable: u64,
     /// Reads that found damaged bytes.
@@ -73,9 +94,21 @@ pub struct StorageStatus {
     pub copies: usize,
     /// Bytes of batches that were taken so in this life.
     pub bytes_copied: u64,
+    /// The newest view has several replicas of each shard: what is damaged here can be mended.
+    pub has_replicas: bool,
+    /// Damaged segments that are not mended yet, and those of them that a read has found, not the journal.
+    pub to_mend: usize,
+    pub found_by_reads: usize,
+    /// Batches that no replica can read, by shard and position; the first
+    /// [`sealog_protocol::limits::LOST_LISTED_MAX`] of them.
+    pub lost: Vec<(ShardId, u64)>,
+    /// Records, and bytes of their batches, that were taken from other replicas for damaged ones.
+    pub records_mended: u64,
+    pub bytes_mended: u64,
 }
 
 /// A storage of one logspace.
+#[derive(Clone, Debug)]
 pub struct Storage {
     config: StorageConfig,
     chain: Option<Chain>,
@@ -93,6 +126,7 @@ pub struct Storage {
     ticket: u64,
     repairs: BTreeMap<ShardId, Repair>,
     copies: Copies,
+    mending: Mending,
     /// Engines that opened a shard of a view that this storage has not yet read from the register.
     early: Vec<(Address, ShardId)>,
     /// Shards with something to report, each once.
@@ -115,11 +149,18 @@ pub struct Storage {
     tags: BytesMut,
 }
 
+#[derive(Clone, Debug)]
 enum Appended {
     Run(ShardId),
     Seal(ViewNumber),
     /// Batches that lay in a segment which is to go.
     Copy {
+        shard: ShardId,
+        first: u64,
+        batches: Bytes,
+    },
+    /// Batches that recovery did not find, and another replica had.
+    Missing {
         shard: ShardId,
         first: u64,
         batches: Bytes,
@@ -136,12 +177,6 @@ enum Appended {
     },
 }
 
-struct Repair {
-    prefix: u64,
-    source: NodeId,
-    controller: Address,
-}
-
 impl Storage {
     pub fn new(config: StorageConfig) -> Storage {
         Storage {
@@ -156,6 +191,7 @@ impl Storage {
             ticket: 0,
             repairs: BTreeMap::new(),
             copies: Copies::default(),
+            mending: Mending::default(),
             early: Vec::new(),
             dirty: Vec::new(),
             lives: BTreeMap::new(),
@@ -216,7 +252,9 @@ impl Storage {
     }
 
     pub fn status(&self) -> StorageStatus {
+        let (to_mend, found_by_reads) = self.damage();
         StorageStatus {
+            counts: self.chain.as_ref().is_some_and(|chain| !self.has_forgotten(chain.current().number)),
             shards: self.shards.len(),
             records_durable: self.shards.values().map(StoredShard::durable).sum(),
             corrupt_reads: self.corrupt_reads,
@@ -229,6 +267,12 @@ impl Storage {
             checkpoint_parts: self.checkpoints.newest().map_or(0, |(_, parts)| parts),
             copies: self.copies.len(),
             bytes_copied: self.copies.bytes,
+            has_replicas: self.chain.as_ref().is_some_and(|chain| chain.current().replicas > 1),
+            to_mend,
+            found_by_reads,
+            lost: self.mending.lost().collect(),
+            records_mended: self.mending.records,
+            bytes_mended: self.mending.bytes,
         }
     }
 
@@ -276,6 +320,9 @@ impl Storage {
             Message::CopyPart { shard, from: position, first, had, batches } => {
                 self.copy_part(now, from, (shard, position, first), had, batches, outputs);
             }
+            Message::CopyDamaged { shard, from: position, next } => {
+                self.copy_damaged(from, shard, (position, next), outputs);
+            }
             Message::CheckpointPart { place, part, last, bytes } => {
                 self.checkpoint_part(from, PartId { place, part, last }, bytes, outputs);
             }
@@ -294,8 +341,14 @@ impl Storage {
         }
     }
 
+    /// Whether shards of a view get no more here but by copies: it is sealed, or the register has its end.
+    /// One that was forgotten with all that was dead in it is not begun anew for an engine that is behind.
+    fn is_over(&self, view: ViewNumber) -> bool {
+        view <= self.sealed || self.chain.as_ref().is_some_and(|chain| chain.current().number > view)
+    }
+
     fn replicate_open(&mut self, from: Address, shard: ShardId, outputs: &mut Outputs) {
-        if shard.view <= self.sealed {
+        if self.is_over(shard.view) {
             mark(Mark::ReplicateRefusedBySeal);
             outputs.send(from, Message::ReplicateRefused { shard });
             return;
@@ -320,7 +373,7 @@ impl Storage {
     }
 
     fn replicate(&mut self, from: Address, shard: ShardId, first: u64, batches: Bytes, outputs: &mut Outputs) {
-        if shard.view <= self.sealed {
+        if self.is_over(shard.view) {
             mark(Mark::ReplicateRefusedBySeal);
             outputs.send(from, Message::ReplicateRefused { shard });
             return;
@@ -377,6 +430,7 @@ impl Storage {
                 self.tell_copy(shard, outputs);
             }
             Appended::Copy { shard, first, batches } => self.batches_moved(shard, first, &batches, at),
+            Appended::Missing { shard, first, batches } => self.missing_durable(shard, first, &batches, at),
             Appended::Part { from, attempt, id, bytes } => {
                 self.part_durable(from, attempt, id, PartPlace { at, bytes }, outputs);
             }
@@ -394,67 +448,6 @@ impl Storage {
         }
     }
 
-    fn seal(&mut self, from: Address, view: ViewNumber, outputs: &mut Outputs) {
-        if view <= self.sealed_durable {
-            self.answer_seal(from, view, outputs);
-            return;
-        }
-        if view > self.sealed {
-            self.sealed = view;
-            self.appended.push_back(Appended::Seal(view));
-            if active(Mutant::SealNotDurable) {
-                self.appended.pop_back();
-                self.answer_seal(from, view, outputs);
-                return;
-            }
-            outputs.append(DurableEntry::StorageSeal { view });
-        }
-        self.seal_waits.push((from, view));
-    }
-
-    fn answer_seal(&mut self, controller: Address, view: ViewNumber, outputs: &mut Outputs) {
-        let first = ShardId { view, index: 0 };
-        let last = ShardId { view, index: u64::MAX };
-        let shards = self.shards.range(first..=last).map(|(id, shard)| (*id, shard.durable())).collect();
-        outputs.send(controller, Message::StorageSealed { view, shards });
-    }
-
-    fn repair(&mut self, controller: Address, shard: ShardId, prefix: u64, source: NodeId, outputs: &mut Outputs) {
-        if active(Mutant::SealedRefusesRepair) && shard.view <= self.sealed {
-            return;
-        }
-        self.shards.entry(shard).or_default();
-        self.repairs.insert(shard, Repair { prefix, source, controller });
-        self.repair_progress(shard, outputs);
-    }
-
-    /// Asks for the next batch of a repair, or reports its end.
-    fn repair_progress(&mut self, shard: ShardId, outputs: &mut Outputs) {
-        let Some(repair) = self.repairs.get(&shard) else { return };
-        let stored = &self.shards[&shard];
-        if stored.durable() >= repair.prefix {
-            let message = Message::ShardRepaired { shard, durable: stored.durable() };
-            outputs.send(repair.controller, message);
-            self.repairs.remove(&shard);
-        } else if stored.received() < repair.prefix {
-            let source = self.address(repair.source, Role::Storage);
-            let message = Message::ShardPull { shard, from: stored.received(), prefix: repair.prefix };
-            outputs.send(source, message);
-        }
-    }
-
-    fn copy(&mut self, from: Address, shard: ShardId, first: u64, batches: Bytes, outputs: &mut Outputs) {
-        let wanted = self.repairs.get(&shard).is_some_and(|repair| repair.source == from.node);
-        // It begins later than asked for when the source has nothing between, and earlier when it was
-        // asked for twice.
-        if !wanted || self.shards.get(&shard).is_none_or(|stored| first < stored.received()) {
-            return;
-        }
-        mark(Mark::RepairedRecords);
-        self.take(from, shard, first, batches, outputs);
-        self.repair_progress(shard, outputs);
-    }
-
     fn chain(&mut self, chain: &Chain, outputs: &mut Outputs) {
         if self.chain.as_ref().is_some_and(|known| known.views.len() >= chain.views.len()) {
             return;
@@ -464,15 +457,28 @@ impl Storage {
             self.replicate_open(from, shard, outputs);
         }
         self.report_all();
+        self.want_view(outputs);
     }
 
-    fn connected(&mut self, node: NodeId, incarnation: Incarnation) {
+    /// A storage that has forgotten what it said in the view counts again in the next one.
+    fn want_view(&self, outputs: &mut Outputs) {
+        let Some(view) = self.chain.as_ref().map(Chain::current) else { return };
+        if self.has_forgotten(view.number) && view.number > self.sealed && view.storages.contains(self.config.node) {
+            let message = Message::ViewWanted { view: view.number, reason: ViewReason::MemberRestarted };
+            outputs.send(self.address(view.primary, Role::Sequencer), message);
+        }
+    }
+
+    fn connected(&mut self, node: NodeId, incarnation: Incarnation, outputs: &mut Outputs) {
         self.disconnected(node);
         if self.lives.insert(node, incarnation).is_some_and(|before| before != incarnation) {
             let dropped = self.checkpoints.abandon(node);
             self.drop_parts(&dropped);
         }
         self.report_all();
+        if self.chain.as_ref().is_some_and(|chain| chain.current().primary == node) {
+            self.want_view(outputs);
+        }
     }
 
     fn disconnected(&mut self, node: NodeId) {
@@ -519,6 +525,7 @@ impl Storage {
         if self.is_silent(id.view) {
             return;
         }
+        let forgotten = self.has_forgotten(id.view);
         let Some(stored) = self.shards.get_mut(&id) else { return };
         if !std::mem::take(&mut stored.dirty) {
             return;
@@ -528,6 +535,8 @@ impl Storage {
         let writer = stored.writer;
         let primary = self.chain.as_ref().and_then(|chain| chain.view(id.view)).map(|view| view.primary);
         if let Some(primary) = primary {
+            // What is received commits in class memory: who has forgotten has only what is on disk.
+            let received = if forgotten { 0 } else { received };
             outputs.send(self.address(primary, Role::Sequencer), Message::Progress { shard: id, received, durable });
         }
         if let Some(writer) = writer {
@@ -545,11 +554,12 @@ impl Machine for Storage {
             Input::Read { ticket, result } => self.read_done(now, ticket, result, outputs),
             Input::TagsRead { ticket, first, result } => self.tags_read(now, ticket, first, result, outputs),
             Input::Chain(chain) => self.chain(chain, outputs),
-            Input::Connected { node, incarnation } => self.connected(node, incarnation),
+            Input::Connected { node, incarnation } => self.connected(node, incarnation, outputs),
             Input::Disconnected { node } => self.disconnected(node),
             Input::Space { full } => self.space(full, outputs),
             Input::Vacate { segment } => self.vacate(segment, outputs),
-            Input::Rotten { .. } | Input::Swapped | Input::Members(_) | Input::Tick => {}
+            Input::Rotten { segment, missing, .. } => self.rotten(segment, missing, outputs),
+            Input::Swapped | Input::Members(_) | Input::Tick => {}
         }
     }
 
@@ -559,12 +569,15 @@ impl Machine for Storage {
             self.report(id, outputs);
         }
         self.dirty = dirty;
+        // Before it looks for space, for that goes on with what this found.
+        self.mend_on(now, outputs);
         self.reclaim(now, outputs);
         self.copy_on(now, outputs);
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.rewriting.deadline().into_iter().chain(self.copies.deadline().filter(|_| !self.full)).min()
+        let copies = self.copies.deadline().filter(|_| !self.full);
+        self.rewriting.deadline().into_iter().chain(copies).chain(self.mending.deadline(self.full)).min()
     }
 }
 

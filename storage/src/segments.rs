@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sealog_protocol::{Place, ViewNumber};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Segment {
     /// The first that was seen is the oldest: segments' numbers are used again.
     order: u64,
@@ -21,6 +21,12 @@ struct Segment {
     /// Something in it can't be read: it stays.
     is_damaged: bool,
     is_vacated: bool,
+    /// What it holds is to be appended again, for some of its bytes are damaged.
+    is_rotten: bool,
+    /// The journal has said that no more comes into it.
+    is_closed: bool,
+    /// What recovery could not hand over of it is looked for: until then it tells that there is damage.
+    is_kept: bool,
 }
 
 /// A segment is nearly dead when all but one in so many of its records were said to be dying.
@@ -33,7 +39,7 @@ impl Segment {
 }
 
 /// The segments that a storage has something in.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Segments {
     segments: BTreeMap<u32, Segment>,
     seen: u64,
@@ -77,17 +83,60 @@ impl Segments {
 
     /// The journal wants this segment back: no more comes into it.
     pub fn vacate(&mut self, segment: u32) {
-        if self.latest == Some(segment) {
-            self.latest = None;
-        }
+        self.close(segment);
         let vacated = self.segment(segment);
         vacated.is_vacated = true;
         vacated.is_damaged = false;
         self.look = true;
     }
 
+    /// No more comes into this segment.
+    pub fn close(&mut self, segment: u32) {
+        if self.latest == Some(segment) {
+            self.latest = None;
+        }
+        self.segment(segment).is_closed = true;
+    }
+
+    /// Some of its bytes are damaged. Whether that is news.
+    pub fn rot(&mut self, segment: u32) -> bool {
+        self.look = true;
+        let rotten = self.segment(segment);
+        rotten.is_damaged = false;
+        !std::mem::replace(&mut rotten.is_rotten, true)
+    }
+
+    /// Nothing is moved from it, and it is not given back, until it is let go.
+    pub fn keep(&mut self, segment: u32, is_kept: bool) {
+        self.segment(segment).is_kept = is_kept;
+        self.look = true;
+    }
+
+    /// Damaged segments are tried again.
+    pub fn try_again(&mut self) {
+        for segment in self.segments.values_mut().filter(|segment| segment.is_rotten) {
+            segment.is_damaged = false;
+        }
+        self.look = true;
+    }
+
     pub fn is_vacated(&self, segment: u32) -> bool {
         self.segments.get(&segment).is_some_and(|segment| segment.is_vacated)
+    }
+
+    /// All that counts in it is to be moved, whatever lives.
+    pub fn has_to_go(&self, segment: u32) -> bool {
+        self.segments.get(&segment).is_some_and(|segment| segment.is_vacated || segment.is_rotten)
+    }
+
+    /// Damaged segments, and those of them that only a read has found.
+    pub fn rotten(&self) -> (usize, usize) {
+        let rotten = self.segments.values().filter(|segment| segment.is_rotten);
+        (rotten.clone().count(), rotten.filter(|segment| !segment.is_closed).count())
+    }
+
+    pub fn is_rotten(&self, segment: u32) -> bool {
+        self.segments.get(&segment).is_some_and(|segment| segment.is_rotten)
     }
 
     pub fn holds(&self, segment: u32) -> bool {
@@ -159,7 +208,7 @@ impl Segments {
     pub fn free(&self) -> Vec<u32> {
         let gets_more = |segment: u32| self.latest == Some(segment) || !self.started;
         let bare = self.segments.iter().filter(|(_, segment)| segment.records == 0 && segment.parts == 0);
-        let free = bare.filter(|(number, segment)| segment.is_vacated || !gets_more(**number));
+        let free = bare.filter(|(number, segment)| !segment.is_kept && (segment.is_closed || !gets_more(**number)));
         free.map(|(number, _)| *number).collect()
     }
 
@@ -201,16 +250,24 @@ impl Segments {
         let closed = |number: u32, segment: &Segment| {
             self.started && self.latest != Some(number) && segment.parts == 0 && segment.records > 0
         };
-        self.segments.iter().filter(move |(number, segment)| !segment.is_damaged && closed(**number, segment))
+        let may_go = |segment: &Segment| !segment.is_damaged && !segment.is_kept;
+        self.segments.iter().filter(move |(number, segment)| may_go(segment) && closed(**number, segment))
     }
 
-    /// The segment to look at next: one that has to go; else one of which half was said to be dying,
-    /// since the last look or the last checkpoint, nearly dead ones first; else the oldest that nobody
-    /// has looked at.
-    pub fn next(&self, checkpoint: Option<Place>) -> Option<u32> {
-        let mut holds =
-            self.segments.iter().filter(|(_, segment)| segment.records + segment.parts > 0 && !segment.is_damaged);
-        if let Some((number, _)) = holds.find(|(_, segment)| segment.is_vacated) {
+    /// The segment to look at next: one that has to go, which a damaged one does where there is room for
+    /// what it holds; else one of which half was said to be dying, since the last look or the last
+    /// checkpoint, nearly dead ones first; else the oldest that nobody has looked at.
+    pub fn next(&self, checkpoint: Option<Place>, has_room: bool) -> Option<u32> {
+        let holds = self
+            .segments
+            .iter()
+            .filter(|(_, segment)| segment.records + segment.parts > 0 && !segment.is_damaged && !segment.is_kept);
+        if let Some((number, _)) = holds.clone().find(|(_, segment)| segment.is_vacated) {
+            return Some(*number);
+        }
+        let gets_more = |segment: u32| self.latest == Some(segment) || !self.started;
+        let mut rotten = holds.filter(|(_, segment)| segment.is_rotten && has_room);
+        if let Some((number, _)) = rotten.find(|(number, segment)| segment.is_closed || !gets_more(**number)) {
             return Some(*number);
         }
         // Without a checkpoint nothing is dead: an index could be rebuilt from nothing else.

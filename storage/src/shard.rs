@@ -10,7 +10,7 @@ use sealog_protocol::tags::{EntryHead, batch_headers};
 use crate::extents::{Extents, Found};
 
 /// A run of batches that the journal has not yet made durable.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct InFlight {
     first: u64,
     records: u64,
@@ -19,7 +19,7 @@ struct InFlight {
 }
 
 /// Where a record is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Located {
     Disk(Found),
     /// The whole batch, received and not yet durable.
@@ -29,7 +29,7 @@ pub enum Located {
 }
 
 /// A shard's stream.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct StoredShard {
     /// Records that the journal has taken; as a position, exclusive.
     received: u64,

@@ -1,338 +1,15 @@
-//! A storage, driven by hand against a journal in memory: what it reads, what it gives back, and
-//! that nothing that counts goes with it.
+//! What a storage reads, what it gives back, and that nothing that counts goes with it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use sealog_protocol::batch::{BatchHead, NewRecord, write_batch};
-use sealog_protocol::frame::{PlaceScope, set_place};
-use sealog_protocol::machine::{
-    Address, DurableEntry, Input, JournalPlace, Machine, Output, Outputs, ReadFailure, Recovered, Role,
-};
+use sealog_protocol::machine::{DurableEntry, Input, Outputs};
 use sealog_protocol::message::Message;
-use sealog_protocol::tags::{batch_headers, heads};
-use sealog_protocol::view::{Chain, ClusterSettings, View};
-use sealog_protocol::{
-    ClusterId, Incarnation, LogBookId, LogspaceId, NodeId, NodeSet, Place, RequestNumber, SessionId, ShardId, Tag,
-    Time, ViewNumber,
-};
-use sealog_storage::{Storage, StorageConfig};
-
-const NODE: NodeId = NodeId(1);
-const LOGSPACE: LogspaceId = LogspaceId(0);
-const SHARD: ShardId = ShardId { view: ViewNumber(1), index: 0 };
-const ENGINE: Address = Address { node: NODE, logspace: LOGSPACE, role: Role::Engine };
-const CONTROLLER: Address = Address { node: NODE, logspace: LOGSPACE, role: Role::Controller };
-const OTHER: Address = Address { node: NodeId(2), logspace: LOGSPACE, role: Role::Storage };
-
-/// What the journal holds, by segment.
-#[derive(Default)]
-struct Journal {
-    open: u32,
-    bytes: BTreeMap<u32, Vec<u8>>,
-    entries: BTreeMap<u32, Vec<(JournalPlace, DurableEntry)>>,
-}
-
-impl Journal {
-    fn append(&mut self, entry: DurableEntry) -> JournalPlace {
-        let bytes = self.bytes.entry(self.open).or_insert_with(|| vec![0; 64]);
-        let at = JournalPlace { segment: self.open, offset: (bytes.len() / 8) as u32 };
-        match &entry {
-            DurableEntry::Batches { batches: content, .. } | DurableEntry::Checkpoint { bytes: content, .. } => {
-                bytes.extend_from_slice(content);
-            }
-            _ => {}
-        }
-        bytes.resize(bytes.len().next_multiple_of(8) + 64, 0xEE);
-        self.entries.entry(self.open).or_default().push((at, entry));
-        at
-    }
-
-    fn read(&self, at: JournalPlace, bytes: u32) -> Result<Bytes, ReadFailure> {
-        let segment = self.bytes.get(&at.segment).ok_or(ReadFailure::Corrupt)?;
-        let start = at.byte_offset() as usize;
-        segment.get(start..start + bytes as usize).map(Bytes::copy_from_slice).ok_or(ReadFailure::Corrupt)
-    }
-
-    fn read_tags(&self, shard: ShardId, segment: u32, from: u64) -> (u64, Bytes) {
-        let mut runs: Vec<(u64, &Bytes)> = Vec::new();
-        for (_, entry) in self.entries.get(&segment).into_iter().flatten() {
-            if let DurableEntry::Batches { shard: of, first, tags, .. } = entry
-                && *of == shard
-            {
-                runs.push((*first, tags));
-            }
-        }
-        runs.sort_by_key(|(first, _)| *first);
-        for (first, tags) in runs {
-            let (mut position, mut at) = (first, 0);
-            for head in heads(tags).map(|head| head.expect("what was written")) {
-                if position + head.records > from {
-                    return (position, tags.slice(at..));
-                }
-                position += head.records;
-                at += head.entry_bytes;
-            }
-        }
-        (from, Bytes::new())
-    }
-
-    fn holds_batch(&self, position: u64) -> bool {
-        self.entries.values().flatten().any(|(_, entry)| match entry {
-            DurableEntry::Batches { first, batches, .. } => {
-                let records: u64 = sizes(batches).map(|(records, _)| records).sum();
-                (*first..*first + records).contains(&position)
-            }
-            _ => false,
-        })
-    }
-}
-
-fn sizes(batches: &[u8]) -> impl Iterator<Item = (u64, usize)> + '_ {
-    batch_headers(batches).map(|batch| {
-        let (_, header) = batch.expect("whole batches");
-        (u64::from(header.count), header.frame_bytes())
-    })
-}
-
-struct World {
-    storage: Storage,
-    journal: Journal,
-    now: Time,
-    /// Appends that are not yet durable; held back while `holding`.
-    in_flight: VecDeque<JournalPlace>,
-    holding: bool,
-    sent: Vec<(Address, Message)>,
-    released: Vec<u32>,
-    /// What the engine says is dead. It does not answer without.
-    dead: Option<BTreeSet<u64>>,
-    reads: usize,
-}
-
-impl World {
-    fn new() -> World {
-        let mut world = World {
-            storage: Storage::new(StorageConfig::new(NODE, LOGSPACE)),
-            journal: Journal::default(),
-            now: Time(1_000_000_000),
-            in_flight: VecDeque::new(),
-            holding: false,
-            sent: Vec::new(),
-            released: Vec::new(),
-            dead: Some(BTreeSet::new()),
-            reads: 0,
-        };
-        world.start();
-        world
-    }
-
-    fn start(&mut self) {
-        self.input(Input::Chain(&chain(1)));
-        self.input(Input::Connected { node: NODE, incarnation: Incarnation(1) });
-        self.say(ENGINE, Message::ReplicateOpen { shard: SHARD });
-    }
-
-    /// What was not durable is lost; the journal goes on in a new segment.
-    fn restart(&mut self) {
-        self.storage = Storage::new(StorageConfig::new(NODE, LOGSPACE));
-        assert!(self.in_flight.is_empty(), "the tests settle first");
-        self.journal.open += 1;
-        for (at, entry) in self.journal.entries.values().flatten() {
-            let (at, segment) = (*at, at.segment);
-            let recovered = match entry {
-                DurableEntry::Batches { shard, first, batches, .. } => {
-                    let records = sizes(batches).map(|(records, _)| records).sum();
-                    Recovered::Batches { shard: *shard, first: *first, records, at, bytes: batches.len() as u32 }
-                }
-                DurableEntry::StorageSeal { view } => Recovered::StorageSeal { view: *view, segment },
-                DurableEntry::Checkpoint { place, part, last, bytes } => {
-                    let bytes = bytes.len() as u32;
-                    Recovered::Checkpoint { place: *place, part: *part, last: *last, at, bytes }
-                }
-                _ => continue,
-            };
-            self.storage.recover(recovered).expect("what it wrote");
-        }
-        self.start();
-    }
-
-    fn say(&mut self, from: Address, message: Message) {
-        self.input(Input::Message { from, message });
-    }
-
-    fn input(&mut self, input: Input<'_>) {
-        let mut outputs = Outputs::default();
-        self.storage.handle(self.now, input, &mut outputs);
-        self.run(outputs);
-    }
-
-    /// Until nothing moves.
-    fn run(&mut self, mut outputs: Outputs) {
-        loop {
-            self.storage.flush(self.now, &mut outputs);
-            let mut moved = false;
-            for output in outputs.drain().collect::<Vec<_>>() {
-                moved = true;
-                self.output(output, &mut outputs);
-            }
-            if !moved && let Some(at) = self.in_flight.front().copied().filter(|_| !self.holding) {
-                self.in_flight.pop_front();
-                self.storage.handle(self.now, Input::Durable(at), &mut outputs);
-                moved = true;
-            }
-            let deadline = self.storage.deadline().filter(|_| !moved && self.dead.is_some());
-            if let Some(deadline) = deadline {
-                self.now = self.now.max(deadline);
-                self.storage.handle(self.now, Input::Tick, &mut outputs);
-                moved = true;
-            }
-            if !moved {
-                return;
-            }
-        }
-    }
-
-    fn output(&mut self, output: Output, outputs: &mut Outputs) {
-        match output {
-            Output::Append(entry) => {
-                let at = self.journal.append(entry);
-                self.in_flight.push_back(at);
-            }
-            Output::Read { ticket, at, bytes } => {
-                self.reads += 1;
-                let result = self.journal.read(at, bytes);
-                self.storage.handle(self.now, Input::Read { ticket, result }, outputs);
-            }
-            Output::ReadTags { ticket, shard, segment, from } => {
-                let (first, entries) = self.journal.read_tags(shard, segment, from);
-                self.storage.handle(self.now, Input::TagsRead { ticket, first, result: Ok(entries) }, outputs);
-            }
-            Output::Release { segment } => {
-                assert_ne!(segment, self.journal.open, "more may come there");
-                self.released.push(segment);
-                self.journal.bytes.remove(&segment);
-                self.journal.entries.remove(&segment);
-            }
-            Output::Send { to, message } => {
-                if let (Message::Judge { request, first, entries, .. }, Some(dead)) = (&message, &self.dead) {
-                    let records: u64 = heads(entries).flatten().map(|head| head.records).sum();
-                    let mut bits = vec![0u8; records.div_ceil(8) as usize];
-                    for nth in (0..records).filter(|nth| dead.contains(&(first + nth))) {
-                        bits[(nth / 8) as usize] |= 1 << (nth % 8);
-                    }
-                    let message =
-                        Message::Judged { request: *request, checkpoint: Place::default(), dead: bits.into() };
-                    self.storage.handle(self.now, Input::Message { from: to, message }, outputs);
-                }
-                self.sent.push((to, message));
-            }
-            _ => {}
-        }
-    }
-
-    /// Appends batches of one record each, of this payload.
-    fn write(&mut self, first: u64, count: u64, payload_bytes: usize) {
-        let batches = run(SHARD, first, count, payload_bytes);
-        self.say(ENGINE, Message::Replicate { shard: SHARD, first, batches });
-    }
-
-    /// Fetches a record: how many records came, or which refusal.
-    fn fetch(&mut self, position: u64) -> Result<u64, Message> {
-        self.fetch_until(position, position + 1)
-    }
-
-    fn fetch_until(&mut self, position: u64, until: u64) -> Result<u64, Message> {
-        self.sent.clear();
-        self.say(ENGINE, Message::Fetch { request: 7, shard: SHARD, position, until });
-        match self.sent.pop().expect("an answer").1 {
-            Message::Fetched { batch, .. } => {
-                let (_, header) = batch_headers(&batch).next().expect("one").expect("whole");
-                assert_eq!(header.place, position, "one record a batch");
-                Ok(sizes(&batch).map(|(records, _)| records).sum())
-            }
-            refusal => Err(refusal),
-        }
-    }
-
-    fn roll(&mut self) {
-        self.journal.open += 1;
-        // Something in the new segment, so that the storage knows.
-        let first = self.storage.shards().find(|(id, ..)| *id == SHARD).map_or(0, |(_, received, _)| received);
-        self.write(first, 1, 8);
-    }
-
-    fn part(&mut self, place: Place, part: u32, last: bool) -> Option<u32> {
-        self.sent.clear();
-        let bytes = Bytes::from(format!("part {part} of {place}"));
-        self.say(ENGINE, Message::CheckpointPart { place, part, last, bytes });
-        match self.sent.pop().map(|(_, message)| message) {
-            Some(Message::CheckpointStored { parts, .. }) => Some(parts),
-            _ => None,
-        }
-    }
-
-    fn open_part(&mut self, place: Place, part: u32) -> Message {
-        self.sent.clear();
-        self.say(ENGINE, Message::CheckpointOpen { place, part });
-        self.sent.pop().expect("an answer").1
-    }
-
-    fn commit(&mut self, index: u64) {
-        self.say(ENGINE, Message::CheckpointCommitted { place: place(index) });
-    }
-
-    fn dying(&mut self, from: u64, to: u64, records: u64) {
-        self.say(ENGINE, Message::Dying { shard: SHARD, from, to, records });
-    }
-
-    fn is_dead(&mut self, positions: impl IntoIterator<Item = u64>) {
-        self.dead.get_or_insert_default().extend(positions);
-    }
-}
-
-fn place(index: u64) -> Place {
-    Place { view: ViewNumber(1), index }
-}
-
-fn chain(views: u32) -> Chain {
-    let only = NodeSet::new(&[NODE]).expect("one");
-    let view = |number| View {
-        number: ViewNumber(number),
-        primary: NODE,
-        primary_incarnation: Incarnation(1),
-        sequencers: only,
-        storages: only,
-        write_quorum: 1,
-        replicas: 1,
-        moves: Vec::new(),
-        cause: Default::default(),
-    };
-    Chain {
-        settings: ClusterSettings::new(ClusterId(1), 1),
-        logspace: LOGSPACE,
-        views: (1..=views).map(view).collect(),
-        ends: (1..views).map(|_| 100).collect(),
-    }
-}
-
-fn run(shard: ShardId, first: u64, count: u64, payload_bytes: usize) -> Bytes {
-    let head = BatchHead {
-        logbook: LogBookId(3),
-        session: SessionId(4),
-        request: RequestNumber(5),
-        lowest_unanswered: RequestNumber(2),
-        time_ms: 6,
-        condition: None,
-    };
-    let mut out = Vec::new();
-    for position in first..first + count {
-        let payload = vec![position as u8; payload_bytes];
-        let start = out.len();
-        write_batch(&mut out, 0, &head, &[NewRecord { tags: &[Tag(7)], payload: &payload }]).expect("small");
-        set_place(&mut out[start..], PlaceScope::Shard(shard), position);
-    }
-    out.into()
-}
+use sealog_protocol::tags::heads;
+use sealog_protocol::{Incarnation, NodeId, Place, ShardId, ViewNumber};
+use world::*;
 
 /// A segment of 100 records, of which these are dead; a checkpoint covers all.
 fn trimmed(dead: impl IntoIterator<Item = u64>) -> World {
@@ -513,6 +190,23 @@ fn the_last_batch_of_an_open_view_lives_and_goes_when_the_view_has_ended() {
     world.say(ENGINE, Message::Replicate { shard, first: 0, batches });
     world.commit(51);
     assert!(!world.journal.holds_batch(101));
+}
+
+/// An engine that had not read of the view's end opened the stream of a shard that was forgotten, and was
+/// told that it stood at the beginning: a durable prefix fell.
+#[test]
+fn a_shard_of_an_ended_view_is_not_begun_anew_for_an_engine_that_is_behind() {
+    let mut world = World::new();
+    world.write(0, 3, 8);
+    world.input(Input::Chain(&chain(2)));
+    for shard in [SHARD, ShardId { view: ViewNumber(1), index: 9 }] {
+        let before: Vec<_> = world.storage.shards().collect();
+        world.sent.clear();
+        world.say(ENGINE, Message::ReplicateOpen { shard });
+        world.say(ENGINE, Message::Replicate { shard, first: 3, batches: run(shard, 3, 1, 8) });
+        assert!(world.sent.iter().all(|(_, message)| *message == Message::ReplicateRefused { shard }), "{shard}");
+        assert_eq!(world.storage.shards().collect::<Vec<_>>(), before);
+    }
 }
 
 fn seals_outlive_their_segment() {

@@ -10,15 +10,19 @@ use sealog_node::settings::LISTEN_DEFAULT;
 
 use crate::aux::AuxVerb;
 use crate::backup::{BackupArguments, RestoreArguments};
-use crate::bench::mix::MixArguments;
+use crate::bench::mix::{MixArguments, Mode};
 use crate::cluster::ClusterVerb;
+use crate::create::{Class, LogBookCreateArguments};
+use crate::dev::DevArguments;
 use crate::dev::command::Fault;
-use crate::dev::{DevArguments, nodes};
+use crate::dev::layout::Layout;
+use crate::operate::NodeVerb;
+use crate::view::ViewArguments;
 
 /// A shared, durable, ordered log.
 ///
 /// Exit codes: 0 done, 1 other, 2 usage, 3 unreachable or a deadline passed while reading, 4 outcome
-/// of an append unknown, 5 condition failed, 6 trimmed, 7 disk full, 8 corrupt.
+/// of an append unknown, 5 condition failed, or a command of operators refused, 6 trimmed, 7 disk full, 8 corrupt.
 #[derive(Debug, Parser)]
 #[command(name = "sealog", version, max_term_width = 100)]
 pub struct Arguments {
@@ -35,6 +39,11 @@ pub enum Verb {
     /// A cluster of several nodes.
     #[command(subcommand)]
     Cluster(ClusterVerb),
+    /// The nodes of a cluster: list, drain, replace, remove them.
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Print the views of each logspace, and why each came to be; or end one by force.
+    View(ViewArguments),
     /// Append one record, or one for each line of stdin.
     Append(AppendArguments),
     /// Read records.
@@ -81,7 +90,9 @@ pub enum Verb {
 
 #[derive(Debug, Subcommand)]
 pub enum LogbookVerb {
-    /// List the LogBooks that were appended to by name.
+    /// Make sure that a LogBook of this name and class is there; a name has one class for ever.
+    Create(LogBookCreateArguments),
+    /// List the LogBooks that have a name.
     List(StatusArguments),
     /// Print what a LogBook holds and keeps.
     Show(LogBookShowArguments),
@@ -354,6 +365,9 @@ pub struct NodeArguments {
     /// Physical logs, when the data directory is made [default: 1].
     #[arg(long, value_name = "N")]
     pub logspaces: Option<String>,
+    /// Beside those, physical logs of class memory, likewise [default: 1].
+    #[arg(long, value_name = "N")]
+    pub memory_logspaces: Option<String>,
     /// Memory of the indexes; beyond it appends are refused [default: 4GiB].
     #[arg(long, value_name = "SIZE")]
     pub index_memory: Option<String>,
@@ -380,6 +394,7 @@ impl NodeArguments {
             ("unix_socket", &self.unix_socket),
             ("executors", &self.executors),
             ("logspaces", &self.logspaces),
+            ("memory_logspaces", &self.memory_logspaces),
             ("index_memory", &self.index_memory),
             ("cache_memory", &self.cache_memory),
             ("aux_memory", &self.aux_memory),
@@ -396,6 +411,9 @@ pub struct ServeArguments {
     /// End when the process with this id does, which started this one.
     #[arg(long, value_name = "PID", hide = true)]
     pub end_with_parent: Option<i32>,
+    /// Take orders from stdin to be cut off from other nodes.
+    #[arg(long, hide = true)]
+    pub control: bool,
     /// The configuration, TOML: `sealog config default` prints one.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -437,21 +455,6 @@ pub struct VerifyArguments {
     pub format: OutputArguments,
 }
 
-/// How load is offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// A new append begins when an earlier one is answered.
-    Closed,
-    /// Appends begin at a given rate.
-    Open,
-    /// As closed, but reads the first record of a tag: of a LogBook and tag that --spread chooses.
-    Read,
-    /// One append at a time is pushed to a subscriber; --connections are idle subscribers beside it.
-    Subscribe,
-    /// New clients, --inflight at once, connect and append once; --connections are idle beside them.
-    Connect,
-}
-
 #[derive(Clone, Debug, Args)]
 pub struct BenchArguments {
     /// How load is offered.
@@ -484,22 +487,26 @@ pub struct BenchArguments {
     /// What LogBooks are called: NAME, or of several NAME-0, NAME-1, … [default: a name that is new for each run].
     #[arg(long, value_name = "NAME")]
     pub logbook: Option<String>,
+    /// Class of the LogBooks [default: as they are, disk if they are new].
+    #[arg(long, value_enum)]
+    pub class: Option<Class>,
     /// Seed of all choices.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
     /// Read everything back and check that nothing is lost, repeated or out of order.
     #[arg(long)]
     pub verify: bool,
-    /// Start a cluster of so many processes for the run, as `sealog dev --nodes` does, and remove it
-    /// at the end.
-    #[arg(long, value_name = "N", value_parser = nodes)]
-    pub nodes: Option<usize>,
-    /// Kill, stop, resume or restart a node while it is measured, and tell the gap in acknowledgements:
-    /// "kill storage-2@20s". Several may be given. A node is a number, storage-2, engine-2, or primary.
+    /// Start a cluster of so many processes, or of these roles, for the run, as `sealog dev --nodes`
+    /// does, and remove it at the end.
+    #[arg(long, value_name = "N|ROLES", value_parser = Layout::parse)]
+    pub nodes: Option<Layout>,
+    /// Kill, stop, resume or restart a node, or cut it off, while it is measured, and tell the gap in
+    /// acknowledgements: "kill storage-2@20s", "partition primary@5s", "heal@9s". Several may be given.
+    /// A node is a number, storage-2 (the second with that role), primary, or controller.
     #[arg(long, value_name = "WHAT@WHEN", requires = "nodes", value_parser = Fault::parse)]
     pub fault: Vec<Fault>,
-    /// Make each --fault without a time so often, its node brought back each time; --duration is not
-    /// looked at.
+    /// Make each --fault without a time so often, in turn, its node brought back each time; --duration is
+    /// not looked at.
     #[arg(long, value_name = "N", requires = "fault", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub kills: Option<u32>,
     #[command(flatten)]

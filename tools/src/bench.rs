@@ -23,17 +23,20 @@ mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sealog::Durability;
 use sealog_history::{History, Line};
 
-use crate::arguments::{BenchArguments, Mode};
+use crate::arguments::BenchArguments;
 use crate::bench::beside::{BesideReport, Company};
 use crate::bench::faults::Faults;
 use crate::bench::link::Address;
 use crate::bench::load::Load;
 use crate::bench::measure::{Clock, Phase, Shared, Tally};
+use crate::bench::mix::Mode;
 use crate::bench::report::Report;
 use crate::bench::server::ServerProcess;
 use crate::bench::worker::Worker;
+use crate::connection;
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
 
@@ -44,7 +47,7 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
         Mode::Connect => return connect::run(arguments),
         Mode::Open | Mode::Closed | Mode::Read => {}
     }
-    let Some(nodes) = arguments.nodes else { return measure(arguments, None) };
+    let Some(nodes) = &arguments.nodes else { return measure(arguments, None) };
     let mut faults = Faults::start(nodes, arguments)?;
     let mut arguments = arguments.clone();
     arguments.client.connect = faults.connect_text();
@@ -96,7 +99,7 @@ fn measure(arguments: &BenchArguments, mut faults: Option<&mut Faults>) -> Resul
 /// Takes the load through its phases once.
 fn run_load(arguments: &BenchArguments, faults: Option<&mut Faults>) -> Result<Measured, Failure> {
     let addresses: Arc<[Address]> = Address::parse_list(&arguments.client.connect)?.into();
-    let load = Arc::new(Load::new(arguments));
+    let load = Arc::new(Load::new(arguments, class(arguments)?));
     let shared = Arc::new(Shared::new(Clock::start(), arguments.verify));
     if arguments.verify {
         verify::refuse_old_records(arguments, &load)?;
@@ -120,6 +123,19 @@ fn run_load(arguments: &BenchArguments, faults: Option<&mut Faults>) -> Result<M
         lines += ended.connections;
     }
     Ok(Measured { tally, time, cpu, shared, load, history })
+}
+
+/// The class of the LogBooks that are appended to: what is said, else what they are.
+fn class(arguments: &BenchArguments) -> Result<Durability, Failure> {
+    let name = arguments.logbook.as_ref().filter(|_| arguments.logbooks == 1);
+    match (arguments.class, name) {
+        (Some(class), _) => Ok(class.durability()),
+        (None, None) => Ok(Durability::Disk),
+        (None, Some(name)) => {
+            let found = connection::connect(&arguments.client)?.find_logbook(name)?;
+            Ok(found.map_or(Durability::Disk, |logbook| logbook.id().class()))
+        }
+    }
 }
 
 fn check(arguments: &BenchArguments) -> Result<(), Failure> {

@@ -41,6 +41,9 @@ pub struct InitArguments {
     /// Physical logs that LogBooks are spread over, for ever: more leave room to grow.
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub logspaces: u16,
+    /// Beside those, physical logs of class memory, likewise for ever; 0: `--class memory` is refused.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub memory_logspaces: u16,
     /// The cluster's id [default: drawn at random].
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
     pub cluster: Option<u64>,
@@ -64,8 +67,9 @@ pub fn run(verb: &ClusterVerb) -> Result<(), Failure> {
 }
 
 fn init(arguments: &InitArguments) -> Result<(), Failure> {
-    let InitArguments { nodes, replicas, write_quorum, sequencers, logspaces, cluster, .. } = *arguments;
-    let formation = Formation { nodes, replicas, write_quorum, sequencers, logspaces, cluster };
+    let InitArguments { nodes, replicas, write_quorum, sequencers, logspaces, memory_logspaces, cluster, .. } =
+        *arguments;
+    let formation = Formation { nodes, replicas, write_quorum, sequencers, logspaces, memory_logspaces, cluster };
     for doubt in formation.check().map_err(failure)? {
         eprintln!("sealog: {doubt}");
     }
@@ -86,6 +90,7 @@ fn init(arguments: &InitArguments) -> Result<(), Failure> {
     let line = json!({
         "cluster": members.cluster.to_string(),
         "logspaces": logspaces,
+        "memory_logspaces": memory_logspaces,
         "replicas": replicas,
         "write_quorum": write_quorum,
         "nodes": members_json,

@@ -1,10 +1,10 @@
 //! From arguments to a connected client and a LogBook of it.
 
 use sealog::blocking::{Builder, Client, LogBook};
-use sealog::{LogBookId, Tag};
+use sealog::{LogBookId, ManageError, Tag};
 
 use crate::arguments::{ClientArguments, LogBookArguments, logbook_id};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 
 /// What LOGBOOK names.
 pub enum LogBookName<'a> {
@@ -53,9 +53,22 @@ pub fn connect_logbook(
         Purpose::Append => Failure::of_append(error),
     })?;
     Ok(match name {
-        LogBookName::Name(name) => connected.logbook(name),
+        // Its class is asked for once. One that was never used is of class disk if it is appended to.
+        LogBookName::Name(name) => match connected.find_logbook(name) {
+            Ok(found) => found.unwrap_or_else(|| connected.logbook(name)),
+            Err(error) => return Err(found_nothing(error, purpose)),
+        },
         LogBookName::Id(id) => connected.logbook_by_id(id),
     })
+}
+
+fn found_nothing(error: ManageError, purpose: Purpose) -> Failure {
+    match (&error, purpose) {
+        (ManageError::Deadline { .. }, Purpose::Append) => {
+            Failure::new(Kind::OutcomeUnknown, format!("{error}; nothing was appended"))
+        }
+        _ => Failure::from(error),
+    }
 }
 
 /// The tags of `--tag` and `--tag-id`.

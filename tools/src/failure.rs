@@ -179,7 +179,7 @@ impl From<CheckTailError> for Failure {
 impl From<ManageError> for Failure {
     fn from(error: ManageError) -> Failure {
         let kind = match error {
-            ManageError::Refused { .. } => Kind::Other,
+            ManageError::Refused { .. } | ManageError::NameTaken { .. } => Kind::Other,
             ManageError::DiskFull { .. } => Kind::DiskFull,
             ManageError::Deadline { .. } | ManageError::Unreachable { .. } => Kind::Unreachable,
         };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use sealog::blocking::LogBook;
 use sealog::{Description, Retention, SeqNum};
 use serde::Serialize;
 
@@ -37,12 +38,12 @@ pub fn set(arguments: &LogBookSetArguments) -> Result<(), Failure> {
         bytes: arguments.retain_bytes.map_or(present.bytes, Bound::into_option),
     };
     logbook.set_retention(wanted).map_err(Failure::of_change)?;
-    print(&logbook.describe()?, arguments.client.format.output)
+    print(&logbook, arguments.client.format.output)
 }
 
 pub fn show(arguments: &LogBookShowArguments) -> Result<(), Failure> {
     let logbook = connect_logbook(&arguments.client, &arguments.logbook, Purpose::Read)?;
-    print(&logbook.describe()?, arguments.client.format.output)
+    print(&logbook, arguments.client.format.output)
 }
 
 fn retention(description: &Description) -> Retention {
@@ -54,6 +55,7 @@ fn retention(description: &Description) -> Retention {
 
 #[derive(Debug, Serialize)]
 struct DescriptionLine {
+    class: &'static str,
     /// The first SeqNum kept; none when nothing was trimmed.
     first: Option<String>,
     tail: Option<String>,
@@ -62,11 +64,13 @@ struct DescriptionLine {
     retain_bytes: Option<u64>,
 }
 
-fn print(description: &Description, format: crate::arguments::Format) -> Result<(), Failure> {
+fn print(logbook: &LogBook, format: crate::arguments::Format) -> Result<(), Failure> {
+    let description = logbook.describe()?;
     let mut output = Output::new(format);
     let seqnum = |seqnum: u64| (seqnum > 0).then(|| SeqNum(seqnum).to_string());
-    let kept = retention(description);
+    let kept = retention(&description);
     let line = DescriptionLine {
+        class: logbook.id().class().name(),
         first: seqnum(description.first),
         tail: seqnum(description.tail),
         records: description.records,
@@ -78,7 +82,8 @@ fn print(description: &Description, format: crate::arguments::Format) -> Result<
         let age = kept.age.map(|age| humantime::format_duration(age).to_string());
         let bytes = kept.bytes.map(|bytes| ByteSize(bytes).display().iec().to_string());
         format!(
-            "first kept    {}\ntail          {}\nrecords       {}\nretain        {}\nretain-bytes  {}",
+            "class         {}\nfirst kept    {}\ntail          {}\nrecords       {}\nretain        {}\nretain-bytes  {}",
+            line.class,
             or_none(&line.first),
             or_none(&line.tail),
             line.records,

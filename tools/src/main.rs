@@ -2,8 +2,9 @@
 //!
 //! [`arguments`] is the command line, [`failure`] the exit codes. A verb is a module: `append`,
 //! `read` (with `tail`, `check-tail`, `logbook list`), `aux`, `keep` (`trim`, `logbook set` and `show`), `status`,
-//! `serve`, `dev` (a node, or a cluster of processes), `cluster`, `config`, `backup` (with `restore`), `inspect`, `bench`, `doctor`, `manual`
-//! (`completions`, `man`). Data goes to stdout, talk to stderr: [`log`]; [`supervisor`] is who started a node.
+//! `serve`, `dev` (a node, or a cluster of processes), `cluster`, `operate` (`node`), `view`, `config`, `backup` (with `restore`),
+//! `inspect`, `bench`, `doctor`, `manual` (`completions`, `man`). Data goes to stdout, talk to stderr: [`log`]; [`supervisor`] is who
+//! started a node, [`control`] what he may do to it.
 
 mod append;
 mod arguments;
@@ -13,6 +14,8 @@ mod bench;
 mod cluster;
 mod config;
 mod connection;
+mod control;
+mod create;
 mod dev;
 mod doctor;
 mod failure;
@@ -20,12 +23,14 @@ mod inspect;
 mod keep;
 mod log;
 mod manual;
+mod operate;
 mod output;
 mod read;
 mod record;
 mod serve;
 mod status;
 mod supervisor;
+mod view;
 
 use std::process::ExitCode;
 
@@ -52,6 +57,8 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Dev(arguments) => dev::run(arguments),
         Verb::Serve(arguments) => serve::serve(arguments),
         Verb::Cluster(verb) => cluster::run(verb),
+        Verb::Node(verb) => operate::run(verb),
+        Verb::View(arguments) => view::run(arguments),
         Verb::Append(arguments) => append::run(arguments),
         Verb::Read(arguments) => read::read(arguments),
         Verb::Tail(arguments) => read::tail(arguments),
@@ -62,6 +69,7 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Restore(arguments) => backup::restore(arguments),
         Verb::Status(arguments) => status::run(arguments),
         Verb::Doctor(arguments) => doctor::run(arguments),
+        Verb::Logbook(LogbookVerb::Create(arguments)) => create::run(arguments),
         Verb::Logbook(LogbookVerb::List(arguments)) => read::list_logbooks(arguments),
         Verb::Logbook(LogbookVerb::Show(arguments)) => keep::show(arguments),
         Verb::Logbook(LogbookVerb::Set(arguments)) => keep::set(arguments),

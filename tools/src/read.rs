@@ -123,6 +123,7 @@ pub fn check_tail(arguments: &CheckTailArguments) -> Result<(), Failure> {
 struct LogBookLine {
     logbook: String,
     name: String,
+    class: &'static str,
 }
 
 /// `Name` records are in LogBook 0: each holds a name, and is tagged with the id that it names.
@@ -130,18 +131,22 @@ pub fn list_logbooks(arguments: &StatusArguments) -> Result<(), Failure> {
     let client = connect(&arguments.client)?;
     let mut output = Output::new(arguments.client.format.output);
     let system = client.logbook_by_id(LogBookId::SYSTEM);
-    output.heading("LOGBOOK               NAME")?;
+    output.heading("LOGBOOK               CLASS   NAME")?;
     for record in system.scan(Tag::SYSTEM_NAME, SeqNum::MIN..=present_tail(&system, Tag::SYSTEM_NAME)?) {
-        let name = String::from_utf8_lossy(&record?.payload).into_owned();
-        let line = LogBookLine { logbook: LogBookId::from_name(&name).to_string(), name };
-        output.line(&line, |line| format!("{:<20}  {}", line.logbook, line.name.escape_debug()))?;
+        let record = record?;
+        let name = String::from_utf8_lossy(&record.payload).into_owned();
+        let logbook = record.tags.get(1).map_or(LogBookId::from_name(&name), |id| LogBookId(id.0));
+        let line = LogBookLine { logbook: logbook.to_string(), name, class: logbook.class().name() };
+        output.line(&line, |line| format!("{:<20}  {:<6}  {}", line.logbook, line.class, line.name.escape_debug()))?;
     }
     output.flush()?;
     // Each logspace has a LogBook 0 of its own, and requests reach one of them.
     let status: serde_json::Value = serde_json::from_str(&client.status()?).unwrap_or_default();
-    let logspaces = status["logspaces"].as_array().map_or(1, Vec::len);
+    let all = status["logspaces"].as_array().map_or(&[][..], Vec::as_slice).iter();
+    // Names are in those of class disk, whichever class they are used in.
+    let logspaces = all.filter(|logspace| logspace["class"] != "memory").count();
     if logspaces > 1 {
-        eprintln!("sealog: only the LogBooks of one of {logspaces} logspaces are listed");
+        eprintln!("sealog: only the names in one of {logspaces} logspaces are listed");
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 use crate::arguments::{NodeArguments, ServeArguments};
 use crate::config::configuration;
 use crate::failure::{Failure, Kind};
-use crate::{log, supervisor};
+use crate::{control, log, supervisor};
 
 /// The exit code of a program that SIGINT ended.
 const INTERRUPTED: i32 = 130;
@@ -35,6 +35,9 @@ pub fn serve(arguments: &ServeArguments) -> Result<(), Failure> {
         supervisor::end_with_parent(parent)?;
     }
     let node = start(arguments.config.as_deref(), &arguments.node)?;
+    if arguments.control {
+        control::listen(node.cutter())?;
+    }
     announce(&node, false);
     wait(node)
 }

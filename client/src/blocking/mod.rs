@@ -11,21 +11,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealog_protocol::batch::NewRecord;
-use sealog_protocol::client::{Description, ReadRecord as Record};
+use sealog_protocol::client::{Description, Durability, OperateRequest, ReadRecord as Record};
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
 pub use self::subscription::Subscription;
 use self::wheel::Shared;
+use crate::client::Created;
 use crate::error::{AppendError, CheckTailError, ConnectError, ManageError, ReadError, SetAuxError, StatusError};
 use crate::face::call::{
-    append_outcome, aux_outcome, described, manage_outcome, read_outcome, status_outcome, tail_outcome, trimmed,
+    append_outcome, aux_outcome, described, manage_outcome, name_outcome, read_outcome, status_outcome, tail_outcome,
+    trimmed,
 };
 use crate::face::core::{CallId, Core};
 use crate::face::operation::{Book, append};
 use crate::logbook::{Pages, backward, forward};
 use crate::session::{
-    Appended, Condition, Counters, Manage, Managed, Operation, OperationId, Read, ReadRecords, Retention, SetAux,
-    Subscribe,
+    Appended, Condition, Counters, Manage, Managed, NameKnown, NameQuestion, Operation, OperationId, Read, ReadRecords,
+    Retention, SetAux, Subscribe,
 };
 use crate::token::Token;
 
@@ -107,9 +109,41 @@ impl Client {
         Builder::default()
     }
 
-    /// A LogBook by name. Its name is listed when it is first appended to.
+    /// See [`crate::Client::logbook`].
     pub fn logbook(&self, name: &str) -> LogBook {
-        LogBook { shared: self.shared.clone(), book: Book::named(name), deadline: self.deadline, has_aux: false }
+        self.logbook_in_class(name, Durability::Disk)
+    }
+
+    /// See [`crate::Client::logbook_in_class`].
+    pub fn logbook_in_class(&self, name: &str, class: Durability) -> LogBook {
+        let book = Book::in_class(name, class);
+        LogBook { shared: self.shared.clone(), book, deadline: self.deadline, has_aux: false }
+    }
+
+    /// See [`crate::Client::find_logbook`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn find_logbook(&self, name: &str) -> Result<Option<LogBook>, ManageError> {
+        let known = self.name(NameQuestion { name, create: None })?;
+        Ok(known.class.map(|class| self.logbook_in_class(name, class)))
+    }
+
+    /// See [`crate::Client::create_logbook`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_logbook(&self, name: &str, class: Durability) -> Result<Created<LogBook>, ManageError> {
+        let known = self.name(NameQuestion { name, create: Some(class) })?;
+        Ok(Created { logbook: self.logbook_in_class(name, class), is_new: known.is_new })
+    }
+
+    fn name(&self, question: NameQuestion<'_>) -> Result<NameKnown, ManageError> {
+        let operation = Operation::Name(question);
+        match self.shared.begin(self.deadline, |core, now, deadline| core.submit(now, operation, deadline)) {
+            Ok(call) => name_outcome(self.shared.wait(call)),
+            Err(_) => Err(ManageError::Deadline { refusal: None }),
+        }
     }
 
     /// A LogBook by id.
@@ -151,6 +185,17 @@ impl Client {
         }
     }
 
+    /// See [`crate::Client::operate`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn operate(&self, request: OperateRequest) -> Result<String, StatusError> {
+        match self.shared.query(self.deadline, Operation::Operate(request)) {
+            Some(outcome) => status_outcome(outcome),
+            None => Err(StatusError::Deadline { refusal: None }),
+        }
+    }
+
     /// Counters since the client was made.
     pub fn counters(&self) -> Counters {
         self.shared.turn(|core, _| core.session.counters())
@@ -184,7 +229,7 @@ pub struct LogBook {
 }
 
 impl LogBook {
-    /// Its id: the hash of its name.
+    /// Its id: the hash of its name, and its class.
     pub fn id(&self) -> LogBookId {
         self.book.id
     }

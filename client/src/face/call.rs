@@ -13,7 +13,7 @@ use super::core::CallId;
 use super::driver::Shared;
 use super::operation::{Book, OwnedOperation, append};
 use crate::error::{AppendError, CheckTailError, ManageError, ReadError, SetAuxError, StatusError};
-use crate::session::{Condition, Operation, OperationId, Outcome, SetAux, SubmitError};
+use crate::session::{Condition, NameKnown, NameQuestion, Operation, OperationId, Outcome, SetAux, SubmitError};
 
 /// Resolves to the operation's outcome. Dropped before, it withdraws what was not sent yet.
 pub(crate) struct Call {
@@ -74,6 +74,16 @@ impl Call {
         Call { shared: shared.clone(), state: State::new(submitted, deadline, owned) }
     }
 
+    pub fn name(shared: &Arc<Shared>, question: NameQuestion<'_>, within: Duration) -> Call {
+        let (submitted, deadline) = shared.turn(|core, now| {
+            let deadline = now + within;
+            (core.submit(now, Operation::Name(question), deadline), deadline)
+        });
+        let NameQuestion { name, create } = question;
+        let owned = || Pending::Operation(OwnedOperation::Name { name: name.to_owned(), create });
+        Call { shared: shared.clone(), state: State::new(submitted, deadline, owned) }
+    }
+
     pub fn retry(shared: &Arc<Shared>, operation: OperationId, within: Duration) -> Call {
         let (submitted, deadline) = shared.turn(|core, now| {
             let deadline = now + within;
@@ -102,11 +112,14 @@ impl Pending {
             Pending::Operation(OwnedOperation::Query(Operation::CheckTail { .. })) => {
                 Outcome::CheckTail(Err(CheckTailError::Deadline { refusal: None }))
             }
-            Pending::Operation(OwnedOperation::Query(Operation::Status)) => {
+            Pending::Operation(OwnedOperation::Query(Operation::Status | Operation::Operate(_))) => {
                 Outcome::Status(Err(StatusError::Deadline { refusal: None }))
             }
             Pending::Operation(OwnedOperation::Query(Operation::Manage(_))) => {
                 Outcome::Manage(Err(ManageError::Deadline { refusal: None }))
+            }
+            Pending::Operation(OwnedOperation::Name { .. }) => {
+                Outcome::Name(Err(ManageError::Deadline { refusal: None }))
             }
             Pending::Operation(OwnedOperation::SetAux { .. }) => {
                 Outcome::SetAux(Err(SetAuxError::Deadline { refusal: None }))
@@ -215,6 +228,14 @@ pub(crate) fn manage_outcome(outcome: Outcome) -> Result<crate::session::Managed
     match outcome {
         Outcome::Manage(result) => result,
         other => panic!("a question or change of what a LogBook keeps ended as {other:?}"),
+    }
+}
+
+/// The outcome of a question for a name.
+pub(crate) fn name_outcome(outcome: Outcome) -> Result<NameKnown, ManageError> {
+    match outcome {
+        Outcome::Name(result) => result,
+        other => panic!("a question for a name ended as {other:?}"),
     }
 }
 

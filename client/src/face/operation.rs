@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sealog_protocol::batch::NewRecord;
-use sealog_protocol::{LogBookId, SeqNum, Tag};
+use sealog_protocol::{Durability, LogBookId, SeqNum, Tag};
 
-use crate::session::{Append, Condition, Operation, SetAux, Target};
+use crate::session::{Append, Condition, NameQuestion, Operation, SetAux, Target};
 
 /// A LogBook as a face's handle knows it: its id hashed once, its name shared.
 #[derive(Clone, Debug)]
@@ -17,7 +17,12 @@ pub(crate) struct Book {
 
 impl Book {
     pub fn named(name: &str) -> Book {
-        Book { id: LogBookId::from_name(name), name: Some(name.into()) }
+        Book::in_class(name, Durability::Disk)
+    }
+
+    /// A LogBook of this class.
+    pub fn in_class(name: &str, class: Durability) -> Book {
+        Book { id: LogBookId::from_name(name).in_class(class), name: Some(name.into()) }
     }
 
     pub fn target(&self) -> Target<'_> {
@@ -39,6 +44,10 @@ pub(crate) enum OwnedOperation {
         seqnum: SeqNum,
         data: Vec<u8>,
     },
+    Name {
+        name: String,
+        create: Option<Durability>,
+    },
     /// It borrows nothing.
     Query(Operation<'static>),
 }
@@ -53,6 +62,7 @@ impl OwnedOperation {
     pub fn borrow<R>(&self, with: impl FnOnce(Operation<'_>) -> R) -> R {
         match self {
             OwnedOperation::Query(operation) => with(*operation),
+            OwnedOperation::Name { name, create } => with(Operation::Name(NameQuestion { name, create: *create })),
             OwnedOperation::SetAux { logbook, seqnum, data } => {
                 with(Operation::SetAux(SetAux { logbook: *logbook, seqnum: *seqnum, data }))
             }

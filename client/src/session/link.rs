@@ -8,7 +8,6 @@ use sealog_protocol::client::{
     encode_request,
 };
 use sealog_protocol::frame::{Frame, FrameError, FrameKind, HEADER_BYTES, Header, PlaceScope};
-use sealog_protocol::limits::LOGSPACES_MAX;
 
 use super::opening::LogspaceSession;
 use super::send_buffer::FrameRef;
@@ -207,18 +206,18 @@ impl Session {
     }
 
     fn welcomed(&mut self, now: Time, welcome: Welcome) -> Result<(), ConnectionError> {
-        if welcome.logspaces == 0 || welcome.logspaces > LOGSPACES_MAX || welcome.session_window == 0 {
+        let Some(logspaces) = welcome.classes().filter(|_| welcome.session_window > 0) else {
             return Err(ConnectionError::Protocol { what: "the welcome is out of limits" });
-        }
+        };
         match &self.welcome {
             Some(known) if known.cluster != welcome.cluster => {
                 return Err(ConnectionError::OtherCluster { expected: known.cluster, found: welcome.cluster });
             }
-            Some(known) if known.logspaces != welcome.logspaces => {
+            Some(known) if known.classes() != welcome.classes() => {
                 return Err(ConnectionError::Protocol { what: "the cluster's number of logspaces changed" });
             }
             Some(_) => {}
-            None => self.logspaces = (0..welcome.logspaces).map(|_| LogspaceSession::new()).collect(),
+            None => self.logspaces = logspaces.ids().map(|_| LogspaceSession::new()).collect(),
         }
         self.window = welcome.session_window;
         self.welcome = Some(welcome);

@@ -88,6 +88,7 @@ impl Manage {
 pub(super) fn manage_error(failure: QueryFailure) -> ManageError {
     match failure {
         QueryFailure::Refused { code: ErrorCode::DiskFull, message } => ManageError::DiskFull { message },
+        QueryFailure::Refused { code: ErrorCode::NameTaken, message } => ManageError::NameTaken { message },
         QueryFailure::Refused { message, .. } => ManageError::Refused { message },
         QueryFailure::Deadline { refusal } => ManageError::Deadline { refusal },
         QueryFailure::Unreachable { reason } => ManageError::Unreachable { reason },

@@ -25,6 +25,7 @@ mod aux;
 mod link;
 mod liveness;
 mod managing;
+mod naming;
 mod numbers;
 mod opening;
 mod operation;
@@ -46,6 +47,7 @@ use thiserror::Error;
 
 pub use liveness::Failover;
 pub use managing::{Manage, Managed, Retention};
+pub use naming::{NameKnown, NameQuestion};
 pub use operation::{
     Append, Appended, Condition, Direction, Operation, OperationId, Outcome, Read, ReadRecords, SetAux, Target,
 };
@@ -53,6 +55,7 @@ pub use subscribing::{Subscribe, SubscriptionEvent};
 
 use self::addresses::Addresses;
 use self::link::Link;
+use self::naming::NameWork;
 use self::opening::{LogspaceSession, NameState};
 use self::send_buffer::SendBuffer;
 use self::table::{NEVER, Status, Table, Work};
@@ -253,7 +256,9 @@ impl Session {
                 self.submit_query(now, Work::CheckTail { logbook, tag, linearizable }, deadline)
             }
             Operation::Status => self.submit_query(now, Work::Status, deadline),
+            Operation::Operate(request) => self.submit_query(now, Work::Operate(request), deadline),
             Operation::Manage(manage) => self.submit_query(now, Work::Manage(manage), deadline),
+            Operation::Name(question) => self.submit_query(now, Work::Name(NameWork::new(question)), deadline),
             Operation::SetAux(aux) => self.submit_aux(now, &aux, deadline)?,
         })
     }
@@ -379,7 +384,7 @@ impl Session {
 
     /// The logspace of a LogBook, when their number is known.
     fn logspace(&self, logbook: LogBookId) -> Option<LogspaceId> {
-        self.welcome.as_ref().map(|welcome| logbook.logspace(welcome.logspaces))
+        self.welcome.as_ref().and_then(|welcome| Some(logbook.logspace(welcome.classes()?)))
     }
 
     fn saw(&mut self, logbook: LogBookId, place: Place) {

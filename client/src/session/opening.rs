@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use sealog_protocol::client::{Reply, Request};
+use sealog_protocol::client::{Durability, Reply, Request};
 use sealog_protocol::{LogBookId, LogspaceId, SessionId, Time};
 
 use super::Session;
@@ -128,9 +128,10 @@ impl Session {
     pub(super) fn name_answered(&mut self, now: Time, index: u32, reply: Reply) -> Result<(), &'static str> {
         let Some(Work::NameLogBook { logbook }) = self.table.entry(index).work else { panic!("not a naming") };
         match reply {
-            Reply::Named { place } => {
+            Reply::Named { place } | Reply::NameKnown { place, .. } => {
                 self.finish_internal(index);
-                self.saw(logbook, place);
+                // Names are kept where the LogBooks of class disk are.
+                self.saw(logbook.in_class(Durability::Disk), place);
                 let state = self.names.get_mut(&logbook.0).expect("it is being named");
                 state.is_named = true;
                 let mut waiting = std::mem::take(&mut state.waiting);
@@ -187,7 +188,11 @@ impl Session {
         match work {
             Work::OpenSession { logspace } => Request::OpenSession { logspace: logspace.0 },
             Work::NameLogBook { logbook } => {
-                Request::NameLogBook { name: self.names[&logbook.0].name.clone().into_string() }
+                let name = self.names[&logbook.0].name.clone().into_string();
+                match logbook.class() {
+                    Durability::Disk => Request::NameLogBook { name },
+                    class => Request::CreateLogBook { name, class },
+                }
             }
             _ => panic!("not an internal request"),
         }

@@ -4,10 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use sealog_protocol::batch::NewRecord;
-use sealog_protocol::client::{Durability, ReadRecord};
+use sealog_protocol::client::{Durability, OperateRequest, ReadRecord};
 use sealog_protocol::{LogBookId, SeqNum, Tag};
 
 use super::managing::{Manage, Managed};
+use super::naming::{NameKnown, NameQuestion};
 use crate::error::{AppendError, CheckTailError, ManageError, ReadError, SetAuxError, StatusError};
 
 /// Names one operation of one session; never used again by it.
@@ -121,9 +122,16 @@ pub struct SetAux<'a> {
 pub enum Operation<'a> {
     Append(Append<'a>),
     Read(Read),
-    CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
+    CheckTail {
+        logbook: LogBookId,
+        tag: Tag,
+        linearizable: bool,
+    },
     Status,
+    /// Ends as [`Outcome::Status`], too.
+    Operate(OperateRequest),
     Manage(Manage),
+    Name(NameQuestion<'a>),
     SetAux(SetAux<'a>),
 }
 
@@ -153,6 +161,7 @@ pub enum Outcome {
     /// JSON text.
     Status(Result<String, StatusError>),
     Manage(Result<Managed, ManageError>),
+    Name(Result<NameKnown, ManageError>),
     /// Whether it is kept.
     SetAux(Result<bool, SetAuxError>),
 }

@@ -84,11 +84,13 @@ impl Session {
                 Request::CheckTail(CheckTailRequest { logbook: logbook.0, tag, place, linearizable })
             }
             Work::Status => Request::Status,
+            Work::Operate(request) => Request::Operate(*request),
             Work::Manage(manage) => {
                 let manage = *manage;
                 manage.request(self.place_seen(manage.logbook()))
             }
             Work::Subscription(_) => self.subscribe_request(index),
+            Work::Name(work) => work.request(),
             Work::SetAux(work) => work.request(),
             Work::Append(_) | Work::OpenSession { .. } | Work::NameLogBook { .. } => panic!("not a query"),
         }
@@ -156,12 +158,20 @@ impl Session {
                 self.saw(logbook, place);
                 Outcome::CheckTail(Ok(tail))
             }
-            (Work::Status, Reply::Status { json }) => Outcome::Status(Ok(json)),
+            (Work::Status, Reply::Status { json }) | (Work::Operate(_), Reply::Operated { json }) => {
+                Outcome::Status(Ok(json))
+            }
             (Work::Manage(manage), reply) => {
                 let logbook = manage.logbook();
                 let (managed, place) = manage.answered(reply).ok_or("a request was answered with something else")?;
                 self.saw(logbook, place);
                 Outcome::Manage(Ok(managed))
+            }
+            (Work::Name(work), reply) => {
+                let logbook = work.logbook();
+                let (known, place) = work.answered(&reply).ok_or("a request was answered with something else")?;
+                self.saw(logbook, place);
+                Outcome::Name(Ok(known))
             }
             (Work::SetAux(work), Reply::AuxSet { kept, place }) => {
                 let logbook = work.logbook;
@@ -196,12 +206,13 @@ impl Session {
                 QueryFailure::Deadline { refusal } => CheckTailError::Deadline { refusal },
                 QueryFailure::Unreachable { reason } => CheckTailError::Unreachable { reason },
             })),
-            Some(Work::Status) => Outcome::Status(Err(match failure {
+            Some(Work::Status | Work::Operate(_)) => Outcome::Status(Err(match failure {
                 QueryFailure::Refused { message, .. } => StatusError::Refused { message },
                 QueryFailure::Deadline { refusal } => StatusError::Deadline { refusal },
                 QueryFailure::Unreachable { reason } => StatusError::Unreachable { reason },
             })),
             Some(Work::Manage(_)) => Outcome::Manage(Err(manage_error(failure))),
+            Some(Work::Name(_)) => Outcome::Name(Err(manage_error(failure))),
             Some(Work::SetAux(_)) => Outcome::SetAux(Err(aux_error(failure))),
             _ => panic!("not a query"),
         }

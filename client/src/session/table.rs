@@ -10,9 +10,11 @@ use sealog_protocol::Time;
 use super::appending::AppendWork;
 use super::aux::AuxWork;
 use super::managing::Manage;
+use super::naming::NameWork;
 use super::operation::OperationId;
 use super::querying::ReadWork;
 use super::subscribing::SubscriptionWork;
+use sealog_protocol::client::OperateRequest;
 use sealog_protocol::{LogBookId, LogspaceId, Tag};
 
 /// No time.
@@ -42,8 +44,10 @@ pub(super) enum Work {
     Read(ReadWork),
     CheckTail { logbook: LogBookId, tag: Tag, linearizable: bool },
     Status,
+    Operate(OperateRequest),
     Manage(Manage),
     Subscription(SubscriptionWork),
+    Name(NameWork),
     SetAux(AuxWork),
     OpenSession { logspace: LogspaceId },
     NameLogBook { logbook: LogBookId },

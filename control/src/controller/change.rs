@@ -10,6 +10,7 @@ use crate::decide::{Decision, KeptShard, SequencerAnswer, StorageAnswers, holder
 use crate::plan::NextNodes;
 
 /// A view change under way.
+#[derive(Clone, Debug)]
 pub(super) struct Change {
     pub view: View,
     pub reason: ViewReason,
@@ -23,6 +24,7 @@ pub(super) struct Change {
 }
 
 /// What must be durable before the next view is installed, and who has it.
+#[derive(Clone, Debug)]
 pub(super) struct Repair {
     pub decision: Decision,
     /// It was made with fewer answers than are sure to know all that was acknowledged.
@@ -36,6 +38,7 @@ pub(super) struct Repair {
     pub installing: bool,
 }
 
+#[derive(Clone, Debug)]
 pub(super) struct Copies {
     pub kept: KeptShard,
     pub have: BTreeSet<NodeId>,
@@ -56,6 +59,11 @@ impl Change {
         }
     }
 
+    /// Whether nobody of the view is left to be waited for.
+    pub fn have_all_answered(&self) -> bool {
+        self.sequencers.len() == self.view.sequencers.len() && self.storages.len() == self.view.storages.len()
+    }
+
     /// From the seal on: nothing is installed, so another end is still safe.
     pub fn again(&self) -> Change {
         Change { accepts_loss: self.accepts_loss, ..Change::new(&self.view, self.reason, self.began) }
@@ -65,7 +73,11 @@ impl Change {
 impl Repair {
     pub fn new(change: &Change, decision: Decision, next: NextNodes, lossy: bool) -> Repair {
         let has_all = |answer: &SequencerAnswer| answer.tail >= decision.end;
-        let metalog = change.sequencers.iter().filter(|(_, answer)| has_all(answer)).map(|(node, _)| *node).collect();
+        // A replica that makes way takes with it what it alone kept of earlier views: whoever is to keep it
+        // has to say that it has all of it. Where all stay, so does what they kept.
+        let stay = next.sequencers == change.view.sequencers || lossy || active(Mutant::ReleasedWithoutPast);
+        let told = change.sequencers.iter().filter(|(_, answer)| stay && has_all(answer));
+        let metalog = told.map(|(node, _)| *node).collect();
         let copies = decision.shards.iter().map(|kept| {
             let have: BTreeSet<NodeId> = holders(&kept.replicas, kept.shard, kept.prefix, &change.storages).collect();
             let source = have.first().copied().unwrap_or(decision.source);

@@ -42,6 +42,9 @@ impl Retention {
 const STRETCHES: u64 = 32;
 /// More of them are merged two by two.
 const STRETCHES_MAX: usize = 2 * STRETCHES as usize;
+/// A stretch of more than such a part of the bound was begun under a larger bound, or ends in a large
+/// batch. It goes only when what follows it is as much as is to be kept.
+const SMALL: u64 = STRETCHES / 2;
 
 /// Consecutive records of a LogBook.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,11 +128,14 @@ impl Retained {
         let mut left = total;
         let mut go = 0;
         for stretch in &self.stretches {
-            let is_beyond = bytes_max > 0 && left > bytes_max;
+            // Of the first stretch some may be trimmed: what follows it is known exactly.
+            let follows = left - stretch.bytes;
+            let is_small = stretch.bytes <= bytes_max / SMALL;
+            let is_beyond = bytes_max > 0 && left > bytes_max && (is_small || follows >= bytes_max);
             if !is_old(stretch) && !is_beyond {
                 break;
             }
-            left -= stretch.bytes;
+            left = follows;
             go += 1;
         }
         let first = match self.stretches.get(go) {
@@ -167,6 +173,24 @@ mod tests {
         let mut large = book.clone();
         large.push(SeqNum(1_001), 1, 5_000);
         assert_eq!(large.due(0, Some(SeqNum(1_001))), Some(SeqNum(1_001)), "one record over the bound stays");
+    }
+
+    #[test]
+    fn a_lower_bound_lets_no_more_go_than_it_says() {
+        let mut book = book(0, 20_000);
+        for seqnum in 1..=10u64 {
+            book.push(SeqNum(seqnum), seqnum, 50);
+        }
+        // The client trims most of it; all of it is one stretch.
+        book.trimmed(SeqNum(10));
+        book.retention.bytes = 200;
+        assert_eq!(book.due(0, Some(SeqNum(10))), None, "50 bytes are left, of 200 that may stay");
+        for seqnum in 11..=13u64 {
+            book.push(SeqNum(seqnum), seqnum, 50);
+            assert_eq!(book.due(0, Some(SeqNum(seqnum))), None);
+        }
+        book.push(SeqNum(14), 14, 50);
+        assert_eq!(book.due(0, Some(SeqNum(14))), Some(SeqNum(11)), "200 bytes follow");
     }
 
     #[test]

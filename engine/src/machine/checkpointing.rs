@@ -59,7 +59,7 @@ impl Engine {
             self.config.checkpoint_log_bytes_min.max(self.checkpoint_bytes * self.config.checkpoint_log_factor);
         let appended = self.log_bytes - self.log_bytes_spared;
         let dead = appended / self.log_records.max(1) * self.log_records_dead;
-        let is_enough = appended >= enough || dead >= enough / CHECKPOINT_DEAD_PART;
+        let is_enough = appended >= enough || dead >= enough / CHECKPOINT_DEAD_PART || self.is_checkpoint_leaving();
         if !is_enough || self.loading.is_some() || !self.is_ready() {
             return false;
         }
@@ -68,6 +68,19 @@ impl Engine {
             return false;
         }
         self.is_first_alive()
+    }
+
+    /// Whether a storage that is to be emptied has the newest checkpoint, and enough others could have one.
+    fn is_checkpoint_leaving(&self) -> bool {
+        let (Some(logspace), Some(view)) = (&self.logspace, self.current()) else { return false };
+        let is_leaving = |node: &NodeId| self.replicas.is_leaving(*node);
+        if !logspace.checkpoint().is_some_and(|known| known.replicas.iter().any(|node| is_leaving(&node))) {
+            return false;
+        }
+        let open = self.producer.open_shard().and_then(|shard| logspace.shard(shard));
+        let takers = open.iter().flat_map(|shard| shard.replicas.iter());
+        let takers = takers.filter(|node| self.connected.contains_key(node) && !is_leaving(node)).count();
+        takers >= usize::from(view.write_quorum)
     }
 
     /// Of the engines that are alive, as far as this one can tell, the first: it writes checkpoints, and
@@ -79,6 +92,7 @@ impl Engine {
     }
 
     fn begin_checkpoint(&mut self) {
+        let leaves = self.is_checkpoint_leaving();
         let (Some(chain), Some(index), Some(logspace)) = (&self.chain, &mut self.index, &self.logspace) else { return };
         let view = chain.current();
         let likely_bytes = self.checkpoint_bytes + self.log_records * CHECKPOINT_RECORD_BYTES;
@@ -88,7 +102,11 @@ impl Engine {
         // Those that this engine's records go to: they say when they are full.
         let Some(shard) = self.producer.open_shard().and_then(|shard| logspace.shard(shard)) else { return };
         let can_take = |node: &NodeId| self.connected.contains_key(node) && has_room(node);
-        let nodes: Vec<NodeId> = shard.replicas.iter().filter(can_take).collect();
+        let mut nodes: Vec<NodeId> = shard.replicas.iter().filter(can_take).collect();
+        if leaves {
+            mark(Mark::CheckpointLeftNode);
+            nodes.retain(|node| !self.replicas.is_leaving(*node));
+        }
         let Some(storages) = NodeSet::new(&nodes).filter(|storages| storages.len() >= quorum) else { return };
         let writer = Writer::begin(index, logspace, self.config.checkpoint_part_bytes);
         mark(Mark::CheckpointBegun);
@@ -283,7 +301,7 @@ impl Engine {
         }
     }
 
-    fn follow_from(&mut self, now: Time, logspace: Logspace, outputs: &mut Outputs) {
+    pub(super) fn follow_from(&mut self, now: Time, logspace: Logspace, outputs: &mut Outputs) {
         self.follower.start_at(logspace.place());
         let open: Vec<(ShardId, NodeSet, u64)> = logspace
             .shards_of_view()

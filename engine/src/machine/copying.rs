@@ -4,6 +4,7 @@
 //! One engine does so, the first of those that live, as far as the members tell; several are safe. It
 //! looks at shards that get no more: closed, or of a view that has ended, for what they hold is known.
 
+use sealog_protocol::holdings::Holdings;
 use sealog_protocol::machine::{Outputs, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::mutant::{Mutant, active};
@@ -66,6 +67,19 @@ impl Engine {
         let wanted = self.wanted_of(now, shard);
         let wanted = wanted.filter(|wanted| wanted.moves() || !self.copies.are_verified(shard, &wanted.holders));
         Some((shard, wanted, known.prefix * lost as u64))
+    }
+
+    /// Where what counts of this logspace is.
+    pub fn holdings(&self) -> Holdings {
+        let Some(logspace) = &self.logspace else { return Holdings::default() };
+        let checkpoint = logspace.checkpoint().map(|known| known.replicas);
+        let mut holdings = Holdings { applied: logspace.place(), copies: Vec::new(), checkpoint };
+        for (id, shard) in logspace.shards() {
+            if shard.prefix > 0 && self.order.runs_of(id, 0).next().is_some() {
+                holdings.add(&shard.replicas, shard.prefix, self.copies.bytes_of(shard.prefix));
+            }
+        }
+        holdings
     }
 
     /// A shard that gets no more, and of which something is ordered and not all trimmed.

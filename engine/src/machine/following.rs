@@ -1,19 +1,21 @@
 //! How an engine follows the metalog: asks for entries and Tags, applies what is complete, answers
 //! who waits for it.
 
+use bytes::Bytes;
 use sealog_protocol::limits::{REQUEST_RETRY, STREAM_MESSAGE_BYTES_MAX};
 use sealog_protocol::logspace::{Checkpoint, Logspace, Ordered};
 use sealog_protocol::machine::{Address, Outputs, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::metalog::Entry;
-use sealog_protocol::mutant::{Mutant, active};
+use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::view::Chain;
-use sealog_protocol::{NodeId, NodeSet, SeqNum, ShardId, Time, ViewNumber};
+use sealog_protocol::{NodeId, NodeSet, Place, SeqNum, ShardId, Time, ViewNumber};
 
 use super::Engine;
-use super::replies::reply_to;
+use super::replies::{Judged, reply_to};
 use crate::follower::{NextTags, choose};
 use crate::index::{Applied, Index};
+use crate::order::Order;
 
 /// Entries that wait to be applied; more are asked for when there are fewer.
 const QUEUED_ENTRY_BYTES_MAX: usize = 4 * STREAM_MESSAGE_BYTES_MAX;
@@ -34,9 +36,59 @@ impl Engine {
             self.follower.start();
         }
         self.chain = Some(chain.clone());
+        self.unlearn(now, outputs);
         self.reads.requery();
         self.follower.source = None;
         self.follow(now, outputs);
+    }
+
+    /// Whether so many entries from a place on are past the end of a view: of class memory, and lost.
+    fn are_lost(&self, from: Place, count: u64) -> bool {
+        let end = self.chain.as_ref().and_then(|chain| chain.end(from.view));
+        end.is_some_and(|end| from.index + count > end)
+    }
+
+    /// Takes committed entries. Those past the end of a view were committed and are lost: another replica
+    /// is asked.
+    pub(super) fn metalog_entries(
+        &mut self,
+        now: Time,
+        (from, count): (Place, u32),
+        more: bool,
+        entries: Bytes,
+        outputs: &mut Outputs,
+    ) {
+        if self.are_lost(from, u64::from(count)) {
+            if from == self.follower.next() {
+                self.try_next_source(now);
+            }
+        } else if self.follower.push(from, count, entries) {
+            self.follow_on(now, more, outputs);
+        }
+    }
+
+    /// A view of class memory may end before what this engine has learnt of it, when nobody else
+    /// remembers that: then it learns everything anew.
+    fn unlearn(&mut self, now: Time, outputs: &mut Outputs) {
+        let Some(chain) = &self.chain else { return };
+        if self.are_lost(self.applied(), 0) {
+            mark(Mark::EngineStartedOver);
+            let first = Logspace::new(chain.views.first().expect("a chain begins with a view"));
+            let until = Place { view: chain.current().number, index: 0 };
+            self.index = Some(Index::new(&chain.settings, self.config.hash_seed));
+            self.order = Order::default();
+            self.dying.clear();
+            // What is pending is appended again; what of it is ordered is a repeat.
+            self.producer.close_all();
+            (self.opening, self.leaving, self.writing, self.loading) = (None, None, None, None);
+            (self.log_bytes, self.log_bytes_spared, self.log_records, self.log_records_dead) = (0, 0, 0, 0);
+            self.reads.start_over(until);
+            self.follow_from(now, first, outputs);
+        } else if self.are_lost(self.follower.next(), 0)
+            && let Some(logspace) = self.logspace.take()
+        {
+            self.follow_from(now, logspace, outputs);
+        }
     }
 
     /// The replica that was asked has no more: another one is next. Once all were asked, after a while.
@@ -192,7 +244,7 @@ impl Engine {
 
     /// Gives a run of ordered records their verdicts, and answers who waits for them.
     pub(super) fn apply_records(&mut self, run: &Ordered, outputs: &mut Outputs) {
-        let place = self.applied();
+        let (place, durability) = (self.applied(), self.durability());
         let (Some(index), Some(tags)) = (&mut self.index, self.follower.tags(run.shard)) else { return };
         self.order.push(run);
         let own = self.producer.is_own(run.shard);
@@ -219,7 +271,7 @@ impl Engine {
                 }
             };
             if own && let Some(origin) = self.producer.answered(run.shard, position, records) {
-                let reply = reply_to(origin, seqnum, applied, place, index);
+                let reply = reply_to(origin, Judged { seqnum, applied, place, durability }, index);
                 let (connection, request) = origin.client();
                 outputs.reply(connection, request, reply);
             }

@@ -2,29 +2,43 @@
 
 use sealog_protocol::client::{Durability, ErrorCode, Reply};
 use sealog_protocol::mutant::{Mutant, active};
-use sealog_protocol::{Place, SeqNum, SessionId, Tag};
+use sealog_protocol::{LogBookId, Place, SeqNum, SessionId, Tag};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::index::{Applied, Index, Named};
 use crate::producer::Origin;
 use crate::sessions::Verdict;
 
-pub(super) fn reply_to(origin: Origin, seqnum: SeqNum, applied: Applied, place: Place, index: &Index) -> Reply {
+/// An own batch that was applied, with the place and the class of its logspace.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judged {
+    pub seqnum: SeqNum,
+    pub applied: Applied,
+    pub place: Place,
+    pub durability: Durability,
+}
+
+pub(super) fn reply_to(origin: Origin, judged: Judged, index: &Index) -> Reply {
+    let Judged { seqnum, applied, place, durability } = judged;
     match origin {
         Origin::Append { .. } => match applied {
-            _ if active(Mutant::AnswerBeforeVerdict) => answer(Verdict::Visible { seqnum }, place),
-            Applied::Verdict(verdict) => answer(verdict, place),
+            _ if active(Mutant::AnswerBeforeVerdict) => answer(Verdict::Visible { seqnum }, durability, place),
+            Applied::Verdict(verdict) => answer(verdict, durability, place),
             Applied::SessionExpired => session_expired(),
         },
         Origin::OpenSession { logspace, .. } => Reply::SessionOpened { session: SessionId(seqnum.0), logspace, place },
         Origin::SetRetention { .. } => Reply::RetentionSet { place },
         Origin::NameLogBook { logbook, name, .. } => named_reply(index.named(logbook, name), place),
+        Origin::CreateLogBook { logbook, name, .. } => {
+            created_reply(index.named(logbook, name), logbook, index.named_by(seqnum), place)
+        }
     }
 }
 
-pub(super) fn answer(verdict: Verdict, place: Place) -> Reply {
+/// What an append to a logspace of this class is told.
+pub(super) fn answer(verdict: Verdict, durability: Durability, place: Place) -> Reply {
     match verdict {
-        Verdict::Visible { seqnum } => Reply::Appended { seqnum, durability: Durability::Disk, place },
+        Verdict::Visible { seqnum } => Reply::Appended { seqnum, durability, place },
         Verdict::ConditionFailed { tail } => Reply::ConditionFailed { tail, place },
     }
 }
@@ -36,6 +50,19 @@ pub(super) fn named_reply(named: Named, place: Place) -> Reply {
             code: ErrorCode::NameTaken,
             message: "another LogBook's name has the same id: choose another name".into(),
         },
+        Named::InOtherClass => Reply::Error {
+            code: ErrorCode::NameTaken,
+            message: "the name is a LogBook's of the other class, for ever: use that one (`sealog logbook show` tells \
+                      its class), or choose another name"
+                .into(),
+        },
+    }
+}
+
+pub(super) fn created_reply(named: Named, logbook: LogBookId, is_new: bool, place: Place) -> Reply {
+    match named {
+        Named::ByThisName => Reply::NameKnown { class: Some(logbook.class()), is_new, place },
+        _ => named_reply(named, place),
     }
 }
 

@@ -6,10 +6,10 @@ use sealog_protocol::frame::{FrameError, PlaceScope};
 use sealog_protocol::limits::{AUX_BYTES_MAX, NAME_BYTES_MAX, SESSION_OPENING_INTERVAL};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, mark};
-use sealog_protocol::{LogBookId, RequestNumber, SeqNum, SessionId, Tag, Time};
+use sealog_protocol::{Durability, LogBookId, RequestNumber, SeqNum, SessionId, Tag, Time};
 
 use super::Engine;
-use super::replies::{answer, named_reply, second_hash, unavailable};
+use super::replies::{answer, created_reply, named_reply, second_hash, unavailable};
 use crate::index::Named;
 use crate::producer::Origin;
 use crate::reads::{Reads, Sources};
@@ -38,7 +38,7 @@ impl Engine {
         let (session, number) = (batch.metadata.session(), batch.metadata.request());
         if let Some(Known::Repeat(verdict)) = self.index.as_ref().map(|index| index.peek(session, number)) {
             mark(Mark::DuplicateAnsweredFromIndex);
-            outputs.reply(connection, request, answer(verdict, self.applied()));
+            outputs.reply(connection, request, answer(verdict, self.durability(), self.applied()));
             return Ok(());
         }
         self.appends += 1;
@@ -96,7 +96,19 @@ impl Engine {
     pub fn request(&mut self, now: Time, connection: ConnectionId, id: u64, request: Request, outputs: &mut Outputs) {
         match request {
             Request::OpenSession { .. } => self.open_session(now, connection, id, outputs),
-            Request::NameLogBook { name } => self.name_logbook(now, connection, id, &name, outputs),
+            Request::NameLogBook { name } => {
+                self.name_logbook(now, (connection, id), &name, None, outputs);
+            }
+            Request::CreateLogBook { name, class } => {
+                self.name_logbook(now, (connection, id), &name, Some(class), outputs);
+            }
+            Request::FindLogBook { name } => {
+                let wanted = (LogBookId::from_name(&name), second_hash(&name));
+                let Some((sources, reads)) = self.reading(now) else {
+                    return outputs.reply(connection, id, unavailable());
+                };
+                reads.find(sources, connection, id, wanted, outputs);
+            }
             Request::Read(read) => {
                 self.read_requests += 1;
                 let Some((sources, reads)) = self.reading(now) else {
@@ -123,8 +135,8 @@ impl Engine {
                 self.subscription_request(connection, id, &request, outputs);
             }
             Request::SetAux(aux) => self.set_aux(now, connection, id, aux, outputs),
-            Request::Status => {
-                let message = "status is answered by the node".to_owned();
+            Request::Status | Request::Operate(_) => {
+                let message = "that is answered by the node, not by an engine".to_owned();
                 outputs.reply(connection, id, Reply::Error { code: ErrorCode::Invalid, message });
             }
         }
@@ -182,15 +194,17 @@ impl Engine {
         );
     }
 
-    pub(super) fn name_logbook(
+    /// Gives a name to its LogBook of class disk, or creates it in the class that is asked for.
+    fn name_logbook(
         &mut self,
         now: Time,
-        connection: ConnectionId,
-        request: u64,
+        (connection, request): (ConnectionId, u64),
         name: &str,
+        created: Option<Durability>,
         outputs: &mut Outputs,
     ) {
-        let (logbook, hash) = (LogBookId::from_name(name), second_hash(name));
+        let class = created.unwrap_or(Durability::Disk);
+        let (logbook, hash) = (LogBookId::from_name(name).in_class(class), second_hash(name));
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             let message = format!("a LogBook's name has 1 to {NAME_BYTES_MAX} bytes, not {}", name.len());
             outputs.reply(connection, request, Reply::Error { code: ErrorCode::Invalid, message });
@@ -198,13 +212,19 @@ impl Engine {
         }
         match self.index.as_ref().map_or(Named::Unknown, |index| index.named(logbook, hash)) {
             Named::Unknown => {}
+            known if created.is_some() => {
+                return outputs.reply(connection, request, created_reply(known, logbook, false, self.applied()));
+            }
             known => return outputs.reply(connection, request, named_reply(known, self.applied())),
         }
-        if let Err((code, message)) = self.admit_space() {
+        if let Err((code, message)) = self.admit_class(class).and_then(|()| self.admit_space()) {
             outputs.reply(connection, request, Reply::Error { code, message });
             return;
         }
-        let origin = Origin::NameLogBook { connection, request, logbook, name: hash };
+        let origin = match created {
+            None => Origin::NameLogBook { connection, request, logbook, name: hash },
+            Some(_) => Origin::CreateLogBook { connection, request, logbook, name: hash },
+        };
         self.append_system(now, origin, &[Tag::SYSTEM_NAME, Tag(logbook.0), hash], name.as_bytes());
     }
 

@@ -6,7 +6,7 @@ use sealog_protocol::machine::{Address, ConnectionId, Outputs, Role};
 use sealog_protocol::message::Message;
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::tags::heads;
-use sealog_protocol::{LogBookId, SeqNum, ShardId, Tag, Time};
+use sealog_protocol::{Durability, LogBookId, Logspaces, SeqNum, ShardId, Tag, Time};
 
 use super::Engine;
 use super::replies::unavailable;
@@ -64,16 +64,33 @@ impl Engine {
         self.append_system(now, Origin::SetRetention { connection, request }, &retention.tags(logbook), b"");
     }
 
+    fn classes(&self) -> Logspaces {
+        self.chain.as_ref().map_or(1.into(), |chain| chain.settings.classes())
+    }
+
+    /// What holds a record of this logspace when it is acknowledged.
+    pub(super) fn durability(&self) -> Durability {
+        self.classes().class(self.config.logspace)
+    }
+
+    /// Whether there is a logspace of this class.
+    pub(super) fn admit_class(&self, class: Durability) -> Result<(), (ErrorCode, String)> {
+        if class == Durability::Memory && self.classes().memory == 0 {
+            let message = "there is no logspace of class memory here: those of this data directory or cluster were \
+                           fixed when it was made, without one; use class disk, or make another one";
+            return Err((ErrorCode::Invalid, message.into()));
+        }
+        Ok(())
+    }
+
     /// Whether a LogBook is one that clients may change, here.
     pub(super) fn admit_logbook(&self, logbook: LogBookId) -> Result<(), (ErrorCode, String)> {
         let invalid = |message: &str| Err((ErrorCode::Invalid, message.to_owned()));
         if logbook == LogBookId::SYSTEM {
             return invalid("LogBook 0 is reserved: choose another");
         }
-        if logbook.is_memory() {
-            return invalid("LogBook ids from 2^63 on are of class memory, which this release does not have");
-        }
-        let logspaces = self.chain.as_ref().map_or(1, |chain| chain.settings.logspaces);
+        self.admit_class(logbook.class())?;
+        let logspaces = self.classes();
         if logbook.logspace(logspaces) != self.config.logspace {
             return invalid("the LogBook belongs to another logspace: ask the engine that serves it");
         }

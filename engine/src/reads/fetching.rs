@@ -4,9 +4,9 @@ use bytes::Bytes;
 use sealog_protocol::batch::Batch;
 use sealog_protocol::frame::PlaceScope;
 use sealog_protocol::limits::FETCHES_IN_FLIGHT_MAX;
-use sealog_protocol::{LocalId, NodeId, Time};
+use sealog_protocol::{LocalId, NodeId, Place, Time};
 
-use super::{Fetch, Read, Reads};
+use super::{Fetch, Read, Reads, Stage};
 
 /// Fetches of one read at once, while it is not known how large its records are.
 const WAVE_FIRST: usize = 4;
@@ -59,6 +59,27 @@ impl Reads {
             found.attempt += 1;
             found.asked = None;
             self.unsent.push(fetch);
+        }
+    }
+
+    /// What the index had is no more: reads that found something look again, once it has reached a place.
+    pub fn start_over(&mut self, place: Place) {
+        self.fetches.clear();
+        self.unsent.clear();
+        let ids: Vec<u64> = self.reads.keys().copied().collect();
+        for id in ids {
+            let mut read = self.take(id).expect("its key was found");
+            if !matches!(read.stage, Stage::Query) {
+                read.slots.clear();
+                (read.fetches, read.corrupt) = (0, false);
+                read.place = read.place.max(place);
+                read.stage = Stage::Place;
+                self.by_place.insert((read.place, id));
+            }
+            if let Some(until) = read.wait_until {
+                self.by_deadline.insert((until, id));
+            }
+            self.keep(id, read);
         }
     }
 

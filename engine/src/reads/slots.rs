@@ -47,6 +47,7 @@ impl Read {
     pub(super) fn go_on_after(&mut self, last: SeqNum) {
         if let Want::Records { from, backward, .. } = &mut self.want {
             *from = if *backward { last.prev() } else { last.next() };
+            self.went_back = *backward;
         }
     }
 

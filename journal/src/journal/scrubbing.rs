@@ -1,7 +1,7 @@
 //! The journal's side of its scrub: which segments there are, and who has something in them.
 
 use super::*;
-use crate::report::Damage;
+use crate::report::{Damage, DamageKind, Rotten};
 use crate::scrub::ScrubRead;
 
 impl Journal {
@@ -29,9 +29,22 @@ impl Journal {
     }
 
     /// A machine that has something in a segment of which a part is damaged: the driver gives it
-    /// [`sealog_protocol::machine::Input::Rotten`]. Comes again with each pass that finds it.
-    pub fn next_rotten(&mut self) -> Option<(Owner, Damage)> {
+    /// [`sealog_protocol::machine::Input::Rotten`]. Recovery's findings come first; the scrub's come again
+    /// with each pass that finds them.
+    pub fn next_rotten(&mut self) -> Option<Rotten> {
         self.scrub.next_rotten()
+    }
+
+    /// Damaged ranges of recovery's report whose segments were not given back since. A footer that was
+    /// damaged is damaged until it is written again.
+    pub(super) fn damages_left(&self) -> u64 {
+        let segments = &self.segments;
+        let is_left = |damage: &&Damage| match damage.kind {
+            DamageKind::Footer => segments.is_live(damage.segment) && !segments.sealed.contains_key(&damage.segment),
+            DamageKind::Data | DamageKind::Blocks => segments.is_live(damage.segment),
+        };
+        let unlisted = self.report.damages_total - self.report.damages.len() as u64;
+        self.report.damages.iter().filter(is_left).count() as u64 + unlisted
     }
 
     /// What the scrub found in segments that are still there, in their order, as far as it is listed.

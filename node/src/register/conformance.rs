@@ -50,6 +50,7 @@ fn member(node: u64) -> Member {
         incarnation: Incarnation(1),
         roles: Roles::ALL,
         state: MemberState::Active,
+        replacement: None,
         peer_address: "10.0.0.1:7441".to_owned(),
         client_address: "10.0.0.1:7440".to_owned(),
     }

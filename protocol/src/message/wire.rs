@@ -32,8 +32,8 @@ enum Body {
     StorageSpace(bool),
     Progress(Shard, u64, u64),
     BackupResume(u32, u64),
-    BackupAppend(u32, u64, u64, u32),
-    BackupAck(u32, u64),
+    BackupAppend(u32, u64, u64, u64, u32),
+    BackupAck(u32, u64, u64),
     Confirm(u32, u64),
     Confirmed(u32, u64),
     MetalogBase(u32, u64, Vec<u64>),
@@ -64,8 +64,8 @@ enum Body {
     CommitAnswer(u64, u32, u64),
     ViewWanted(u32, ViewReason),
     Seal(u32),
-    SequencerSealed(u32, u64, u64, Vec<(u64, Vec<u64>)>),
-    StorageSealed(u32, Vec<(Shard, u64)>),
+    SequencerSealed(bool, u32, u64, u64, Vec<(u64, Vec<u64>)>),
+    StorageSealed(bool, u32, Vec<(Shard, u64)>),
     RepairMetalog(u32, u64, u64),
     RepairPull(u32, u64, u64),
     RepairEntries(u32, u64, u32),
@@ -79,6 +79,7 @@ enum Body {
     CopyPull(Shard, u64, u64),
     CopyPart(Shard, u64, u64, bool),
     MoveShard(Shard, u32, u64, Vec<u64>),
+    CopyDamaged(Shard, u64, u64),
 }
 
 #[derive(Clone, Copy, Archive, Serialize, Deserialize)]
@@ -154,10 +155,10 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
         Message::StorageSpace { full } => Body::StorageSpace(*full),
         Message::Progress { shard, received, durable } => Body::Progress((*shard).into(), *received, *durable),
         Message::BackupResume { view, tail } => Body::BackupResume(view.0, *tail),
-        Message::BackupAppend { view, from, commit, count, entries } => {
-            return (Body::BackupAppend(view.0, *from, *commit, *count), entries);
+        Message::BackupAppend { view, from, commit, settled, count, entries } => {
+            return (Body::BackupAppend(view.0, *from, *commit, *settled, *count), entries);
         }
-        Message::BackupAck { view, durable } => Body::BackupAck(view.0, *durable),
+        Message::BackupAck { view, held, durable } => Body::BackupAck(view.0, *held, *durable),
         Message::Confirm { view, round } => Body::Confirm(view.0, *round),
         Message::Confirmed { view, round } => Body::Confirmed(view.0, *round),
         Message::MetalogBase { base, indices, entries } => {
@@ -210,13 +211,13 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
         Message::CommitAnswer { request, place } => Body::CommitAnswer(*request, place.view.0, place.index),
         Message::ViewWanted { view, reason } => Body::ViewWanted(view.0, *reason),
         Message::Seal { view } => Body::Seal(view.0),
-        Message::SequencerSealed { view, tail, commit, entries, shards } => {
+        Message::SequencerSealed { restarted, view, tail, commit, entries, shards } => {
             let shards = shards.iter().map(|(index, nodes)| (*index, nodes.iter().map(|node| node.0).collect()));
-            return (Body::SequencerSealed(view.0, *tail, *commit, shards.collect()), entries);
+            return (Body::SequencerSealed(*restarted, view.0, *tail, *commit, shards.collect()), entries);
         }
-        Message::StorageSealed { view, shards } => {
+        Message::StorageSealed { restarted, view, shards } => {
             let shards = shards.iter().map(|(shard, durable)| ((*shard).into(), *durable)).collect();
-            Body::StorageSealed(view.0, shards)
+            Body::StorageSealed(*restarted, view.0, shards)
         }
         Message::RepairMetalog { view, end, source } => Body::RepairMetalog(view.0, *end, source.0),
         Message::RepairPull { view, from, end } => Body::RepairPull(view.0, *from, *end),
@@ -235,6 +236,7 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
             Body::CopyState((*shard).into(), *position, *bytes, *done)
         }
         Message::CopyPull { shard, from, until } => Body::CopyPull((*shard).into(), *from, *until),
+        Message::CopyDamaged { shard, from, next } => Body::CopyDamaged((*shard).into(), *from, *next),
         Message::CopyPart { shard, from, first, had, batches } => {
             return (Body::CopyPart((*shard).into(), *from, *first, *had), batches);
         }
@@ -259,10 +261,10 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
         Body::StorageSpace(full) => Message::StorageSpace { full },
         Body::Progress(shard, received, durable) => Message::Progress { shard: shard.into(), received, durable },
         Body::BackupResume(v, tail) => Message::BackupResume { view: view(v), tail },
-        Body::BackupAppend(v, from, commit, count) => {
-            Message::BackupAppend { view: view(v), from, commit, count, entries: payload }
+        Body::BackupAppend(v, from, commit, settled, count) => {
+            Message::BackupAppend { view: view(v), from, commit, settled, count, entries: payload }
         }
-        Body::BackupAck(v, durable) => Message::BackupAck { view: view(v), durable },
+        Body::BackupAck(v, held, durable) => Message::BackupAck { view: view(v), held, durable },
         Body::Confirm(v, round) => Message::Confirm { view: view(v), round },
         Body::Confirmed(v, round) => Message::Confirmed { view: view(v), round },
         Body::MetalogBase(v, index, indices) => {
@@ -318,14 +320,14 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
         Body::CommitAnswer(request, v, index) => Message::CommitAnswer { request, place: place(v, index) },
         Body::ViewWanted(v, reason) => Message::ViewWanted { view: view(v), reason },
         Body::Seal(v) => Message::Seal { view: view(v) },
-        Body::SequencerSealed(v, tail, commit, shards) => {
+        Body::SequencerSealed(restarted, v, tail, commit, shards) => {
             let shards = shards.into_iter().map(|(index, nodes)| Some((index, node_set(nodes)?)));
             let shards = shards.collect::<Option<Box<[_]>>>()?;
-            Message::SequencerSealed { view: view(v), tail, commit, entries: payload, shards }
+            Message::SequencerSealed { restarted, view: view(v), tail, commit, entries: payload, shards }
         }
-        Body::StorageSealed(v, shards) => {
+        Body::StorageSealed(restarted, v, shards) => {
             let shards = shards.into_iter().map(|(shard, durable)| (shard.into(), durable)).collect();
-            Message::StorageSealed { view: view(v), shards }
+            Message::StorageSealed { restarted, view: view(v), shards }
         }
         Body::RepairMetalog(v, end, source) => Message::RepairMetalog { view: view(v), end, source: NodeId(source) },
         Body::RepairPull(v, from, end) => Message::RepairPull { view: view(v), from, end },
@@ -344,6 +346,7 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
             Message::CopyState { shard: shard.into(), position, bytes, done }
         }
         Body::CopyPull(shard, from, until) => Message::CopyPull { shard: shard.into(), from, until },
+        Body::CopyDamaged(shard, from, next) => Message::CopyDamaged { shard: shard.into(), from, next },
         Body::CopyPart(shard, from, first, had) => {
             Message::CopyPart { shard: shard.into(), from, first, had, batches: payload }
         }

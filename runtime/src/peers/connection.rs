@@ -27,6 +27,8 @@ pub(crate) struct Talk {
     pub called: Option<NodeId>,
     /// A call that the kernel has not ended; it looks at the address meanwhile.
     pub calling: Option<Box<SocketAddress>>,
+    /// A call that was never made, for a cut loses it.
+    pub hangs: bool,
     /// The node that was let in, or let us in.
     pub node: Option<NodeId>,
     /// When something came last.
@@ -40,7 +42,17 @@ impl PeerConnection {
     pub fn new(now: Time, generation: u32, socket: OwnedFd, call: Option<(NodeId, SocketAddress)>) -> PeerConnection {
         let (called, calling) = call.map(|(node, address)| (node, Box::new(address))).unzip();
         let wire = Connection::new(now, ConnectionId(0), generation, socket, None);
-        PeerConnection { wire, talk: Talk { called, calling, node: None, heard: now, spoke: false } }
+        PeerConnection { wire, talk: Talk { called, calling, hangs: false, node: None, heard: now, spoke: false } }
+    }
+
+    /// The node at the other end, as far as it is known.
+    pub fn other(&self) -> Option<NodeId> {
+        self.talk.called.or(self.talk.node)
+    }
+
+    /// Its socket is connected, or was.
+    pub fn is_open(&self) -> bool {
+        self.talk.calling.is_none() && !self.talk.hangs
     }
 
     /// Nothing of it is in flight, and nothing will be.

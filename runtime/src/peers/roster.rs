@@ -14,14 +14,15 @@ use sealog_protocol::frame::{Frame, FrameError, FrameKind, Header, PlaceScope};
 use sealog_protocol::ids::{Incarnation, NodeId};
 use sealog_protocol::machine::Address;
 use sealog_protocol::message::{Message, decode};
-use sealog_protocol::peer::{Greeting, PeerIdentity, Peers, decode_greeting, encode_greeting};
+use sealog_protocol::peer::{Greeting, PeerIdentity, Peers, decode_greeting, encode_greeting, encode_ping};
 
 use crate::config::Listen;
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
 use crate::limits::GREETING_BYTES_MAX;
 use crate::peer_config::{PeerAddress, PeerLimits, PeersConfig};
-use crate::peer_watch::{PeerStatus, PeerWatch};
+use crate::peer_watch::{PeerStatus, PeerWatch, time_of_day_ms};
+use crate::peers::PeerCuts;
 use crate::peers::connection::{PeerConnection, PeerFault, Talk};
 use crate::peers::dialing::Dialing;
 use crate::warnings::{Warning, Warnings};
@@ -53,6 +54,7 @@ pub(crate) struct Known {
     incarnation: Incarnation,
     connects: u64,
     reason: Option<String>,
+    clock_ahead_ms: Option<i64>,
 }
 
 /// All other nodes.
@@ -65,14 +67,16 @@ pub(crate) struct Roster {
     pub replaced: Vec<u32>,
     watch: Arc<PeerWatch>,
     pub warnings: Warnings,
+    /// Nodes that are cut off.
+    pub cuts: PeerCuts,
 }
 
 impl Roster {
     pub fn new(config: &PeersConfig, watch: Arc<PeerWatch>) -> Roster {
         let own = config.own;
         let (events, replaced, warnings) = (VecDeque::new(), Vec::new(), Warnings::default());
-        let (admission, known) = (Peers::new(own, []), BTreeMap::new());
-        let mut roster = Roster { admission, known, events, links: 0, replaced, watch, warnings };
+        let (admission, known, cuts) = (Peers::new(own, []), BTreeMap::new(), PeerCuts::default());
+        let mut roster = Roster { admission, known, events, links: 0, replaced, watch, warnings, cuts };
         for peer in &config.peers {
             roster.know(peer, &config.limits);
         }
@@ -98,7 +102,8 @@ impl Roster {
                 let seed = own.node.0.rotate_left(17) ^ peer.node.0 ^ own.incarnation.0.rotate_left(41);
                 let dialing = self.admission.calls(peer.node).then(|| Dialing::new(limits, seed));
                 let (address, incarnation) = (peer.address.clone(), Incarnation(0));
-                let known = Known { address, dialing, link: None, incarnation, connects: 0, reason: None };
+                let (connects, reason, clock_ahead_ms) = (0, None, None);
+                let known = Known { address, dialing, link: None, incarnation, connects, reason, clock_ahead_ms };
                 self.known.insert(peer.node, known);
             }
         }
@@ -183,6 +188,8 @@ impl Roster {
             return Err(PeerFault::NoGreeting(header.kind));
         }
         let peer = match (decode_greeting(frame)?, talk.called) {
+            // It would not have come: who sent it gets no answer, and gives up.
+            (Greeting::Hello(peer), None) if self.cuts.prevents(peer.node) => return Ok(()),
             (Greeting::Hello(peer), None) => {
                 self.admission.admit_caller(peer).map_err(PeerFault::Refused)?;
                 encode_greeting(wire.output(), &Greeting::Welcome(self.own()));
@@ -199,6 +206,7 @@ impl Roster {
         };
         wire.phase = Phase::Serving;
         talk.node = Some(peer.node);
+        encode_ping(wire.output(), time_of_day_ms());
         self.begin(slot, peer, counters);
         Ok(())
     }
@@ -224,7 +232,9 @@ impl Roster {
     fn deliver(&mut self, talk: &Talk, header: &Header, frame: &[u8], counters: &Counters) -> Result<(), PeerFault> {
         match header.kind {
             FrameKind::PeerPing => {
-                Frame::parse(frame)?.ok_or(FrameError::Truncated)?.verify_place(PlaceScope::Connection)?;
+                let told_ms =
+                    Frame::parse(frame)?.ok_or(FrameError::Truncated)?.verify_place(PlaceScope::Connection)?;
+                self.clock_told(talk.node, told_ms);
                 Ok(())
             }
             FrameKind::Message | FrameKind::BatchMessage => {
@@ -240,6 +250,14 @@ impl Roster {
             }
             kind => Err(PeerFault::Unexpected(kind)),
         }
+    }
+
+    /// A node says what its clock shows.
+    fn clock_told(&mut self, node: Option<NodeId>, told_ms: u64) {
+        let Some((node, known)) = node.and_then(|node| Some((node, self.known.get_mut(&node)?))) else { return };
+        let ahead = |told: i64| told.saturating_sub(i64::try_from(time_of_day_ms()).unwrap_or(i64::MAX));
+        known.clock_ahead_ms = i64::try_from(told_ms).ok().filter(|told| *told > 0).map(ahead);
+        self.publish(node);
     }
 
     /// A connection has ended, or did not begin, or stays alone.
@@ -298,6 +316,7 @@ impl Roster {
             incarnation: known.incarnation,
             connects: known.connects,
             reason: known.reason.clone(),
+            clock_ahead_ms: known.clock_ahead_ms,
         });
     }
 }

@@ -288,7 +288,7 @@ impl Host for Toy {
         self.full = full;
     }
 
-    fn rotten(&mut self, _: Time, _: Owner, _: sealog_runtime::Damage) {}
+    fn rotten(&mut self, _: Time, _: sealog_runtime::Rotten) {}
 
     fn vacate(&mut self, _: Time, owner: Owner, segment: u32) {
         self.actions.push(Action::Release { owner, segment });

@@ -17,8 +17,8 @@ use sealog_protocol::machine::{Address, ConnectionId, JournalPlace, ReadFailure,
 use sealog_protocol::message::{Message, encode};
 use sealog_protocol::peer::{Greeting, PeerIdentity, decode_greeting, encode_greeting, encode_ping};
 use sealog_runtime::{
-    Action, ExecutorContext, ExecutorId, Handle, Host, HostError, Listen, NodeConfig, Owner, PeerAddress, PeerLimits,
-    PeerStatus, PeerWatch, PeersConfig, PeersNow, start,
+    Action, ExecutorContext, ExecutorId, Handle, Host, HostError, Listen, NodeConfig, Owner, PeerAddress, PeerCuts,
+    PeerLimits, PeerStatus, PeerWatch, PeersConfig, PeersNow, start,
 };
 
 use crate::toy::{Data, Mode, config};
@@ -45,6 +45,8 @@ pub enum Wish {
     Accept(bool),
     /// Know these other nodes from now on.
     Know(PeersNow),
+    /// Be cut off from these from now on.
+    Cut(PeerCuts),
     /// From now on, say message 666 to a node when its connection has ended.
     LastWords,
 }
@@ -137,6 +139,7 @@ impl Host for Peer {
             }
             Wish::Accept(accepting) => self.accepting = accepting,
             Wish::Know(peers) => self.actions.push(Action::Peers(Box::new(peers))),
+            Wish::Cut(cuts) => self.actions.push(Action::Cuts(Box::new(cuts))),
             Wish::LastWords => self.has_last_words = true,
         }
     }
@@ -163,7 +166,7 @@ impl Host for Peer {
 
     fn space(&mut self, _: Time, _: bool) {}
 
-    fn rotten(&mut self, _: Time, _: Owner, _: sealog_runtime::Damage) {}
+    fn rotten(&mut self, _: Time, _: sealog_runtime::Rotten) {}
 
     fn vacate(&mut self, _: Time, _: Owner, _: u32) {}
 
@@ -331,8 +334,13 @@ impl Stranger {
     }
 
     pub fn ping(&mut self) {
+        self.tell_time(0);
+    }
+
+    /// Pings, as if its clock showed this.
+    pub fn tell_time(&mut self, time_of_day_ms: u64) {
         let mut bytes = Vec::new();
-        encode_ping(&mut bytes);
+        encode_ping(&mut bytes, time_of_day_ms);
         self.send(&bytes);
     }
 

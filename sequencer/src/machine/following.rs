@@ -13,7 +13,7 @@ impl Sequencer {
         from: Address,
         view: ViewNumber,
         index: u64,
-        commit: u64,
+        (commit, settled): (u64, u64),
         entries: &Bytes,
         outputs: &mut Outputs,
     ) {
@@ -33,8 +33,11 @@ impl Sequencer {
         if !entries.is_empty() {
             self.take_entries(view, index, entries, outputs);
         }
+        // In class memory what is held is answered for at once.
+        self.acknowledge |= self.is_memory() && !entries.is_empty();
         let log = self.views.entry(view).or_default();
         log.commit = log.commit.max(commit);
+        log.settled = log.settled.max(settled);
     }
 
     /// Takes entries of a view that are not here yet: to the log and to the journal.
@@ -66,8 +69,9 @@ impl Sequencer {
         }
         let to = self.address(primary, Role::Sequencer);
         let log = self.views.entry(number).or_default();
-        outputs.send(to, Message::BackupResume { view: number, tail: log.entries.end() });
-        outputs.send(to, Message::BackupAck { view: number, durable: log.durable });
+        let (tail, durable) = (log.entries.end(), log.durable);
+        outputs.send(to, Message::BackupResume { view: number, tail });
+        outputs.send(to, Message::BackupAck { view: number, held: self.held(number), durable });
     }
 
     pub(super) fn acknowledge(&mut self, outputs: &mut Outputs) {
@@ -80,7 +84,7 @@ impl Sequencer {
             return;
         }
         let Some(log) = self.views.get(&view.number) else { return };
-        let message = Message::BackupAck { view: view.number, durable: log.durable };
+        let message = Message::BackupAck { view: view.number, held: self.held(view.number), durable: log.durable };
         outputs.send(self.address(view.primary, Role::Sequencer), message);
     }
 
@@ -117,6 +121,7 @@ impl Sequencer {
             }
         }
         log.commit = log.commit.max(base.index);
+        log.settled = log.settled.max(base.index);
         self.set_base(base, outputs);
     }
 }

@@ -114,18 +114,32 @@ impl Sequencer {
         if view <= self.sealed && !active(Mutant::SealedPrimaryCommits) {
             return;
         }
-        let (primary, log) = (self.primary.as_mut().expect("looked at above"), self.views.entry(view).or_default());
-        if primary.advance_commit(now, &log.entries, log.durable) {
-            log.commit = log.commit.max(primary.commit());
-        }
-        self.reserve();
-        while self.primary.as_ref().is_some_and(|primary| primary.cuts_in_flight() < self.config.cuts_in_flight_max)
-            && self.primary.as_mut().is_some_and(|primary| primary.cut(&self.connected, &mut self.encoded))
-        {
-            self.append_encoded(outputs);
+        self.commit(now, view);
+        loop {
+            self.reserve();
+            let mut cut = false;
+            while self.primary.as_ref().is_some_and(|primary| primary.cuts_in_flight() < self.config.cuts_in_flight_max)
+                && self.primary.as_mut().is_some_and(|primary| primary.cut(&self.connected, &mut self.encoded))
+            {
+                self.append_encoded(outputs);
+                cut = true;
+            }
+            // Alone, a primary of class memory commits what it holds at once: nothing comes that it would
+            // wait for.
+            if !(cut && self.is_memory() && self.commit(now, view)) {
+                break;
+            }
         }
         self.confirm(outputs);
         self.send_to_backups(outputs);
+    }
+
+    fn commit(&mut self, now: Time, view: ViewNumber) -> bool {
+        let (primary, log) = (self.primary.as_mut().expect("a primary leads"), self.views.entry(view).or_default());
+        let moved = primary.advance_commit(now, &log.entries, log.durable);
+        log.commit = log.commit.max(primary.commit());
+        log.settled = log.settled.max(primary.settled());
+        moved
     }
 
     pub(super) fn confirm(&mut self, outputs: &mut Outputs) {
@@ -158,7 +172,7 @@ impl Sequencer {
         let logspace = self.config.logspace;
         let Some(primary) = &mut self.primary else { return };
         let view = primary.view.number;
-        let commit = primary.commit();
+        let (commit, settled) = (primary.commit(), primary.settled());
         let log = self.views.entry(view).or_default();
         for (node, backup) in &mut primary.backups {
             let Some(mut next) = backup.next else { continue };
@@ -171,7 +185,7 @@ impl Sequencer {
                 }
                 let entries = self.encoded.split().freeze();
                 let to = Address { node: *node, logspace, role: Role::Sequencer };
-                outputs.send(to, Message::BackupAppend { view, from, commit, count, entries });
+                outputs.send(to, Message::BackupAppend { view, from, commit, settled, count, entries });
                 backup.commit_sent = commit;
             }
             backup.next = Some(next);

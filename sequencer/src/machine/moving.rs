@@ -20,9 +20,10 @@ impl Sequencer {
         let view = &primary.view;
         let committed = place.view == view.number && place.index <= primary.commit();
         let is_latest = primary.moved_at(shard).is_none_or(|index| index < place.index);
-        // Once its CloseShard is committed, all cuts of it are: nobody counts copies on the old ones.
+        // Once its CloseShard is committed, all cuts of it are: nobody counts copies on the old ones. In
+        // class memory, once that is on disks: a seal takes the move for a proof.
         let is_final = chain.end(shard.view).is_some()
-            || shard.view == view.number && primary.closed_at(shard.index).is_some_and(|at| at < primary.commit());
+            || shard.view == view.number && primary.closed_at(shard.index).is_some_and(|at| at < primary.settled());
         let is_legal = replicas.len() >= usize::from(view.write_quorum)
             && replicas.len() <= usize::from(view.replicas)
             && replicas.iter().all(|node| view.storages.contains(node));

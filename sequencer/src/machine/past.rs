@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::*;
 
 /// What a replica does about ended views that it lacks.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Past {
     /// Something changed since it was looked at.
     pub(super) look: bool,

@@ -20,7 +20,7 @@ pub enum RecoverError {
 }
 
 /// Pieces of the metalog, until all are there: they may come in any order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pieces {
     pieces: BTreeMap<(ViewNumber, u64), Piece>,
     /// The one taken last: most follow each other.
@@ -28,7 +28,7 @@ pub(super) struct Pieces {
     base: Place,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Piece {
     end: u64,
     bytes: Vec<u8>,
@@ -76,6 +76,7 @@ impl Sequencer {
             Recovered::Commit { view, commit, segment } => {
                 let log = self.views.entry(view).or_default();
                 log.commit = log.commit.max(commit);
+                log.settled = log.commit;
                 log.commit_kept = log.commit;
                 self.held.commit.lies(Place { view, index: commit }, segment);
                 segment
@@ -117,6 +118,7 @@ impl Sequencer {
             let log = self.views.entry(base.view).or_default();
             log.entries.drop_before(base.index);
             log.commit = log.commit.max(base.index);
+            log.settled = log.commit;
             log.durable = base.index;
         }
         for ((view, from), piece) in pieces.pieces.range((base.view, 0)..) {

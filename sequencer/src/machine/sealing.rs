@@ -20,9 +20,11 @@ impl Sequencer {
         self.seal_waits.push((from, view));
     }
 
+    /// The seal is on disk behind all that was said before it: so is what was held in memory.
     pub(super) fn answer_seal(&mut self, controller: Address, view: ViewNumber, outputs: &mut Outputs) {
+        let restarted = self.has_forgotten(view);
         let log = self.views.entry(view).or_default();
-        let (tail, commit) = (log.durable, log.commit);
+        let (tail, commit) = (log.durable, log.settled);
         if commit < tail {
             mark(Mark::SealWithUncommittedTail);
         }
@@ -37,7 +39,7 @@ impl Sequencer {
         }
         let entries = self.encoded.split().freeze();
         let shards = cut_shards(&log.entries, &entries);
-        outputs.send(controller, Message::SequencerSealed { view, tail, commit, entries, shards });
+        outputs.send(controller, Message::SequencerSealed { restarted, view, tail, commit, entries, shards });
     }
 
     /// Something became durable, or somebody came: repairs may go on.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::*;
 
 /// What was appended again for the sake of a segment and is not yet durable.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Space {
     seal: bool,
     base: bool,

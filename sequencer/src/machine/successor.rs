@@ -49,7 +49,12 @@ impl Sequencer {
         }
         if self.ask_again.is_some_and(|at| at <= now) {
             let sealed = self.is_sealed();
-            let reason = if sealed { ViewReason::Sealed } else { ViewReason::PrimaryRestarted };
+            let is_primary = self.chain.as_ref().is_some_and(|chain| chain.current().primary == self.config.node);
+            let reason = match sealed {
+                true => ViewReason::Sealed,
+                false if is_primary && self.active_primary().is_none() => ViewReason::PrimaryRestarted,
+                false => ViewReason::MemberRestarted,
+            };
             if sealed {
                 mark(Mark::SealedAsksForView);
             }

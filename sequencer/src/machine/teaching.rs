@@ -2,6 +2,7 @@
 
 use super::*;
 
+#[derive(Clone, Debug)]
 pub(super) struct Learner {
     pub(super) to: Address,
     pub(super) next: Place,

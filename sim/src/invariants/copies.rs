@@ -72,7 +72,7 @@ impl Truth {
     }
 
     /// Batches of a shard's prefix with a record that is neither void nor trimmed.
-    fn living(&self, shard: ShardId, prefix: u64) -> Result<BTreeSet<u64>, Failure> {
+    pub(super) fn living(&self, shard: ShardId, prefix: u64) -> Result<BTreeSet<u64>, Failure> {
         let mut log = FinalLog::new();
         let places = self.model(&mut log)?.places;
         let mut living = BTreeSet::new();

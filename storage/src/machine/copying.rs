@@ -4,7 +4,7 @@
 //! It asks for one part at a time, in order, no faster than the configured rate, for appends wait behind
 //! it. What one source does not have may be lost there, so it is asked of all of them. Only where none
 //! has it, and one of those had it once, was it dropped: the copy goes on behind it, as if it had dropped
-//! it, too. An engine asks again and again, so nothing here is remembered over a restart but the records.
+//! it, too. What is damaged wherever it is holds nothing up either: it is told as lost. An engine asks again and again, so nothing here is remembered over a restart but the records.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -16,7 +16,7 @@ use super::reading::Reader;
 use super::*;
 
 /// Copies under way, and their counters.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Copies {
     shards: BTreeMap<ShardId, Copy>,
     /// The part that was asked for and has not come.
@@ -29,6 +29,7 @@ pub(super) struct Copies {
 }
 
 /// A shard that is copied.
+#[derive(Clone, Debug)]
 struct Copy {
     until: u64,
     enough: usize,
@@ -41,11 +42,14 @@ struct Copy {
     lacking: BTreeMap<NodeId, u64>,
     /// One of those had that position once.
     had: bool,
-    /// Sources that did not answer, or could not read it.
+    /// Sources whose bytes are damaged at `position`, and where they may be readable again.
+    damaged: BTreeMap<NodeId, u64>,
+    /// Sources that did not answer, or could not read it yet.
     silent: BTreeSet<NodeId>,
     bytes: u64,
 }
 
+#[derive(Clone, Debug)]
 struct Pull {
     shard: ShardId,
     source: NodeId,
@@ -60,6 +64,13 @@ impl Copies {
 
     pub(super) fn contains(&self, shard: ShardId) -> bool {
         self.shards.contains_key(&shard)
+    }
+
+    /// The copy that an answer is for.
+    fn take_answer(&mut self, source: Address, shard: ShardId, from: u64) -> Option<&mut Copy> {
+        let is_answer = |pull: &mut Pull| pull.shard == shard && pull.source == source.node && pull.from == from;
+        self.pull.take_if(is_answer)?;
+        self.shards.get_mut(&shard).filter(|copy| copy.position == from)
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
@@ -80,15 +91,31 @@ impl Copies {
 
 impl Copy {
     fn next_source(&self) -> Option<NodeId> {
-        let asked = |node: &NodeId| self.lacking.contains_key(node) || self.silent.contains(node);
+        let asked = |node: &NodeId| {
+            self.lacking.contains_key(node) || self.damaged.contains_key(node) || self.silent.contains(node)
+        };
         self.sources.iter().find(|node| self.position < self.until && !asked(node))
     }
 
     fn advance(&mut self, position: u64) {
         self.position = position;
         self.lacking.clear();
+        self.damaged.clear();
         self.silent.clear();
         self.had = false;
+    }
+
+    /// Goes on behind what is damaged wherever it is: how far that goes.
+    fn skip_damaged(&mut self) -> Option<u64> {
+        let asked = |node: &NodeId| self.lacking.contains_key(node) || self.damaged.contains_key(node);
+        let all = self.sources.iter().all(|node| asked(&node)) || active(Mutant::CopySkipsWhatOneCannotRead);
+        if !all || self.damaged.is_empty() {
+            return None;
+        }
+        let next = self.lacking.values().chain(self.damaged.values()).copied().min()?.min(self.until);
+        mark(Mark::CopySkipsDamaged);
+        self.advance(next);
+        Some(next)
     }
 
     /// Goes on behind what nobody has, if it was dropped.
@@ -128,6 +155,7 @@ impl Storage {
             engines: BTreeSet::new(),
             position,
             lacking: BTreeMap::new(),
+            damaged: BTreeMap::new(),
             had: false,
             silent: BTreeSet::new(),
             bytes: 0,
@@ -140,6 +168,7 @@ impl Storage {
         copy.silent.clear();
         if copy.next_source().is_none() {
             copy.lacking.clear();
+            copy.damaged.clear();
             copy.had = false;
         }
         self.tell_copy(shard, outputs);
@@ -192,21 +221,46 @@ impl Storage {
         batches: Bytes,
         outputs: &mut Outputs,
     ) {
-        let is_answer = |pull: &mut Pull| pull.shard == shard && pull.source == source.node && pull.from == from;
-        if self.copies.pull.take_if(is_answer).is_none() {
+        if self.mend_part(now, source, (shard, from, first), had, &batches, outputs) {
             return;
         }
-        let Some(copy) = self.copies.shards.get_mut(&shard).filter(|copy| copy.position == from) else { return };
+        let Some(copy) = self.copies.take_answer(source, shard, from) else { return };
         if batches.is_empty() && first > from {
             copy.lacking.insert(source.node, first);
             copy.had |= had;
             copy.skip();
+            self.copy_skips(shard, from);
         } else if batches.is_empty() || first != from {
             copy.silent.insert(source.node);
         } else {
             self.copy_taken(now, source, shard, first, batches, outputs);
         }
         self.tell_copy(shard, outputs);
+    }
+
+    /// A source has it, and its bytes are damaged there.
+    pub(super) fn copy_damaged(
+        &mut self,
+        source: Address,
+        shard: ShardId,
+        (from, next): (u64, u64),
+        outputs: &mut Outputs,
+    ) {
+        if next <= from || self.mend_damaged(source, shard, (from, next)) {
+            return;
+        }
+        let Some(copy) = self.copies.take_answer(source, shard, from) else { return };
+        copy.damaged.insert(source.node, next);
+        self.copy_skips(shard, from);
+        self.tell_copy(shard, outputs);
+    }
+
+    /// What no source can read must not keep what is behind it from being copied: it is told as lost.
+    fn copy_skips(&mut self, shard: ShardId, from: u64) {
+        if let Some(next) = self.copies.shards.get_mut(&shard).and_then(Copy::skip_damaged) {
+            self.mending.lose(shard, from, next, None);
+            self.mending.try_later();
+        }
     }
 
     fn copy_taken(

@@ -5,7 +5,9 @@
 //! to be at its position, up to the one that is wanted; that one and those after it are verified
 //! wholly. What moved or went while it was read is looked up again.
 
-use sealog_protocol::frame::{Frame, Header};
+use std::ops::Range;
+
+use sealog_protocol::frame::{Frame, HEADER_BYTES, Header, verify_metadata};
 use sealog_protocol::limits::{STORED_READ_BYTES, STREAM_MESSAGE_BYTES_MAX};
 
 use super::*;
@@ -13,6 +15,7 @@ use crate::checkpoints::PartId;
 use crate::extents::Found;
 
 /// What is read, and for whom.
+#[derive(Clone, Debug)]
 pub(super) enum ReadFor {
     Batches(Reading),
     Tags {
@@ -46,7 +49,7 @@ impl ReadFor {
 }
 
 /// Batches that are looked for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
     pub(super) reader: Reader,
     pub(super) shard: ShardId,
@@ -58,7 +61,7 @@ pub(super) struct Reading {
     skipped: u32,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Reader {
     /// An engine, which wants nothing from a position on.
     Fetch {
@@ -93,18 +96,11 @@ impl Reader {
 /// What a read of batches led to.
 enum Walked {
     /// Verified batches, the first of which holds the position, and their positions.
-    Found {
-        first: u64,
-        end: u64,
-        batches: Bytes,
-    },
+    Found { first: u64, end: u64, batches: Bytes },
     /// The position is further on: read so many bytes from here.
-    Further {
-        next: u64,
-        skipped: u32,
-        bytes: u32,
-    },
-    Damaged,
+    Further { next: u64, skipped: u32, bytes: u32 },
+    /// It can't be read. What may be readable again begins at this position.
+    Damaged { next: u64 },
 }
 
 impl Storage {
@@ -170,7 +166,17 @@ impl Storage {
     }
 
     fn batches_read(&mut self, now: Time, reading: Reading, result: Result<Bytes, ReadFailure>, outputs: &mut Outputs) {
-        let walked = result.map_or(Walked::Damaged, |bytes| self.walk(&reading, &bytes));
+        let Reading { reader, shard, position, found, .. } = reading;
+        if result.is_err()
+            && let Some(one) = self.shards.get(&shard).and_then(|stored| stored.extents.find(position))
+            && one.at.segment == found.at.segment
+            && one.bytes < found.bytes
+        {
+            // Something in a run can't be read: perhaps not what is looked for.
+            return self.read(reader, shard, position, one, outputs);
+        }
+        let damaged = Walked::Damaged { next: found.end };
+        let walked = result.map_or(damaged, |bytes| self.walk(&reading, &bytes));
         match walked {
             Walked::Found { first, end, batches } => match reading.reader {
                 Reader::Fetch { to, request, .. } => outputs.send(to, Message::Fetched { request, batch: batches }),
@@ -181,17 +187,20 @@ impl Storage {
                     let (shard, from) = (reading.shard, reading.position);
                     outputs.send(to, Message::CopyPart { shard, from, first, had: true, batches });
                 }
-                Reader::Rewrite { .. } => self.rewrite_read(now, reading.shard, first, Some((end, batches)), outputs),
+                Reader::Rewrite { .. } => {
+                    self.rewrite_read(now, reading.shard, (first, end), batches, false, outputs);
+                }
             },
             Walked::Further { next, skipped, bytes } => {
                 self.read_on(Reading { next, skipped, ..reading }, bytes, outputs);
             }
-            Walked::Damaged => self.unreadable(now, reading, outputs),
+            Walked::Damaged { next } => self.unreadable(reading, next, outputs),
         }
     }
 
-    /// What was read is not what was looked for. Perhaps it moved meanwhile, or went.
-    fn unreadable(&mut self, now: Time, reading: Reading, outputs: &mut Outputs) {
+    /// What was read is not what was looked for. Perhaps it moved meanwhile, or went; else it is damaged, up
+    /// to `next`.
+    fn unreadable(&mut self, reading: Reading, next: u64, outputs: &mut Outputs) {
         let Reading { reader, shard, position, found, .. } = reading;
         match self.shards.get(&shard).map_or(Located::NotHere, |stored| stored.locate(position, reader.until())) {
             Located::Disk(again) if again.at.segment != found.at.segment => {
@@ -199,17 +208,19 @@ impl Storage {
             }
             located => {
                 let damaged = matches!(located, Located::Disk(_));
-                self.corrupt_reads += u64::from(damaged);
+                if damaged {
+                    self.corrupt_reads += 1;
+                    self.rot_found(found.at.segment);
+                }
                 match reader {
                     Reader::Fetch { to, request, .. } if damaged => outputs.send(to, Message::FetchCorrupt { request }),
                     Reader::Fetch { to, request, .. } => outputs.send(to, Message::FetchNotHere { request }),
                     Reader::Copy { .. } => {}
                     Reader::Part { to, .. } if damaged => {
-                        let (from, first) = (position, position);
-                        outputs.send(to, Message::CopyPart { shard, from, first, had: true, batches: Bytes::new() });
+                        outputs.send(to, Message::CopyDamaged { shard, from: position, next });
                     }
                     Reader::Part { to, until } => self.copy_pull(to, shard, (position, until), outputs),
-                    Reader::Rewrite { .. } => self.rewrite_read(now, shard, position, None, outputs),
+                    Reader::Rewrite { .. } => self.mend(shard, position, next),
                 }
             }
         }
@@ -221,19 +232,25 @@ impl Storage {
         let until = reader.until().min(found.end);
         let (mut at, mut first) = (0, next);
         let mut sizes: Vec<(u64, u32)> = Vec::new();
+        let mut is_whole = true;
         loop {
             let rest = &bytes[at..];
             let (step, frame_bytes) = match step(rest, shard, first) {
                 Step::Batch { records, bytes } => (records, bytes),
-                Step::Short { wanted } if wanted as u64 + at as u64 > u64::from(left) => return Walked::Damaged,
                 // Not wholly read: it is the first of the next read.
-                Step::Short { wanted } => {
+                Step::Short { wanted } if wanted as u64 + at as u64 <= u64::from(left) => {
                     let skipped = skipped + at as u32;
                     let bytes = STORED_READ_BYTES.max(wanted as u32).min(found.bytes - skipped);
-                    self.refine(reading, &sizes);
+                    self.refine(reading, if is_whole { &sizes } else { &[] });
                     return Walked::Further { next: first, skipped, bytes };
                 }
-                Step::Damaged => return Walked::Damaged,
+                Step::Short { .. } | Step::Damaged => match next_whole(rest, shard, first + 1..found.end) {
+                    Some((bytes, place)) if place <= position => {
+                        (at, first, is_whole) = (at + bytes, place, false);
+                        continue;
+                    }
+                    behind => return Walked::Damaged { next: behind.map_or(found.end, |(_, place)| place) },
+                },
             };
             if position < first + step {
                 break;
@@ -244,7 +261,7 @@ impl Storage {
         }
         let (start, mut end, mut last) = (at, at, first);
         while last < until && end - start < STREAM_MESSAGE_BYTES_MAX {
-            let Some((records, frame_bytes)) = whole_batch(&bytes[end..], shard, last) else { break };
+            let Some((records, frame_bytes)) = readable(&bytes[end..], reader, shard, last) else { break };
             let is_beyond = last + records > until && !matches!(reader, Reader::Fetch { .. });
             if last > first && (end - start + frame_bytes > STREAM_MESSAGE_BYTES_MAX || is_beyond) {
                 break;
@@ -253,9 +270,9 @@ impl Storage {
             last += records;
             end += frame_bytes;
         }
-        self.refine(reading, &sizes);
+        self.refine(reading, if is_whole { &sizes } else { &[] });
         if end == start {
-            Walked::Damaged
+            Walked::Damaged { next: behind_damaged(&bytes[at..], shard, first..found.end) }
         } else {
             Walked::Found { first, end: last, batches: bytes.slice(start..end) }
         }
@@ -330,8 +347,9 @@ impl Storage {
                     self.tags_open(to, shard, from, outputs);
                 } else {
                     // Unreadable, or less than was recovered. Without Tags there is no verdict: the engine
-                    // waits, or asks another replica.
+                    // waits, or asks another replica. They come again with the segment's batches.
                     self.corrupt_reads += 1;
+                    self.rot_found(segment);
                 }
             }
         }
@@ -363,7 +381,7 @@ enum Step {
 fn step(bytes: &[u8], shard: ShardId, first: u64) -> Step {
     let header = match Header::parse(bytes) {
         Ok(Some(header)) => header,
-        Ok(None) => return Step::Short { wanted: sealog_protocol::frame::HEADER_BYTES },
+        Ok(None) => return Step::Short { wanted: HEADER_BYTES },
         Err(_) => return Step::Damaged,
     };
     if bytes.len() < header.frame_bytes() {
@@ -376,6 +394,40 @@ fn step(bytes: &[u8], shard: ShardId, first: u64) -> Step {
         }
         _ => Step::Damaged,
     }
+}
+
+/// Where a batch damaged in its payload ends, which begins at the first of these positions.
+fn behind_damaged(bytes: &[u8], shard: ShardId, positions: Range<u64>) -> u64 {
+    let frame = Frame::parse_unverified(bytes).ok().flatten();
+    let whole =
+        frame.filter(|frame| verify_metadata(&bytes[..HEADER_BYTES + frame.metadata.len()], &frame.header).is_ok());
+    match whole {
+        Some(frame) => positions.start + u64::from(frame.header.count),
+        None => {
+            let next = next_whole(bytes, shard, positions.start + 1..positions.end);
+            next.map_or(positions.end, |(_, place)| place)
+        }
+    }
+}
+
+/// Behind bytes that are no batch: where the next one begins that is at one of these positions, and at
+/// which. Frames begin at multiples of 8.
+fn next_whole(bytes: &[u8], shard: ShardId, positions: Range<u64>) -> Option<(usize, u64)> {
+    (8..bytes.len()).step_by(8).find_map(|at| {
+        let frame = Frame::parse_unverified(&bytes[at..]).ok()??;
+        let place = frame.verify_place(PlaceScope::Shard(shard)).ok()?;
+        positions.contains(&place).then_some((at, place))
+    })
+}
+
+fn readable(bytes: &[u8], reader: Reader, shard: ShardId, first: u64) -> Option<(u64, usize)> {
+    if active(Mutant::MendUnverified)
+        && matches!(reader, Reader::Rewrite { .. })
+        && let Step::Batch { records, bytes } = step(bytes, shard, first)
+    {
+        return Some((records, bytes));
+    }
+    whole_batch(bytes, shard, first)
 }
 
 /// Records and bytes of the batch at the begin of `bytes`, wholly verified.

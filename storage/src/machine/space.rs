@@ -17,8 +17,11 @@ use super::reading::Reader;
 use super::*;
 use crate::extents::Span;
 
+/// Engines that are asked about a damaged segment before all in it is taken to live.
+const JUDGE_ATTEMPTS: u32 = 2;
+
 /// Looking for space, and its counters.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Rewriting {
     current: Option<Rewrite>,
     /// No step before it, so that the rate is kept.
@@ -31,6 +34,7 @@ pub(super) struct Rewriting {
 }
 
 /// A segment that is looked at.
+#[derive(Clone, Debug)]
 struct Rewrite {
     segment: u32,
     /// What it holds of which shard, and which of it is judged next, from which position on.
@@ -46,8 +50,13 @@ struct Rewrite {
     is_copying: bool,
     /// Nearly all of it was said to be dying when it was begun.
     nearly_dead: bool,
+    /// Something that lives can't be read by anyone: the segment stays.
+    is_lossy: bool,
+    /// Engines that were asked and did not answer.
+    unanswered: u32,
 }
 
+#[derive(Clone, Debug)]
 enum Step {
     Idle,
     /// A read or an append is under way.
@@ -68,6 +77,11 @@ impl Rewriting {
             Step::Waiting => None,
             Step::Judging { since, .. } => Some(since + JUDGE_RETRY),
         }
+    }
+
+    /// The segment that is looked at.
+    pub(super) fn segment(&self) -> Option<u32> {
+        self.current.as_ref().map(|rewrite| rewrite.segment)
     }
 
     fn pace(&mut self, now: Time, bytes: usize, bytes_per_s: u64) {
@@ -120,6 +134,10 @@ impl Storage {
                     }
                     self.judge_again(now, outputs);
                 }
+                // What is only damaged waits until there is room.
+                Step::Idle if self.full && self.segments.is_rotten(rewrite.segment) && !self.is_vacated_now() => {
+                    self.leave(false);
+                }
                 Step::Idle if rewrite.is_copying && self.is_put_aside(rewrite) => {
                     mark(Mark::RewritePutAside);
                     self.rewriting.current = None;
@@ -135,15 +153,21 @@ impl Storage {
     /// Whether copying what lives in a segment had better wait: space is to be had for nothing elsewhere,
     /// or here, for nearly all has died since. What was copied stays where it is now.
     fn is_put_aside(&self, rewrite: &Rewrite) -> bool {
-        let is_slow = !rewrite.nearly_dead && !self.segments.is_vacated(rewrite.segment);
+        let is_slow = !rewrite.nearly_dead && !self.segments.has_to_go(rewrite.segment);
         let can_judge = !self.engines.is_empty();
         is_slow && can_judge && self.segments.has_nearly_dead(self.checkpoints.committed())
     }
 
+    fn is_vacated_now(&self) -> bool {
+        self.rewriting.segment().is_some_and(|segment| self.segments.is_vacated(segment))
+    }
+
     fn begin_rewrite(&mut self) {
-        let Some(segment) = self.segments.next(self.checkpoints.committed()) else { return };
+        let Some(segment) = self.segments.next(self.checkpoints.committed(), !self.full && self.chain.is_some()) else {
+            return;
+        };
         let can_judge = !self.engines.is_empty();
-        if !can_judge && !self.segments.is_vacated(segment) {
+        if !can_judge && !self.segments.has_to_go(segment) {
             return;
         }
         let spans_of = |(id, stored): (&ShardId, &StoredShard)| {
@@ -162,6 +186,8 @@ impl Storage {
             bytes: 0,
             living_bytes: 0,
             is_copying: !can_judge,
+            is_lossy: false,
+            unanswered: 0,
             spans,
         });
     }
@@ -189,14 +215,12 @@ impl Storage {
         rewrite.step = Step::Idle;
         let (shard, span) = rewrite.spans[rewrite.nth];
         let Some(entries) = entries.filter(|entries| !entries.is_empty()) else {
-            // Without Tags nobody can say who is dead.
+            // Without Tags nobody can say who is dead: all of it lives, and gets Tags again with its copy.
             self.corrupt_reads += 1;
-            if !self.segments.is_vacated(rewrite.segment) {
-                return self.leave(true);
-            }
             rewrite.living.push_back((shard, Span { first: rewrite.position, end: span.end }));
             rewrite.position = span.end;
-            return;
+            let segment = rewrite.segment;
+            return self.rot_found(segment);
         };
         if first > rewrite.position {
             // What the journal does not tell the Tags of, and should: it lives, as far as anyone knows.
@@ -236,6 +260,11 @@ impl Storage {
 
     fn judge_again(&mut self, now: Time, outputs: &mut Outputs) {
         let Some(rewrite) = &mut self.rewriting.current else { return };
+        rewrite.unanswered += 1;
+        // Engines may wait for Tags that are damaged here.
+        if rewrite.unanswered > JUDGE_ATTEMPTS && self.segments.is_rotten(rewrite.segment) {
+            return self.judged_by_nobody();
+        }
         if let Step::Judging { to, first, entries, .. } = std::mem::replace(&mut rewrite.step, Step::Idle) {
             self.judge(now, Some(to), first, entries, outputs);
         }
@@ -244,7 +273,7 @@ impl Storage {
     /// No engine is left that could be asked. What has to go is taken to live; else a later one is.
     fn judged_by_nobody(&mut self) {
         let Some(rewrite) = &mut self.rewriting.current else { return };
-        if self.segments.is_vacated(rewrite.segment) {
+        if self.segments.has_to_go(rewrite.segment) {
             rewrite.living = rewrite.spans.iter().copied().collect();
             rewrite.is_copying = true;
             rewrite.step = Step::Idle;
@@ -260,6 +289,7 @@ impl Storage {
             _ => return,
         };
         rewrite.step = Step::Idle;
+        rewrite.unanswered = 0;
         let (shard, span) = rewrite.spans[rewrite.nth];
         let ended = self.chain.as_ref().is_some_and(|chain| chain.end(shard.view).is_some());
         let Some(stored) = self.shards.get(&shard) else { return };
@@ -298,7 +328,7 @@ impl Storage {
             rewrite.living.clear();
         }
         let is_sparse = rewrite.living_bytes * 2 <= rewrite.bytes && !self.full;
-        if rewrite.living.is_empty() || is_sparse || self.segments.is_vacated(rewrite.segment) {
+        if rewrite.living.is_empty() || is_sparse || self.segments.has_to_go(rewrite.segment) {
             rewrite.is_copying = true;
         } else {
             self.leave(false);
@@ -308,6 +338,11 @@ impl Storage {
     fn leave(&mut self, is_damaged: bool) {
         if let Some(rewrite) = self.rewriting.current.take() {
             self.segments.left(rewrite.segment, self.checkpoints.committed(), is_damaged);
+            if is_damaged {
+                self.segments.rot(rewrite.segment);
+                self.segments.left(rewrite.segment, self.checkpoints.committed(), true);
+                self.mending.try_later();
+            }
         }
     }
 
@@ -332,6 +367,7 @@ impl Storage {
             }
         }
         match self.checkpoints.part_in(segment) {
+            _ if rewrite.is_lossy => self.leave(true),
             Some((id, at)) => {
                 rewrite.step = Step::Waiting;
                 let ticket = self.next_ticket(ReadFor::MovePart(id));
@@ -341,31 +377,43 @@ impl Storage {
         }
     }
 
-    /// Batches that live were read: they go to the end of the journal.
+    /// Batches that live were read, or came from another replica: they go to the end of the journal.
     pub(super) fn rewrite_read(
         &mut self,
         now: Time,
         shard: ShardId,
-        first: u64,
-        read: Option<(u64, Bytes)>,
+        (first, end): (u64, u64),
+        batches: Bytes,
+        is_mended: bool,
         outputs: &mut Outputs,
     ) {
         let Some(rewrite) = &mut self.rewriting.current else { return };
-        let tags = read.as_ref().and_then(|(_, batches)| {
-            write_tags(&mut self.tags, batches).ok()?;
-            Some(self.tags.split().freeze())
-        });
-        let (Some((end, batches)), Some(tags)) = (read, tags) else {
-            // What can't be read can't be moved: it stays, for what that is worth.
+        if write_tags(&mut self.tags, &batches).is_err() {
             return self.leave(true);
-        };
+        }
+        let tags = self.tags.split().freeze();
         if let Some((_, span)) = rewrite.living.front_mut() {
             span.first = end;
         }
-        rewrite.step = if active(Mutant::SegmentReleasedBeforeCopy) { Step::Idle } else { Step::Waiting };
+        let is_careless = active(Mutant::SegmentReleasedBeforeCopy) || is_mended && active(Mutant::MendedBeforeDurable);
+        rewrite.step = if is_careless { Step::Idle } else { Step::Waiting };
         self.count_rewritten(now, batches.len());
         self.appended.push_back(Appended::Copy { shard, first, batches: batches.clone() });
         outputs.append(DurableEntry::Batches { shard, first, batches, tags });
+    }
+
+    /// Nobody has what is damaged here: it stays, and what is behind it, from `behind` on, is moved.
+    pub(super) fn rewrite_lacks(&mut self, behind: u64, has_replicas: bool) {
+        let Some(rewrite) = &mut self.rewriting.current else { return };
+        rewrite.step = Step::Idle;
+        rewrite.is_lossy = true;
+        // Without another copy of the shard nothing is gained by moving the rest.
+        if !has_replicas {
+            return self.leave(true);
+        }
+        if let Some((_, span)) = rewrite.living.front_mut() {
+            span.first = behind;
+        }
     }
 
     fn count_rewritten(&mut self, now: Time, bytes: usize) {
@@ -374,13 +422,19 @@ impl Storage {
     }
 
     pub(super) fn batches_moved(&mut self, shard: ShardId, first: u64, batches: &[u8], at: JournalPlace) {
+        self.place_again(shard, first, batches, at);
+        self.step_done();
+    }
+
+    /// A copy of these batches is durable: it is what counts. Returns their records.
+    pub(super) fn place_again(&mut self, shard: ShardId, first: u64, batches: &[u8], at: JournalPlace) -> u64 {
+        let records = batch_sizes(batches).map(|(records, _)| records).sum();
         if let Some(stored) = self.shards.get_mut(&shard) {
-            let records = batch_sizes(batches).map(|(records, _)| records).sum();
             let replaced = stored.extents.place(first, records, at, batch_sizes(batches));
             self.segments.replaced(&replaced);
             self.segments.add_records(at.segment, records);
         }
-        self.step_done();
+        records
     }
 
     fn step_done(&mut self) {
@@ -412,6 +466,10 @@ impl Storage {
         let copied = self.rewriting.current.take().is_some_and(|rewrite| rewrite.living_bytes > 0);
         if copied {
             mark(Mark::SegmentRewritten);
+        }
+        if self.segments.is_rotten(segment) {
+            mark(Mark::RottenSegmentReleased);
+            self.mending.emptied(segment);
         }
         for stored in self.shards.values_mut() {
             stored.extents.forget(segment);

@@ -103,7 +103,7 @@ impl Company {
             fill.mix.ops = Some((COLD_BYTES + WARM_BYTES).div_ceil(arguments.size.max(1) as u64));
             (fill.logbook, fill.logbooks, fill.tags, fill.duration) = (Some(name.clone()), 1, 0, FILL_MAX);
             (fill.connections, fill.inflight, fill.threads) = (FILL_CONNECTIONS, FILL_INFLIGHT, 1);
-            fill.warmup = Duration::ZERO;
+            (fill.warmup, fill.class) = (Duration::ZERO, None);
             super::run_load(&fill, None)?.tally.failure()?;
         }
         Ok(name)

@@ -1,4 +1,4 @@
-//! Faults while it is measured: nodes are killed, stopped, resumed and started again, and the gap that
+//! Faults while it is measured: nodes are killed, stopped, cut off and brought back, and the gap that
 //! each makes in the acknowledgements is told: the longest time that any connection, with appends
 //! under way all the while, waited from one acknowledgement to the next.
 
@@ -11,11 +11,14 @@ use serde::Serialize;
 use crate::arguments::BenchArguments;
 use crate::bench::measure::Shared;
 use crate::dev::cluster::{Cluster, ClusterSettings};
-use crate::dev::command::{Action, Fault, Target};
+use crate::dev::command::{Action, Deed, Fault};
+use crate::dev::layout::Layout;
 use crate::failure::Failure;
 
 /// After a repeated fault, and after its node is back: what it does shows by then.
 const SETTLE: Duration = Duration::from_secs(2);
+/// The same of a fault that shows only by silence.
+const SETTLE_SILENT: Duration = Duration::from_secs(6);
 /// Bounds of the histogram's bars, in milliseconds.
 const BARS_MS: [u64; 9] = [5, 10, 20, 50, 100, 250, 500, 1000, 2000];
 
@@ -23,8 +26,8 @@ const BARS_MS: [u64; 9] = [5, 10, 20, 50, 100, 250, 500, 1000, 2000];
 pub struct Faults {
     cluster: Cluster,
     data: PathBuf,
-    timed: VecDeque<(Duration, Action, Target)>,
-    repeated: Vec<(Action, Target)>,
+    timed: VecDeque<(Duration, Deed)>,
+    repeated: Vec<Deed>,
     rounds: u32,
     /// What was done last, and waits to be told its gap.
     last: Option<String>,
@@ -61,18 +64,16 @@ impl Faults {
     ///
     /// # Errors
     /// The arguments contradict each other, or a node does not start.
-    pub fn start(nodes: usize, arguments: &BenchArguments) -> Result<Faults, Failure> {
+    pub fn start(nodes: &Layout, arguments: &BenchArguments) -> Result<Faults, Failure> {
         let is_repeated = |fault: &&Fault| fault.at.is_none();
-        let repeated: Vec<_> =
-            arguments.fault.iter().filter(is_repeated).map(|fault| (fault.action, fault.target)).collect();
+        let repeated: Vec<_> = arguments.fault.iter().filter(is_repeated).map(|fault| fault.deed).collect();
         if repeated.is_empty() == arguments.kills.is_some() {
             return Err(Failure::usage("--kills says how often each --fault without a time is made: give both"));
         }
-        if repeated.iter().any(|(action, _)| !matches!(action, Action::Kill | Action::Stop)) {
-            return Err(Failure::usage("only kill and stop can be repeated: the node then comes back by itself"));
+        if repeated.iter().any(|deed| undone(*deed).is_none()) {
+            return Err(Failure::usage("kill, stop and partition can be repeated: the node then comes back by itself"));
         }
-        let mut timed: Vec<_> =
-            arguments.fault.iter().filter_map(|fault| Some((fault.at?, fault.action, fault.target))).collect();
+        let mut timed: Vec<_> = arguments.fault.iter().filter_map(|fault| Some((fault.at?, fault.deed))).collect();
         timed.sort_by_key(|(at, ..)| *at);
         if let Some((at, ..)) = timed.last().filter(|(at, ..)| *at >= arguments.duration || !repeated.is_empty()) {
             return Err(Failure::usage(format!(
@@ -81,14 +82,15 @@ impl Faults {
         }
         let data = PathBuf::from(format!("./sealog-bench-{}", std::process::id()));
         let settings = ClusterSettings {
-            nodes,
+            nodes: nodes.clone(),
             data: data.clone(),
             listen: "127.0.0.1:0".to_owned(),
             logspaces: None,
+            memory_logspaces: None,
             register: None,
             node: Vec::new(),
         };
-        eprintln!("sealog: starting {nodes} nodes in {}", data.display());
+        eprintln!("sealog: starting {} nodes in {}", nodes.count(), data.display());
         let started = Cluster::start(&settings);
         if started.is_err() {
             remove(&data);
@@ -116,15 +118,15 @@ impl Faults {
 
     /// Makes the faults that are due.
     pub fn make_due(&mut self, elapsed: Duration, shared: &Shared) {
-        while let Some((_, action, target)) = self.timed.front().copied().filter(|(at, ..)| *at <= elapsed) {
+        while let Some((_, deed)) = self.timed.front().copied().filter(|(at, _)| *at <= elapsed) {
             self.timed.pop_front();
             self.harvest(shared);
-            self.make(action, target);
+            self.make(deed);
         }
     }
 
-    fn make(&mut self, action: Action, target: Target) {
-        match self.cluster.act(action, target) {
+    fn make(&mut self, deed: Deed) {
+        match self.cluster.act(deed) {
             Ok(done) => {
                 eprintln!("sealog: {done}");
                 self.last = Some(done);
@@ -144,21 +146,21 @@ impl Faults {
     /// Makes each repeated fault as often as it was asked for, and brings its node back each time.
     pub fn repeat(&mut self, shared: &Shared) {
         let rounds = self.repeated.repeat(self.rounds as usize);
-        for (action, target) in rounds {
+        for deed in rounds {
             // Before it is gone: then another one is primary.
-            let number = match self.cluster.number(target) {
-                Ok(number) => number,
+            let deed = match self.cluster.resolve(deed) {
+                Ok(deed) => deed,
                 Err(failure) => {
                     self.failure = Some(failure);
                     return;
                 }
             };
             shared.take_gap();
-            self.make(action, Target::Node(number));
-            std::thread::sleep(SETTLE);
+            self.make(deed);
+            std::thread::sleep(if matches!(deed, Deed::Act(Action::Kill, _)) { SETTLE } else { SETTLE_SILENT });
             self.harvest(shared);
-            let back = if action == Action::Stop { Action::Resume } else { Action::Restart };
-            if let Err(failure) = self.cluster.act(back, Target::Node(number)) {
+            let back = undone(deed).expect("it was checked at the start");
+            if let Err(failure) = self.cluster.act(back) {
                 self.failure = Some(failure);
                 return;
             }
@@ -205,6 +207,16 @@ impl Faults {
     pub fn end(self) {
         self.cluster.stop();
         remove(&self.data);
+    }
+}
+
+/// What brings back what a deed took away.
+fn undone(deed: Deed) -> Option<Deed> {
+    match deed {
+        Deed::Act(Action::Kill, target) => Some(Deed::Act(Action::Restart, target)),
+        Deed::Act(Action::Stop, target) => Some(Deed::Act(Action::Resume, target)),
+        Deed::Partition(span) => Some(Deed::Heal(Some(span))),
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sealog::session::Target;
-use sealog::{LogBookId, Tag};
+use sealog::{Durability, LogBookId, Tag};
 
 use crate::arguments::BenchArguments;
 use crate::bench::mix::Spread;
@@ -23,14 +23,14 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn new(arguments: &BenchArguments) -> Load {
+    pub fn new(arguments: &BenchArguments, class: Durability) -> Load {
         let name = base_name(arguments);
         let names = (0..arguments.logbooks).map(|nth| match arguments.logbooks {
             1 => name.clone(),
             _ => format!("{name}-{nth}"),
         });
         Load {
-            logbooks: names.map(|name| (LogBookId::from_name(&name), name)).collect(),
+            logbooks: names.map(|name| (LogBookId::from_name(&name).in_class(class), name)).collect(),
             tags: u64::from(arguments.tags),
             spread: arguments.mix.spread,
             connections: u64::from(arguments.connections),

@@ -16,6 +16,21 @@ pub struct MixArguments {
     pub beside: Option<Beside>,
 }
 
+/// How load is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// A new append begins when an earlier one is answered.
+    Closed,
+    /// Appends begin at a given rate.
+    Open,
+    /// As closed, but reads the first record of a tag: of a LogBook and tag that --spread chooses.
+    Read,
+    /// One append at a time is pushed to a subscriber; --connections are idle subscribers beside it.
+    Subscribe,
+    /// New clients, --inflight at once, connect and append once; --connections are idle beside them.
+    Connect,
+}
+
 /// Which LogBook and which tag an operation gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Spread {

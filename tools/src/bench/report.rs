@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::arguments::{BenchArguments, Mode};
+use crate::arguments::BenchArguments;
 use crate::bench::CpuTimes;
 use crate::bench::beside::BesideReport;
 use crate::bench::faults::Gaps;
 use crate::bench::measure::{Tally, max_us, quantile_us};
+use crate::bench::mix::Mode;
 
 /// One object of JSON, or a table for people.
 #[derive(Debug, Serialize)]

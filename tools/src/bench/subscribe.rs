@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use sealog::blocking::LogBook;
-use sealog::{Client, SeqNum, Subscription, SubscriptionEvent, Tag};
+use sealog::{Client, Durability, SeqNum, Subscription, SubscriptionEvent, Tag};
 use sealog_protocol::Time;
 use serde::Serialize;
 
 use crate::arguments::BenchArguments;
 use crate::bench::measure::{Clock, histogram, max_us, quantile_us};
 use crate::bench::server::ServerProcess;
+use crate::create::Class;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -135,7 +136,8 @@ fn deliver(arguments: &BenchArguments, name: &str) -> Result<(Histogram<u64>, Hi
     let clock = Clock::start();
     let logbook = |name: &str| -> Result<LogBook, Failure> {
         let client = sealog::blocking::Client::builder().deadline(arguments.client.deadline);
-        Ok(client.connect(&arguments.client.connect)?.logbook(name))
+        let class = arguments.class.map_or(Durability::Disk, Class::durability);
+        Ok(client.connect(&arguments.client.connect)?.logbook_in_class(name, class))
     };
     let (written, read) = (logbook(name)?, logbook(name)?);
     let from = written.check_tail(Tag::ALL)?.map_or(SeqNum::MIN, SeqNum::next);

@@ -13,8 +13,8 @@ use crate::failure::{Failure, Kind};
 /// A LogBook that holds records of somebody else can't be verified.
 pub fn refuse_old_records(arguments: &BenchArguments, load: &Load) -> Result<(), Failure> {
     let client = connection::connect(&arguments.client)?;
-    for (_, name) in &load.logbooks {
-        if client.logbook(name).check_tail_linearizable(Tag::ALL)?.is_some() {
+    for (id, name) in &load.logbooks {
+        if client.logbook_in_class(name, id.class()).check_tail_linearizable(Tag::ALL)?.is_some() {
             return Err(Failure::usage(format!(
                 "LogBook '{name}' holds records already: with --verify, give another --logbook or none"
             )));
@@ -36,7 +36,7 @@ pub fn verify(
     let mut log = FinalLog::new();
     let mut violation = None;
     for (id, name) in &load.logbooks {
-        for record in client.logbook(name).scan(Tag::ALL, SeqNum::MIN..=SeqNum::MAX) {
+        for record in client.logbook_in_class(name, id.class()).scan(Tag::ALL, SeqNum::MIN..=SeqNum::MAX) {
             let record = record?;
             let found =
                 Found { seqnum: record.seqnum, fingerprint: Fingerprint::new(*id, &record.tags, &record.payload) };
@@ -82,7 +82,7 @@ fn compare_tags(
     for (logbook, tag) in log.streams().filter(|(_, tag)| *tag != Tag::ALL).take(TAGS_COMPARED_MAX) {
         let Some((_, name)) = load.logbooks.iter().find(|(id, _)| *id == logbook) else { continue };
         let mut scan = Vec::new();
-        for record in client.logbook(name).scan(tag, SeqNum::MIN..=SeqNum::MAX) {
+        for record in client.logbook_in_class(name, logbook.class()).scan(tag, SeqNum::MIN..=SeqNum::MAX) {
             let record = record?;
             let fingerprint = Fingerprint::new(logbook, &record.tags, &record.payload);
             scan.push(Found { seqnum: record.seqnum, fingerprint });

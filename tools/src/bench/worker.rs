@@ -9,13 +9,15 @@ use mio::{Events, Poll, Token};
 use sealog::session::{Append, Direction, Operation, Outcome, Read, Session, SessionConfig};
 use sealog::{OperationId, SeqNum};
 use sealog_history::{Fingerprint, History, Line, OperationId as Recorded, Timestamp};
-use sealog_protocol::Time;
 use sealog_protocol::batch::NewRecord;
+use sealog_protocol::client::Welcome;
+use sealog_protocol::{Logspaces, Time};
 
-use crate::arguments::{BenchArguments, Mode};
+use crate::arguments::BenchArguments;
 use crate::bench::link::{Address, Link, Waiting};
 use crate::bench::load::{Draw, Draws, Load};
 use crate::bench::measure::{Clock, Phase, Shared, Tally, histogram};
+use crate::bench::mix::Mode;
 use crate::failure::Failure;
 
 /// How often deadlines, phases and the live table are looked after.
@@ -142,8 +144,8 @@ impl Worker {
     }
 
     /// Of the cluster, as the first welcome says.
-    pub fn logspaces(&self) -> u16 {
-        self.connections[0].link.session.welcome().map_or(1, |welcome| welcome.logspaces)
+    pub fn logspaces(&self) -> Logspaces {
+        self.connections[0].link.session.welcome().and_then(Welcome::classes).unwrap_or(1.into())
     }
 
     fn await_welcomes(&mut self) -> Result<(), Failure> {

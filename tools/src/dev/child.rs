@@ -1,20 +1,23 @@
 //! A node as a child process: it ends with us, and its death loses nothing that it acknowledged.
 
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::control::{self, Cuts};
 use crate::failure::Failure;
 
 /// A node that stops in order takes less; after it, it is killed.
 const STOP_MAX: Duration = Duration::from_secs(10);
+/// A node answers a control line in less, unless it is stopped.
+const CONTROL_MAX: Duration = Duration::from_secs(60);
 /// Between two looks whether a process has ended.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// Of the end of a log, in an error.
@@ -48,26 +51,30 @@ impl ChildCommand {
         let log = log.map_err(|error| failed(&format!("write {}", self.log().display()), error))?;
         let program = std::env::current_exe().map_err(|error| failed("find this program", error))?;
         let mut command = Command::new(program);
-        command.arg("serve").args(["--end-with-parent", &std::process::id().to_string()]);
+        command.args(["serve", "--control", "--end-with-parent", &std::process::id().to_string()]);
         command.arg("--data").arg(&self.data).args(["--listen", &self.listen]);
         command.env("SEALOG_REGISTER", &self.register).env("SEALOG_PEER_LISTEN", &self.peer_listen);
         for (key, value) in &self.settings {
             command.env(format!("SEALOG_{}", key.to_uppercase()), value);
         }
         // Ctrl-C is for us: the nodes are then stopped in order.
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().map_err(|error| failed("start a node", error))?;
         let stdout = child.stdout.take().expect("it is piped");
-        let (tell, ready) = channel();
+        let ((tell_ready, ready), (tell_done, done)) = (channel(), channel());
         let read = move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if line.starts_with("sealog is ready") && tell.send(()).is_err() {
-                    return;
+                // Whoever waits for neither any more is about to end it.
+                if line.starts_with("sealog is ready") {
+                    let _ = tell_ready.send(());
+                } else if line == control::DONE {
+                    let _ = tell_done.send(());
                 }
             }
         };
         thread::Builder::new().spawn(read).map_err(|error| failed("start a thread", error))?;
-        Ok(NodeProcess { child, ready, is_stopped: false, log: self.log() })
+        let control = child.stdin.take().expect("it is piped");
+        Ok(NodeProcess { child, ready, control, done, unanswered: 0, is_stopped: false, log: self.log() })
     }
 }
 
@@ -75,6 +82,11 @@ impl ChildCommand {
 pub struct NodeProcess {
     child: Child,
     ready: Receiver<()>,
+    control: ChildStdin,
+    /// Control lines that were answered.
+    done: Receiver<()>,
+    /// Control lines that were not.
+    unanswered: usize,
     is_stopped: bool,
     log: PathBuf,
 }
@@ -86,6 +98,24 @@ impl NodeProcess {
 
     pub fn is_stopped(&self) -> bool {
         self.is_stopped
+    }
+
+    /// Tells it whom it is cut off from, and waits until that is so. One that is stopped does it when it
+    /// goes on, before anything else that it does.
+    ///
+    /// # Errors
+    /// It has ended, or does not answer.
+    pub fn cut(&mut self, cuts: &Cuts) -> Result<(), Failure> {
+        let line = serde_json::to_string(cuts).expect("sets of numbers are JSON");
+        writeln!(self.control, "{line}").map_err(|error| Failure::other(format!("a node can't be told: {error}")))?;
+        self.unanswered += 1;
+        while !self.is_stopped && self.unanswered > 0 {
+            let answered = self.done.recv_timeout(CONTROL_MAX);
+            let log = self.log.display();
+            answered.map_err(|_| Failure::other(format!("a node does not answer: {log} may say why")))?;
+            self.unanswered -= 1;
+        }
+        Ok(())
     }
 
     /// Waits until it serves.

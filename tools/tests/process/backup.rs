@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use sealog::Durability;
 use sealog::blocking::Client;
 use sealog::{SeqNum, Tag};
 use sealog_history::History;
@@ -88,7 +89,8 @@ fn a_backup_under_load(name: &str, executors: usize) {
         in_flight_per_client: 16,
         deadline: Duration::from_secs(60),
         seed: seed(0x5EA1_0009),
-        logspaces: 1,
+        logspaces: 1.into(),
+        class: Durability::Disk,
     };
     let load = Load::start(&settings, Instant::now());
     assert!(load.wait_for_acknowledgements(10_000), "the clients have given up");

@@ -22,7 +22,10 @@ fn new_clients_are_measured_to_their_first_acknowledgement() {
     let directory = fresh_directory("bench-connect");
     let node = Node::start(&directory);
     let report = bench(&node, &["--mode", "connect", "--connections", "20", "--inflight", "2"]);
-    assert_eq!((&report["mode"], &report["idle_connections"], &report["at_once"]), (&"connect".into(), &20.into(), &2.into()));
+    assert_eq!(
+        (&report["mode"], &report["idle_connections"], &report["at_once"]),
+        (&"connect".into(), &20.into(), &2.into())
+    );
     assert!(number(&report, "ops") > 0.0, "{report}");
     assert!(number(&report, "p50_us") > number(&report, "connect_p50_us"), "an append comes on top: {report}");
     let appends = node.status()["logspaces"][0]["engine"]["appends"].as_u64();
@@ -59,7 +62,9 @@ fn small_appends_are_measured_alone_and_in_company() {
         let report = bench(&node, &["--beside", what, "--size", "100KB", "--connections", "2", "--inflight", "2"]);
         let beside = &report["beside"];
         assert_eq!(beside["what"], what);
-        for key in ["ops", "ops_per_s", "bytes_per_s", "alone_ops_per_s", "alone_p50_us", "alone_p99_us", "p99_to_alone"] {
+        for key in
+            ["ops", "ops_per_s", "bytes_per_s", "alone_ops_per_s", "alone_p50_us", "alone_p99_us", "p99_to_alone"]
+        {
             assert!(number(beside, key) > 0.0, "{key} in {report}");
         }
         let ratio = number(&report, "p99_us") / number(beside, "alone_p99_us");

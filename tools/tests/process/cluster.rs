@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use sealog::Durability;
 use sealog_history::History;
 
 use crate::load::{Load, LoadSettings, join, read_everything_and_check};
@@ -22,12 +23,12 @@ fn free_port() -> u16 {
 }
 
 /// A register in files of this directory.
-fn register(directory: &Path) -> String {
+pub fn register(directory: &Path) -> String {
     format!("file:{}", directory.join("register").display())
 }
 
 /// A node with all roles of the cluster in this directory.
-fn member(directory: &Path, name: &str) -> NodeCommand {
+pub fn member(directory: &Path, name: &str) -> NodeCommand {
     member_of(&register(directory), directory, name)
 }
 
@@ -45,7 +46,7 @@ fn init(directory: &Path, more: &[&str]) -> Ended {
     init_in(&register(directory), more)
 }
 
-fn init_in(register: &str, more: &[&str]) -> Ended {
+pub fn init_in(register: &str, more: &[&str]) -> Ended {
     let mut command = Command::new(binary());
     command.args(["cluster", "init", "-o", "json", "--register", register]).args(more);
     let output = command.stdin(Stdio::null()).output().expect("the binary runs");
@@ -56,7 +57,7 @@ fn init_in(register: &str, more: &[&str]) -> Ended {
 const WISHES: &[&str] = &["--replicas", "3", "--write-quorum", "2", "--logspaces", "2"];
 
 /// Starts nodes that serve only once the cluster is formed, and forms it of them.
-fn form(directory: &Path, commands: &[NodeCommand]) -> Vec<Node> {
+pub fn form(directory: &Path, commands: &[NodeCommand]) -> Vec<Node> {
     form_in(&register(directory), commands)
 }
 
@@ -65,7 +66,7 @@ pub fn form_in(register: &str, commands: &[NodeCommand]) -> Vec<Node> {
     form_of(register, commands, WISHES)
 }
 
-fn form_of(register: &str, commands: &[NodeCommand], wishes: &[&str]) -> Vec<Node> {
+pub fn form_of(register: &str, commands: &[NodeCommand], wishes: &[&str]) -> Vec<Node> {
     let start = |command: &NodeCommand| {
         let command = command.clone();
         std::thread::spawn(move || command.start())
@@ -131,7 +132,8 @@ fn a_cluster_goes_on_through_kills_of_each_node_and_loses_nothing() {
             in_flight_per_client: 8,
             deadline: Duration::from_secs(120),
             seed: seed ^ killed as u64,
-            logspaces: 2,
+            logspaces: 2.into(),
+            class: Durability::Disk,
         };
         let load = Load::start(&settings, clock);
         assert!(load.wait_for_acknowledgements(500), "the clients have given up");
@@ -147,7 +149,7 @@ fn a_cluster_goes_on_through_kills_of_each_node_and_loses_nothing() {
 }
 
 /// What a node says of its cluster, once that is so.
-fn until(node: &Node, what: &str, is_so: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+pub fn until(node: &Node, what: &str, is_so: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
     let began = Instant::now();
     loop {
         let status = node.status();
@@ -185,7 +187,8 @@ fn appends_go_on_without_a_node_that_leads_nothing_and_the_status_says_who_is_mi
         in_flight_per_client: 8,
         deadline: Duration::from_secs(60),
         seed: SEED,
-        logspaces: 2,
+        logspaces: 2.into(),
+        class: Durability::Disk,
     };
     let load = Load::start(&settings, Instant::now());
     assert!(load.wait_for_acknowledgements(2000), "the clients have given up");

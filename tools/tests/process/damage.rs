@@ -12,7 +12,7 @@ use crate::node::{Node, TestDirectory, fresh_directory, seed};
 const RECORDS: usize = 60;
 
 /// Where in the journal these bytes lie: the file, and the offset in it.
-fn find_in_journal(data: &Path, wanted: &[u8]) -> (PathBuf, u64) {
+pub fn find_in_journal(data: &Path, wanted: &[u8]) -> (PathBuf, u64) {
     let journal = fs::read_dir(data.join("journal-0")).expect("a journal");
     let mut places = journal.filter_map(|entry| {
         let path = entry.expect("it can be listed").path();
@@ -23,7 +23,7 @@ fn find_in_journal(data: &Path, wanted: &[u8]) -> (PathBuf, u64) {
     places.next().expect("what was appended is in the journal")
 }
 
-fn flip_a_bit(place: &(PathBuf, u64)) {
+pub fn flip_a_bit(place: &(PathBuf, u64)) {
     let file = fs::File::options().read(true).write(true).open(&place.0).expect("the segment");
     let mut byte = [0];
     file.read_exact_at(&mut byte, place.1).expect("it is there");
@@ -190,7 +190,7 @@ fn copy_directory(from: &Path, to: &Path) {
 }
 
 /// What `inspect verify` says: its exit code, and its lines of this kind.
-fn verify(data: &Path) -> (Option<i32>, Vec<serde_json::Value>, Vec<serde_json::Value>) {
+pub fn verify(data: &Path) -> (Option<i32>, Vec<serde_json::Value>, Vec<serde_json::Value>) {
     let mut command = std::process::Command::new(crate::node::binary());
     let output = command.args(["inspect", "verify", "-o", "json", "--data"]).arg(data).output().expect("it runs");
     let text = String::from_utf8(output.stdout).expect("text");

@@ -22,8 +22,15 @@ struct Dev {
 
 impl Dev {
     fn start(data: &Path) -> Dev {
+        Dev::start_nodes("3", 3, data)
+    }
+
+    /// Of these nodes, as `--nodes` takes them; so many.
+    fn start_nodes(nodes: &str, count: usize, data: &Path) -> Dev {
         let mut command = Command::new(binary());
-        command.args(["dev", "--nodes", "3", "--listen", "127.0.0.1:0", "--segment-size", "8MiB", "--data"]).arg(data);
+        command
+            .args(["dev", "--nodes", nodes, "--listen", "127.0.0.1:0", "--segment-size", "8MiB", "--data"])
+            .arg(data);
         without_settings(&mut command);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the binary runs");
@@ -31,7 +38,8 @@ impl Dev {
         let lines = BufReader::new(child.stdout.take().expect("piped"));
         let mut dev = Dev { child, prompt, lines, connect: String::new() };
         let ready = dev.line();
-        let addresses = ready.strip_prefix("sealog is ready: 3 nodes at ").and_then(|rest| rest.split_once(", data"));
+        let begins = format!("sealog is ready: {count} nodes at ");
+        let addresses = ready.strip_prefix(&begins).and_then(|rest| rest.split_once(", data"));
         dev.connect = addresses.unwrap_or_else(|| panic!("{ready:?}")).0.to_owned();
         dev
     }
@@ -61,6 +69,27 @@ impl Dev {
     fn done(&mut self, command: &str) {
         let answer = self.tell(command);
         assert!(answer.last().expect("a verdict").starts_with("ok: "), "{command}: {answer:?}");
+    }
+
+    /// Asks for the status until it is so; the lines of the nodes, in their order.
+    fn until(&mut self, what: &str, is_so: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let began = Instant::now();
+        loop {
+            let mut lines = self.tell("status");
+            lines.retain(|line| line.starts_with("node ") && line.contains(" 127.0.0.1:"));
+            if is_so(&lines) {
+                return lines;
+            }
+            assert!(began.elapsed() < PATIENCE, "{what}: {lines:?}");
+        }
+    }
+
+    fn append(&self, payload: &str) {
+        let mut command = Command::new(binary());
+        without_settings(&mut command);
+        command.args(["append", "orders", "--deadline", "60s", "--connect", &self.connect, payload]);
+        let output = command.output().expect("the binary runs");
+        assert!(output.status.success(), "{output:?}");
     }
 
     fn quit(mut self) {
@@ -95,7 +124,17 @@ fn its_prompt_says_what_is_wrong_and_its_nodes_end_with_it() {
     let directory = fresh_directory("dev-prompt");
     let data = directory.join("cluster");
     let mut dev = Dev::start(&data);
-    for (wrong, word) in [("kill 4", "1 to 3"), ("kill", "which node"), ("crash 1", "help"), ("stop x", "storage-2")] {
+    for (wrong, word) in [
+        ("kill 4", "1 to 3"),
+        ("kill", "which node"),
+        ("crash 1", "help"),
+        ("stop x", "storage-2"),
+        ("kill engine-4", "3 nodes have that role"),
+        ("partition", "which node"),
+        ("partition 1 4", "1 to 3"),
+        ("partition 2 2", "two nodes"),
+        ("heal 1 x", "1->2"),
+    ] {
         let answer = dev.tell(wrong);
         let verdict = answer.last().expect("a verdict");
         assert!(verdict.starts_with("error: ") && verdict.contains(word), "{wrong}: {answer:?}");
@@ -123,6 +162,79 @@ fn its_prompt_says_what_is_wrong_and_its_nodes_end_with_it() {
     let dev = Dev::start(&data);
     dev.quit();
     assert_eq!(processes(&data), Vec::<u32>::new());
+}
+
+fn leader(lines: &[String]) -> Option<usize> {
+    lines.iter().position(|line| line.contains("primary of logspace 0")).map(|at| at + 1)
+}
+
+fn all_ready(lines: &[String]) -> bool {
+    lines.iter().all(|line| line.contains("  ready "))
+}
+
+/// What the network would eat is noticed by silence alone; the cluster goes on without the primary.
+#[test]
+fn its_nodes_are_cut_off_from_each_other_and_healed() {
+    let _machine = quiet_machine();
+    let directory = fresh_directory("dev-partition");
+    let data = directory.join("cluster");
+    let mut dev = Dev::start(&data);
+    let before = leader(&dev.until("all are ready", all_ready)).expect("a primary");
+    dev.append("whole");
+    dev.done("partition primary");
+    let lines = dev.until("another leads", |lines| leader(lines).is_some_and(|now| now != before));
+    assert!(lines[before - 1].contains("does not hear"), "{lines:?}");
+    assert_eq!(lines.iter().filter(|line| line.contains(&format!("does not hear {before}"))).count(), 2, "{lines:?}");
+    dev.append("without it");
+    dev.done("heal");
+    let lines = dev.until("all are ready", all_ready);
+    assert!(lines.iter().all(|line| !line.contains("does not hear")), "{lines:?}");
+
+    // One direction: neither has a connection, and the third has both.
+    dev.done("partition 1->2");
+    let lines = dev.until("they miss each other", |lines| lines[..2].iter().all(|line| line.contains("  degraded ")));
+    assert!(lines[1].contains("does not hear 1") && !lines[0].contains("does not hear"), "{lines:?}");
+    assert!(lines[2].contains("  ready "), "{lines:?}");
+    // A node that starts anew is cut off as it was, and one that is stopped when it goes on.
+    dev.done("restart 2");
+    dev.done("stop 3");
+    dev.done("heal 1->2");
+    dev.done("partition 3");
+    dev.done("resume 3");
+    let lines = dev.until("it is alone", |lines| lines.iter().all(|line| !line.contains("  ready ")));
+    assert!(lines[2].contains("does not hear 1, 2"), "{lines:?}");
+    dev.append("without the third");
+    dev.done("heal 3");
+    dev.until("all are ready", all_ready);
+    dev.append("healed");
+    dev.quit();
+}
+
+/// Each role by itself, so that one can be lost without the others.
+#[test]
+fn nodes_of_different_roles_are_named_by_them() {
+    let _machine = quiet_machine();
+    let directory = fresh_directory("dev-roles");
+    let data = directory.join("cluster");
+    let mut dev = Dev::start_nodes("sequencer,storage x3; engine,controller x2", 5, &data);
+    assert_eq!(dev.connect.split(',').count(), 2, "clients connect to engines: {}", dev.connect);
+    dev.append("whole");
+    dev.done("kill engine-1");
+    dev.append("by the other engine");
+    let lines = dev.until("it is down", |lines| lines[3].contains("  down "));
+    assert!(leader(&lines).is_some_and(|primary| primary <= 3), "{lines:?}");
+    let verdict = dev.tell("kill controller");
+    assert_eq!(verdict, ["ok: kill 5"], "the only one left");
+    dev.done("restart 4");
+    dev.done("restart 5");
+    dev.done("kill storage-2");
+    dev.append("by two storages");
+    dev.quit();
+    for (wrong, word) in [("engine x3", "has the role storage"), ("3 4", "write roles"), ("99", "from 1 to 8")] {
+        let output = Command::new(binary()).args(["dev", "--nodes", wrong]).output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(word), "{wrong}: {said}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sealog::AppendError;
+use sealog::Durability;
 use sealog::blocking::Client;
 use sealog_faults::{FaultyDisk, SmallDisk};
 use sealog_history::History;
@@ -23,7 +24,8 @@ fn load_settings(name: &str, node: &Node) -> LoadSettings {
         in_flight_per_client: 16,
         deadline: Duration::from_secs(2),
         seed: 0x5EA1_0003,
-        logspaces: 1,
+        logspaces: 1.into(),
+        class: Durability::Disk,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use sealog::Durability;
 use sealog_history::{History, Report};
 
 use crate::load::{Load, LoadSettings, join, read_everything_and_check};
@@ -52,7 +53,8 @@ impl Kills {
             in_flight_per_client: 8,
             deadline,
             seed,
-            logspaces: 1,
+            logspaces: 1.into(),
+            class: Durability::Disk,
         };
         let lasting = Load::start(&settings("lasting".to_owned(), 6, Duration::from_secs(120), seed_of_test), clock);
         let mut wanted = 0;

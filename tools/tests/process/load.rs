@@ -6,8 +6,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sealog::blocking::{Client, LogBook, PendingAppend};
-use sealog::{AppendError, LogBookId, SeqNum, Tag};
+use sealog::{AppendError, Durability, LogBookId, SeqNum, Tag};
 use sealog_history::{FinalLog, Fingerprint, Found, History, Line, OperationId, Report, Timestamp, check};
+use sealog_protocol::Logspaces;
 
 const LOGBOOKS: u64 = 4;
 const TAGS: u64 = 8;
@@ -26,12 +27,14 @@ pub struct LoadSettings {
     pub deadline: Duration,
     pub seed: u64,
     /// Of the cluster.
-    pub logspaces: u16,
+    pub logspaces: Logspaces,
+    /// Of the LogBooks.
+    pub class: Durability,
 }
 
 /// Clients at work.
 pub struct Load {
-    logspaces: u16,
+    logspaces: Logspaces,
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<History>>,
 }
@@ -45,6 +48,7 @@ struct Shared {
 #[derive(Default)]
 struct Progress {
     acknowledged: u64,
+    errors: u64,
     clients_ended: usize,
     stop: bool,
 }
@@ -75,6 +79,28 @@ impl Load {
         let progress = self.shared.progress.lock().expect("no holder panics");
         let progress = self.shared.changed.wait_while(progress, waits).expect("no holder panics");
         progress.acknowledged >= count
+    }
+
+    /// As [`Load::wait_for_acknowledgements`]; also whether they were in time.
+    pub fn wait_for_acknowledgements_within(&self, count: u64, patience: Duration) -> bool {
+        let waits =
+            |progress: &mut Progress| progress.acknowledged < count && progress.clients_ended < self.clients.len();
+        let progress = self.shared.progress.lock().expect("no holder panics");
+        let waited = self.shared.changed.wait_timeout_while(progress, patience, waits).expect("no holder panics");
+        waited.0.acknowledged >= count
+    }
+
+    /// Appends that were acknowledged until now.
+    pub fn acknowledged(&self) -> u64 {
+        self.shared.progress.lock().expect("no holder panics").acknowledged
+    }
+
+    /// As [`Load::stop`], of clients none of which met an error.
+    pub fn stop_without_errors(self) -> History {
+        let shared = self.shared.clone();
+        let history = self.stop();
+        assert_eq!(shared.progress.lock().expect("no holder panics").errors, 0, "clients met errors");
+        history
     }
 
     /// Ends the load: nothing new is sent, and what is in flight is waited for.
@@ -110,7 +136,8 @@ impl Appender {
     fn run(mut self) -> History {
         // A client that comes too late for its node has nothing to tell.
         if let Ok(client) = Client::builder().deadline(self.settings.deadline).connect(&self.settings.address) {
-            let logbooks: Vec<LogBook> = (0..LOGBOOKS).map(|n| client.logbook(&format!("load-{n}"))).collect();
+            let logbooks: Vec<LogBook> =
+                (0..LOGBOOKS).map(|n| client.logbook_in_class(&self.name(n), self.settings.class)).collect();
             let mut count = 0_u64;
             while !self.shared.progress.lock().expect("no holder panics").stop {
                 self.append(&logbooks, count);
@@ -125,6 +152,14 @@ impl Appender {
         }
         self.shared.update(|progress| progress.clients_ended += 1);
         self.history
+    }
+
+    /// A name has one class.
+    fn name(&self, number: u64) -> String {
+        match self.settings.class {
+            Durability::Disk => format!("load-{number}"),
+            class => format!("{}-{number}", class.name()),
+        }
     }
 
     fn append(&mut self, logbooks: &[LogBook], count: u64) {
@@ -146,6 +181,7 @@ impl Appender {
         let Some((operation, pending)) = self.in_flight.pop_front() else { return };
         match pending.wait() {
             Ok(appended) => {
+                assert_eq!(appended.durability, self.settings.class);
                 self.history.acknowledged(self.now(), operation, appended.seqnum);
                 self.shared.update(|progress| progress.acknowledged += 1);
             }
@@ -154,6 +190,8 @@ impl Appender {
     }
 
     fn failed(&mut self, operation: OperationId, error: &AppendError) {
+        println!("client {}: {error}", self.number);
+        self.shared.update(|progress| progress.errors += 1);
         if !error.is_outcome_unknown() {
             self.history.refused(operation);
         }

@@ -129,7 +129,8 @@ impl NodeCommand {
         }
     }
 
-    fn spawn(&self) -> Child {
+    /// Starts the process, and waits for nothing.
+    pub fn spawn(&self) -> Child {
         let mut words: Vec<&OsStr> = self.wrapper.iter().map(OsStr::new).collect();
         words.push(self.binary.as_os_str());
         let mut command = Command::new(words[0]);

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use sealog::Durability;
 use sealog_faults::{CutKind, FaultyDisk};
 use sealog_history::{History, Report};
 
@@ -54,7 +55,8 @@ impl PowerLoss {
                 in_flight_per_client: 16,
                 deadline: Duration::from_secs(1),
                 seed: random.u64(..),
-                logspaces: 1,
+                logspaces: 1.into(),
+                class: Durability::Disk,
             };
             let load = Load::start(&settings, clock);
             assert!(load.wait_for_acknowledgements(random.u64(100..3000)), "no acknowledgements");
@@ -73,6 +75,17 @@ impl PowerLoss {
         let node = command.start().map_err(|ended| format!("it does not start: {ended:?}"))?;
         read_everything_and_check(&node.address, &history)
     }
+}
+
+/// The build that does not flush: beside the directory of the profile, where ./test puts it.
+pub fn binary_without_flush() -> PathBuf {
+    let built = binary().parent().and_then(Path::parent).expect("target/PROFILE/sealog").join("without-flush/sealog");
+    assert!(
+        built.exists(),
+        "{} is missing: `./test without-flush` builds it, and ./test runs everything",
+        built.display()
+    );
+    built
 }
 
 #[test]
@@ -107,13 +120,7 @@ fn control_a_disk_that_lies_is_caught() {
 #[test]
 fn control_a_build_that_does_not_flush_is_caught() {
     let _machine = quiet_machine();
-    // Beside the directory of the profile, where ./test puts it.
-    let built = binary().parent().and_then(Path::parent).expect("target/PROFILE/sealog").join("without-flush/sealog");
-    assert!(
-        built.exists(),
-        "{} is missing: `./test without-flush` builds it, and ./test runs everything",
-        built.display()
-    );
+    let built = binary_without_flush();
     let kind = Some(CutKind::DroppedAll);
     let careless = PowerLoss { name: "power-careless", binary: built, disk_lies: false, kind, rounds: 1, executors: 1 };
     let caught = careless.run().expect_err("what was never flushed must be missed");
