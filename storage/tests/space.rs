@@ -2,13 +2,10 @@
 
 mod world;
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use bytes::Bytes;
-use sealog_protocol::machine::{DurableEntry, Input, Outputs};
+use sealog_protocol::machine::{Address, Input, Machine, Outputs};
 use sealog_protocol::message::Message;
-use sealog_protocol::tags::heads;
-use sealog_protocol::{Incarnation, NodeId, Place, ShardId, ViewNumber};
+use sealog_protocol::{NodeId, Place, ShardId, ViewNumber};
 use world::*;
 
 /// A segment of 100 records, of which these are dead; a checkpoint covers all.
@@ -462,7 +459,7 @@ fn whatever_happens_in_whatever_order_what_lives_can_be_read_and_no_prefix_falls
                     sealed = true;
                     world.say(CONTROLLER, Message::Seal { view: ViewNumber(1) });
                 }
-                _ => world.start(),
+                _ => world.start(&chain(1)),
             }
             let prefix = world.storage.shards().find(|(id, ..)| *id == SHARD).map_or(0, |(_, _, durable)| durable);
             if world.storage.shards().next().is_some_and(|_| prefix != end) {

@@ -173,7 +173,7 @@ impl World {
         world
     }
 
-    fn start(&mut self, chain: &Chain) {
+    pub fn start(&mut self, chain: &Chain) {
         self.input(Input::Chain(chain));
         self.input(Input::Connected { node: NODE, incarnation: Incarnation(1) });
         self.say(ENGINE, Message::ReplicateOpen { shard: SHARD });
