@@ -65,8 +65,6 @@ named! {
         LivingNodeReplaced,
         /// A node is removed although it has what others are to have first.
         RemovedWhileHolding,
-        /// A replica that makes way is released before a majority of the others has what it kept.
-        ReleasedWithoutPast,
         /// A view is installed whatever the register holds.
         InstallWithoutCompare,
         /// The verdicts that tell a repeat are forgotten at a view change.

@@ -339,7 +339,7 @@ mod tests {
             pub sessions_max: u32,
             pub session_window: u32,
             pub logspace: u16,
-            pub views: Vec<StoredView>,
+            pub(in super::super) views: Vec<StoredView>,
             pub ends: Vec<u64>,
         }
 

@@ -460,15 +460,6 @@ impl Storage {
         self.want_view(outputs);
     }
 
-    /// A storage that has forgotten what it said in the view counts again in the next one.
-    fn want_view(&self, outputs: &mut Outputs) {
-        let Some(view) = self.chain.as_ref().map(Chain::current) else { return };
-        if self.has_forgotten(view.number) && view.number > self.sealed && view.storages.contains(self.config.node) {
-            let message = Message::ViewWanted { view: view.number, reason: ViewReason::MemberRestarted };
-            outputs.send(self.address(view.primary, Role::Sequencer), message);
-        }
-    }
-
     fn connected(&mut self, node: NodeId, incarnation: Incarnation, outputs: &mut Outputs) {
         self.disconnected(node);
         if self.lives.insert(node, incarnation).is_some_and(|before| before != incarnation) {

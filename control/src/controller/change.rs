@@ -75,7 +75,7 @@ impl Repair {
         let has_all = |answer: &SequencerAnswer| answer.tail >= decision.end;
         // A replica that makes way takes with it what it alone kept of earlier views: whoever is to keep it
         // has to say that it has all of it. Where all stay, so does what they kept.
-        let stay = next.sequencers == change.view.sequencers || lossy || active(Mutant::ReleasedWithoutPast);
+        let stay = next.sequencers == change.view.sequencers || lossy;
         let told = change.sequencers.iter().filter(|(_, answer)| stay && has_all(answer));
         let metalog = told.map(|(node, _)| *node).collect();
         let copies = decision.shards.iter().map(|kept| {

@@ -101,7 +101,7 @@ impl Want {
 
 impl Mending {
     fn is_idle(&self) -> bool {
-        self.wants.is_empty() && !self.has_gaps() && !self.is_to_retry && self.retry_at.is_none()
+        self.wants.is_empty() && self.scan.is_none() && !self.has_gaps() && !self.is_to_retry && self.retry_at.is_none()
     }
 
     /// There may be gaps between positions that others can fill.

@@ -43,6 +43,14 @@ impl Storage {
         view <= self.config.forgotten && !active(Mutant::RestartedStorageCounts)
     }
 
+    /// A storage that has forgotten what it said in the view counts again in the next one.
+    pub(super) fn want_view(&self, outputs: &mut Outputs) {
+        let Some(view) = self.chain.as_ref().map(Chain::current) else { return };
+        if self.has_forgotten(view.number) && view.number > self.sealed && view.storages.contains(self.config.node) {
+            let message = Message::ViewWanted { view: view.number, reason: ViewReason::MemberRestarted };
+            outputs.send(self.address(view.primary, Role::Sequencer), message);
+        }
+    }
     pub(super) fn repair(
         &mut self,
         controller: Address,

@@ -166,7 +166,8 @@ fn appends_go_on_without_a_node_that_leads_nothing_and_the_status_says_who_is_mi
     let _machine = quiet_machine();
     let directory = fresh_directory("cluster-without");
     let commands = ["a", "b", "c"].map(|name| member(&directory, name));
-    let mut nodes: Vec<Node> = form(&directory, &commands).into_iter().collect();
+    let wishes = [WISHES, &["--memory-logspaces", "0"]].concat();
+    let mut nodes: Vec<Node> = form_of(&register(&directory), &commands, &wishes);
     let status = until(&nodes[0], "all see each other", |status| status["state"] == "ready");
     assert_eq!((status["members"].as_array().map(Vec::len), &status["views"][1]["write_quorum"]), (Some(3), &2.into()));
     let leads = |node: &Node| {

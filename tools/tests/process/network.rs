@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use sealog::Durability;
 use sealog_faults::Network;
 use sealog_history::{History, Report};
 use serde_json::Value;
@@ -212,7 +213,8 @@ fn load_of(name: &str, address: String, deadline: Duration, seed: u64) -> LoadSe
         in_flight_per_client: 8,
         deadline,
         seed,
-        logspaces: LOGSPACES,
+        logspaces: LOGSPACES.into(),
+        class: Durability::Disk,
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
 
+use sealog::Durability;
 use sealog_history::History;
 use serde_json::Value;
 
@@ -45,7 +46,8 @@ fn load(nodes: &[&Node], name: &str, seed: u64, clock: Instant) -> Load {
         in_flight_per_client: 8,
         deadline: PATIENCE,
         seed,
-        logspaces: 2,
+        logspaces: 2.into(),
+        class: Durability::Disk,
     };
     Load::start(&settings, clock)
 }
