@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use sealog_protocol::batch::Batch;
-use sealog_protocol::frame::PlaceScope;
 use sealog_protocol::limits::{PENDING_PROBE, REQUEST_RETRY};
 use sealog_protocol::logspace::{Logspace, Ordered};
 use sealog_protocol::machine::{Address, Input, Machine, Output, Outputs, Role};
@@ -22,7 +20,7 @@ use crate::index::{Dying, Index};
 use crate::openings::Openings;
 use crate::order::Order;
 use crate::producer::{Producer, ProducerLimits};
-use crate::reads::Reads;
+use crate::reads::{Reads, whole_batches};
 use crate::replicas::{Advice, Replicas};
 use crate::subscriptions::{SubscriptionLimits, Subscriptions};
 use crate::trims::Trims;
@@ -259,7 +257,7 @@ impl Engine {
             Message::TagsGone { shard, first, checkpoint } => {
                 self.tags_gone(now, from, (shard, first, checkpoint), outputs)
             }
-            Message::Fetched { request, batch } => self.fetched(now, request, batch, outputs),
+            Message::Fetched { request, batch } => self.fetched(now, request, &batch, outputs),
             Message::FetchNotHere { request } => self.reads.refetch(request),
             Message::FetchCorrupt { request } => {
                 if let Some(fetch) = self.reads.fetch_mut(request) {
@@ -304,18 +302,15 @@ impl Engine {
         }
     }
 
-    fn fetched(&mut self, now: Time, request: u64, batch: Bytes, outputs: &mut Outputs) {
+    fn fetched(&mut self, now: Time, request: u64, batches: &Bytes, outputs: &mut Outputs) {
         let Some(at) = self.reads.fetch_mut(request).map(|fetch| fetch.at) else { return };
         // The storage verified what it read; this verifies what came, and that it is what was asked.
-        let whole = Batch::parse(&batch).and_then(|parsed| {
-            let first = parsed.frame.verify_place(PlaceScope::Shard(at.shard))?;
-            Ok((first..first + u64::from(parsed.frame.header.count)).contains(&at.position))
-        });
-        if whole != Ok(true) {
+        let whole = whole_batches(batches, at);
+        if whole.is_empty() {
             return self.reads.refetch(request);
         }
         if let Some((sources, reads)) = self.reading(now) {
-            reads.fetched(request, Some(batch), sources, outputs);
+            reads.fetched(request, Some(&whole), sources, outputs);
         }
     }
 
@@ -423,7 +418,8 @@ impl Engine {
             fetch.asked = choose(replicas.iter(), self.config.node, is_connected, fetch.attempt);
             fetch.asked_at = now;
             if let Some(node) = fetch.asked {
-                let message = Message::Fetch { request: id, shard, position: fetch.at.position };
+                let (position, until) = (fetch.at.position, fetch.until);
+                let message = Message::Fetch { request: id, shard, position, until };
                 self.fetches += 1;
                 let to = Address { node, logspace: self.config.logspace, role: Role::Storage };
                 outputs.send(to, message);

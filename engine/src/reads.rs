@@ -8,7 +8,7 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use sealog_protocol::client::{ErrorCode, RecordAux, RecordsReply, Reply};
-use sealog_protocol::limits::{FETCHES_IN_FLIGHT_MAX, READ_BYTES_MAX, REQUEST_RETRY};
+use sealog_protocol::limits::{READ_BYTES_MAX, REQUEST_RETRY};
 use sealog_protocol::machine::{ConnectionId, Outputs};
 use sealog_protocol::mutant::{Mark, Mutant, active, mark};
 use sealog_protocol::{LocalId, LogBookId, NodeId, Place, SeqNum, Tag, Time};
@@ -24,14 +24,11 @@ mod pages;
 mod slots;
 mod taking;
 
+pub use fetching::whole_batches;
 use slots::Slot;
 
 /// A read waits for a record at most so long; its client asks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// Fetches of one read at once, while it is not known how large its records are.
-const WAVE_FIRST: usize = 4;
-const WAVE_MAX: usize = 64;
-
 /// What a read wants.
 #[derive(Clone, Copy, Debug)]
 enum Want {
@@ -103,7 +100,7 @@ struct Read {
     fetches: usize,
     /// What was ordered when it was looked for ends before this.
     seen: SeqNum,
-    /// Records of the last batch that came: the next ones are likely like it.
+    /// How many slots the best of the last fetches filled: the next ones are likely like it.
     stride: usize,
     corrupt: bool,
 }
@@ -114,6 +111,8 @@ pub struct Fetch {
     read: u64,
     slot: usize,
     pub at: LocalId,
+    /// Records up to before this position are wanted as well.
+    pub until: u64,
     pub attempt: usize,
     /// The storage asked; none while no replica is connected.
     pub asked: Option<NodeId>,
@@ -320,7 +319,7 @@ impl Reads {
             if slot.batch.is_none()
                 && let Some(batch) = sources.producer.cached(slot.at.shard, slot.at.position)
             {
-                read.fill(present, &batch);
+                read.fill(present, present, &batch);
             }
             if read.slots[present].batch.is_none() {
                 break;
@@ -364,35 +363,13 @@ impl Reads {
         (0..).zip(&read.slots).filter_map(aux_of).collect()
     }
 
-    fn fetch_wave(&mut self, id: u64, read: &mut Read, from: usize, bytes: usize) {
-        let average = (bytes / from.max(1)).max(1);
-        let wanted = if from == 0 { WAVE_FIRST } else { (read.bytes_max / average).clamp(1, WAVE_MAX) };
-        let room = FETCHES_IN_FLIGHT_MAX.saturating_sub(self.fetches.len()).max(1);
-        let missing = (from..read.slots.len()).filter(|at| read.slots[*at].batch.is_none());
-        for slot in missing.step_by(read.stride.max(1)).take(wanted.min(room)) {
-            self.last_fetch += 1;
-            let fetch = Fetch {
-                read: id,
-                slot,
-                at: read.slots[slot].at,
-                attempt: 0,
-                asked: None,
-                asked_at: Time::ZERO,
-                corrupt: false,
-            };
-            self.fetches.insert(self.last_fetch, fetch);
-            self.unsent.push(self.last_fetch);
-            read.fetches += 1;
-        }
-    }
-
-    /// The bytes of a fetch came, or (`None`) no replica can read them.
-    pub fn fetched(&mut self, fetch: u64, batch: Option<Bytes>, sources: Sources<'_>, outputs: &mut Outputs) {
+    /// Batches came for a fetch, one behind the other, or (`None`) no replica can read them.
+    pub fn fetched(&mut self, fetch: u64, batches: Option<&[Bytes]>, sources: Sources<'_>, outputs: &mut Outputs) {
         let Some(fetch) = self.fetches.remove(&fetch) else { return };
         let Some(mut read) = self.take(fetch.read) else { return };
         read.fetches -= 1;
-        match batch {
-            Some(batch) => read.fill(fetch.slot, &batch),
+        match batches {
+            Some(batches) => read.fill_all(fetch.slot, batches),
             None => read.corrupt = true,
         }
         if read.fetches > 0 {
@@ -538,7 +515,7 @@ impl Read {
             aux: false,
             fetches: 0,
             seen: SeqNum::MIN,
-            stride: 1,
+            stride: 0,
             corrupt: false,
         }
     }

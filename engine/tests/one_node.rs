@@ -637,5 +637,7 @@ fn a_connection_that_opens_session_after_session_is_refused() {
     world.session();
 }
 
+#[path = "one_node/cold.rs"]
+mod cold;
 #[path = "one_node/subscriptions.rs"]
 mod subscriptions;

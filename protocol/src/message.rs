@@ -222,6 +222,8 @@ pub enum Message {
         request: u64,
         shard: ShardId,
         position: u64,
+        /// Records from the position to before this one are wanted as well, as far as one read gets them.
+        until: u64,
     },
     /// The whole batch that holds the position, and perhaps some that follow it without a gap.
     Fetched {

@@ -200,6 +200,7 @@ named! {
         TagsResumed,
         SegmentReleased,
         SegmentRewritten,
+        RewritePutAside,
         BatchKeptForPrefix,
         MetalogBaseMoved,
         MetalogGoneTold,

@@ -138,6 +138,27 @@ impl Extents {
         (position < end).then_some(Found { at, bytes: mark.bytes, first, end })
     }
 
+    /// As [`Extents::find`], with what lies behind it without a gap: up to a position, and up to so many
+    /// bytes.
+    pub fn find_run(&self, position: u64, until: u64, bytes_max: u32) -> Option<Found> {
+        let mut found = self.find(position)?;
+        if found.end >= until || found.bytes >= bytes_max {
+            return Some(found);
+        }
+        let (_, extent) = self.extents.range(..=position).next_back()?;
+        let behind = extent.marks.partition_point(|mark| extent.base + u64::from(mark.position) <= position);
+        for next in &extent.marks[behind..] {
+            let first = extent.base + u64::from(next.position);
+            let is_next = first == found.end && next.offset == found.at.offset + found.bytes / 8;
+            if !is_next || first >= until || found.bytes + next.bytes > bytes_max {
+                break;
+            }
+            found.bytes += next.bytes;
+            found.end = (first + u64::from(next.records)).min(extent.end);
+        }
+        Some(found)
+    }
+
     /// A run that was read turned out to be so: `batches` are its first ones. Recovery knows only where
     /// runs begin; from now on less has to be read.
     pub fn refine(&mut self, found: Found, batches: impl Iterator<Item = (u64, u32)>) {
@@ -277,6 +298,27 @@ mod tests {
         assert_eq!(extents.find(100), None);
         let marks: usize = extents.extents.values().map(|extent| extent.marks.len()).sum();
         assert_eq!(marks, 7);
+    }
+
+    #[test]
+    fn what_lies_behind_without_a_gap_is_found_with_it() {
+        let mut extents = Extents::default();
+        extents.place(0, 64, at(1, 0), ones(64, 1024));
+        extents.place(64, 32, at(1, 64 * 128 + 512), ones(32, 1024));
+        let found = |first: u64, records: u32, offset| Found {
+            at: at(1, offset),
+            bytes: records << 10,
+            first,
+            end: first + u64::from(records),
+        };
+        assert_eq!(extents.find_run(20, 21, 256 << 10), Some(found(16, 16, 16 * 128)), "one record is wanted");
+        assert_eq!(extents.find_run(20, 33, 256 << 10), Some(found(16, 32, 16 * 128)));
+        assert_eq!(extents.find_run(20, 1000, 40 << 10), Some(found(16, 32, 16 * 128)), "no more bytes than that");
+        assert_eq!(extents.find_run(20, 1000, 256 << 10), Some(found(16, 48, 16 * 128)), "a gap is behind it");
+        assert_eq!(extents.find_run(70, 1000, 256 << 10), Some(found(64, 32, 64 * 128 + 512)));
+        extents.place(90, 20, at(2, 0), ones(20, 1024));
+        let cut = Found { at: at(1, 64 * 128 + 512), bytes: 32 << 10, first: 64, end: 90 };
+        assert_eq!(extents.find_run(70, 1000, 256 << 10), Some(cut), "what a later copy replaces is not of it");
     }
 
     #[test]

@@ -304,7 +304,9 @@ impl Storage {
             Message::ReplicateOpen { shard } => self.replicate_open(from, shard, outputs),
             Message::Replicate { shard, first, batches } => self.replicate(from, shard, first, batches, outputs),
             Message::TagsOpen { shard, from: position } => self.tags_open(from, shard, position, outputs),
-            Message::Fetch { request, shard, position } => self.fetch(from, request, shard, position, outputs),
+            Message::Fetch { request, shard, position, until } => {
+                self.fetch((from, request), shard, position, until, outputs);
+            }
             Message::Seal { view } => self.seal(from, view, outputs),
             Message::RepairShard { shard, prefix, source } => self.repair(from, shard, prefix, source, outputs),
             Message::ShardPull { shard, from: position, .. } => self.pull(from, shard, position, outputs),

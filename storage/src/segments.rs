@@ -29,6 +29,15 @@ struct Segment {
     is_kept: bool,
 }
 
+/// A segment is nearly dead when all but one in so many of its records were said to be dying.
+const LIVING_SHARE: u64 = 16;
+
+impl Segment {
+    fn is_nearly_dead(&self) -> bool {
+        self.dying + self.records / LIVING_SHARE >= self.records
+    }
+}
+
 /// The segments that a storage has something in.
 #[derive(Clone, Debug, Default)]
 pub struct Segments {
@@ -216,9 +225,38 @@ impl Segments {
         self.segments.is_empty()
     }
 
+    /// Whether nearly all that is here was said to be dying: there is little to copy, if anything.
+    pub fn is_nearly_dead(&self, segment: u32) -> bool {
+        self.segments.get(&segment).is_some_and(Segment::is_nearly_dead)
+    }
+
+    /// Whether there is such a segment that is worth a look.
+    pub fn has_nearly_dead(&self, checkpoint: Option<Place>) -> bool {
+        checkpoint.is_some_and(|checkpoint| self.hinted(checkpoint).any(|(_, segment)| segment.is_nearly_dead()))
+    }
+
+    /// Segments of which half was said to be dying, since the last look or the last checkpoint.
+    fn hinted(&self, checkpoint: Place) -> impl Iterator<Item = (&u32, &Segment)> {
+        self.closed().filter(move |(_, segment)| {
+            let news = segment.judged.is_none_or(|(judged_at, dying)| {
+                judged_at < checkpoint || segment.dying - dying.min(segment.dying) > segment.records / 4
+            });
+            segment.dying * 2 >= segment.records && news
+        })
+    }
+
+    /// Segments with records that get no more, of which what lives can be copied.
+    fn closed(&self) -> impl Iterator<Item = (&u32, &Segment)> {
+        let closed = |number: u32, segment: &Segment| {
+            self.started && self.latest != Some(number) && segment.parts == 0 && segment.records > 0
+        };
+        let may_go = |segment: &Segment| !segment.is_damaged && !segment.is_kept;
+        self.segments.iter().filter(move |(number, segment)| may_go(segment) && closed(**number, segment))
+    }
+
     /// The segment to look at next: one that has to go, which a damaged one does where there is room for
     /// what it holds; else one of which half was said to be dying, since the last look or the last
-    /// checkpoint; else the oldest that nobody has looked at.
+    /// checkpoint, nearly dead ones first; else the oldest that nobody has looked at.
     pub fn next(&self, checkpoint: Option<Place>, has_room: bool) -> Option<u32> {
         let holds = self
             .segments
@@ -228,22 +266,15 @@ impl Segments {
             return Some(*number);
         }
         let gets_more = |segment: u32| self.latest == Some(segment) || !self.started;
-        let mut rotten = holds.clone().filter(|(_, segment)| segment.is_rotten && has_room);
+        let mut rotten = holds.filter(|(_, segment)| segment.is_rotten && has_room);
         if let Some((number, _)) = rotten.find(|(number, segment)| segment.is_closed || !gets_more(**number)) {
             return Some(*number);
         }
         // Without a checkpoint nothing is dead: an index could be rebuilt from nothing else.
         let checkpoint = checkpoint?;
-        let closed =
-            holds.filter(|(number, segment)| self.started && self.latest != Some(**number) && segment.parts == 0);
-        let is_hinted = |segment: &Segment| {
-            let news = segment.judged.is_none_or(|(judged_at, dying)| {
-                judged_at < checkpoint || segment.dying - dying.min(segment.dying) > segment.records / 4
-            });
-            segment.dying * 2 >= segment.records && news
-        };
-        let hinted = closed.clone().filter(|(_, segment)| is_hinted(segment)).min_by_key(|(_, segment)| segment.order);
-        let unknown = || closed.filter(|(_, segment)| !segment.is_known).min_by_key(|(_, segment)| segment.order);
+        let hinted = self.hinted(checkpoint).min_by_key(|(_, segment)| (!segment.is_nearly_dead(), segment.order));
+        let unknown =
+            || self.closed().filter(|(_, segment)| !segment.is_known).min_by_key(|(_, segment)| segment.order);
         hinted.or_else(unknown).map(|(number, _)| *number)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use sealog_protocol::limits::STORED_READ_BYTES;
 use sealog_protocol::machine::{Address, JournalPlace};
 use sealog_protocol::tags::{EntryHead, batch_headers};
 
@@ -86,11 +87,13 @@ impl StoredShard {
     }
 
     /// Finds the batch that holds a position.
-    pub fn locate(&self, position: u64) -> Located {
+    ///
+    /// On disk, with what follows up to `until` as far as one read gets it.
+    pub fn locate(&self, position: u64, until: u64) -> Located {
         if position >= self.durable {
             return self.locate_in_flight(position);
         }
-        self.extents.find(position).map_or(Located::NotHere, Located::Disk)
+        self.extents.find_run(position, until, STORED_READ_BYTES).map_or(Located::NotHere, Located::Disk)
     }
 
     /// Tags of what is not yet durable, from a batch's first position on.

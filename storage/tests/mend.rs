@@ -234,7 +234,7 @@ fn what_no_source_can_read_does_not_hold_up_a_copy() {
     assert_eq!(world.storage.status().lost, [(shard, 20)]);
     world.sent.clear();
     for position in (0..50).filter(|position| *position != 20) {
-        world.say(ENGINE, Message::Fetch { request: 1, shard, position });
+        world.say(ENGINE, Message::Fetch { request: 1, shard, position, until: position + 1 });
         assert!(matches!(world.sent.pop(), Some((_, Message::Fetched { .. }))), "record {position}");
     }
     // One that has it comes back.
@@ -242,6 +242,6 @@ fn what_no_source_can_read_does_not_hold_up_a_copy() {
     world.until = world.now + Duration::from_secs(40);
     world.run(Outputs::default());
     assert_eq!(world.storage.status().lost, []);
-    world.say(ENGINE, Message::Fetch { request: 1, shard, position: 20 });
+    world.say(ENGINE, Message::Fetch { request: 1, shard, position: 20, until: 21 });
     assert!(matches!(world.sent.pop(), Some((_, Message::Fetched { .. }))));
 }

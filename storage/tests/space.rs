@@ -24,13 +24,16 @@ fn trimmed(dead: impl IntoIterator<Item = u64>) -> World {
 fn a_fetch_reads_from_a_mark_and_answers_with_what_follows() {
     let mut world = World::new();
     world.write(0, 200, 1000);
-    assert_eq!(world.fetch(0), Ok(15), "as many as a mark stands for");
-    assert_eq!(world.fetch(14), Ok(1));
-    assert_eq!(world.fetch(195), Ok(5), "no further than the run");
-    assert_eq!(world.fetch(200), Err(Message::FetchNotHere { request: 7 }));
+    assert_eq!(world.fetch(0), Ok(1), "no more is wanted");
+    assert_eq!(world.fetch_until(14, 50), Ok(36), "as many as are wanted");
+    assert_eq!(world.fetch_until(195, 300), Ok(5), "no further than the run");
+    world.write(200, 200, 1000);
+    let most = world.fetch_until(200, 400).expect("it is there");
+    assert!((200..240).contains(&most), "what one read gets: {most}");
+    assert_eq!(world.fetch(400), Err(Message::FetchNotHere { request: 7 }));
     world.holding = true;
-    world.write(200, 2, 1000);
-    assert_eq!(world.fetch(201), Ok(1), "from memory");
+    world.write(400, 2, 1000);
+    assert_eq!(world.fetch(401), Ok(1), "from memory");
 }
 
 #[test]
@@ -57,7 +60,7 @@ fn damage_is_told_from_what_is_not_there() {
     let segment = world.journal.bytes.get_mut(&0).expect("written");
     segment[64 + 500] ^= 1;
     assert_eq!(world.fetch(0), Err(Message::FetchCorrupt { request: 7 }));
-    assert_eq!(world.fetch(1), Ok(2));
+    assert_eq!(world.fetch_until(1, 3), Ok(2));
     assert_eq!(world.storage.status().corrupt_reads, 1);
 }
 
@@ -104,6 +107,46 @@ fn sparse_segments_are_rewritten() {
 #[test]
 fn a_sparse_segment_is_given_back_when_what_lives_in_it_is_durable_elsewhere() {
     sparse_segments_are_rewritten();
+}
+
+/// Segment 0 is half dead, and what lives in it is being copied: the first copy is held back.
+fn half_copied() -> World {
+    let mut world = World::new();
+    world.write(0, 100, 1000);
+    world.roll();
+    world.write(101, 100, 1000);
+    world.roll();
+    world.is_dead((0..100).step_by(2));
+    world.commit(50);
+    world.holding = true;
+    world.dying(0, 100, 50);
+    assert!(world.released.is_empty());
+    world
+}
+
+#[test]
+fn copying_waits_where_space_is_to_be_had_for_nothing() {
+    let mut world = half_copied();
+    world.is_dead(100..201);
+    world.dying(100, 201, 101);
+    world.holding = false;
+    world.run(Outputs::default());
+    assert_eq!(world.released, [1, 0], "the dead one first");
+    for position in (1..100).step_by(2) {
+        assert!(world.fetch(position).is_ok(), "record {position} lives");
+    }
+}
+
+#[test]
+fn what_died_while_it_was_to_be_copied_is_not_copied() {
+    let mut world = half_copied();
+    let before = world.storage.status().bytes_rewritten;
+    world.is_dead(0..100);
+    world.dying(0, 100, 50);
+    world.holding = false;
+    world.run(Outputs::default());
+    assert_eq!(world.released, [0]);
+    assert_eq!(world.storage.status().bytes_rewritten, before, "one copy was under way, and no other was made");
 }
 
 #[test]

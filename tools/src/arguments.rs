@@ -10,6 +10,7 @@ use sealog_node::settings::LISTEN_DEFAULT;
 
 use crate::aux::AuxVerb;
 use crate::backup::{BackupArguments, RestoreArguments};
+use crate::bench::mix::{MixArguments, Mode};
 use crate::cluster::ClusterVerb;
 use crate::create::{Class, LogBookCreateArguments};
 use crate::dev::DevArguments;
@@ -454,17 +455,6 @@ pub struct VerifyArguments {
     pub format: OutputArguments,
 }
 
-/// How load is offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// A new append begins when an earlier one is answered.
-    Closed,
-    /// Appends begin at a given rate.
-    Open,
-    /// One append at a time is pushed to a subscriber; --connections are idle subscribers beside it.
-    Subscribe,
-}
-
 #[derive(Clone, Debug, Args)]
 pub struct BenchArguments {
     /// How load is offered.
@@ -519,6 +509,8 @@ pub struct BenchArguments {
     /// not looked at.
     #[arg(long, value_name = "N", requires = "fault", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub kills: Option<u32>,
+    #[command(flatten)]
+    pub mix: MixArguments,
     #[command(flatten)]
     pub client: ClientArguments,
 }

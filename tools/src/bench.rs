@@ -4,12 +4,16 @@
 //! nothing is handed from thread to thread, so what is measured is the service and not the
 //! generator. Latency counts from the submission of an append to its completion. [`worker`] is the
 //! loop, [`link`] a connection, [`measure`] what is counted, [`verify`] the check at the end;
-//! [`faults`] what happens to the nodes meanwhile; [`subscribe`] is a measurement of its own.
+//! [`faults`] what happens to the nodes meanwhile, [`beside`] what else clients do; [`subscribe`] and
+//! [`connect`] are measurements of their own.
 
+mod beside;
+mod connect;
 mod faults;
 mod link;
 mod load;
 mod measure;
+pub mod mix;
 mod report;
 mod server;
 mod subscribe;
@@ -22,11 +26,13 @@ use std::time::Duration;
 use sealog::Durability;
 use sealog_history::{History, Line};
 
-use crate::arguments::{BenchArguments, Mode};
+use crate::arguments::BenchArguments;
+use crate::bench::beside::{BesideReport, Company};
 use crate::bench::faults::Faults;
 use crate::bench::link::Address;
 use crate::bench::load::Load;
 use crate::bench::measure::{Clock, Phase, Shared, Tally};
+use crate::bench::mix::Mode;
 use crate::bench::report::Report;
 use crate::bench::server::ServerProcess;
 use crate::bench::worker::Worker;
@@ -36,8 +42,10 @@ use crate::output::Output;
 
 pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     check(arguments)?;
-    if arguments.mode == Mode::Subscribe {
-        return subscribe::run(arguments);
+    match arguments.mode {
+        Mode::Subscribe => return subscribe::run(arguments),
+        Mode::Connect => return connect::run(arguments),
+        Mode::Open | Mode::Closed | Mode::Read => {}
     }
     let Some(nodes) = &arguments.nodes else { return measure(arguments, None) };
     let mut faults = Faults::start(nodes, arguments)?;
@@ -48,7 +56,48 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     result
 }
 
+/// What a run of the load brought.
+struct Measured {
+    tally: Tally,
+    time: Duration,
+    cpu: CpuTimes,
+    shared: Arc<Shared>,
+    load: Arc<Load>,
+    history: History,
+}
+
 fn measure(arguments: &BenchArguments, mut faults: Option<&mut Faults>) -> Result<(), Failure> {
+    let mut beside = None;
+    if let Some(what) = arguments.mix.beside {
+        let name = Company::prepare(what, arguments)?;
+        eprintln!("Alone:");
+        let alone = run_load(arguments, None)?;
+        alone.tally.failure()?;
+        eprintln!("Beside {}:", what.name());
+        beside = Some((what, alone, Company::start(what, arguments, &name)?));
+    }
+    let measured = run_load(arguments, faults.as_deref_mut())?;
+    let mut report = Report::new(arguments, &measured.tally, measured.time, measured.cpu);
+    if let Some((what, alone, company)) = beside {
+        report.beside = Some(BesideReport::new(what, company.end()?, &alone, &measured.tally));
+    }
+    if let Some(faults) = faults {
+        faults.harvest(&measured.shared);
+        report.gaps = Some(faults.gaps()?).filter(|_| !arguments.fault.is_empty());
+    }
+    let mut output = Output::new(arguments.client.format.output);
+    let verify = |report: &mut Report| verify::verify(arguments, &measured.load, &measured.history, report);
+    let violation = if arguments.verify { verify(&mut report)? } else { None };
+    output.line(&report, Report::table)?;
+    output.flush()?;
+    match violation {
+        Some(violation) => Err(violation),
+        None => measured.tally.failure(),
+    }
+}
+
+/// Takes the load through its phases once.
+fn run_load(arguments: &BenchArguments, faults: Option<&mut Faults>) -> Result<Measured, Failure> {
     let addresses: Arc<[Address]> = Address::parse_list(&arguments.client.connect)?.into();
     let load = Arc::new(Load::new(arguments, class(arguments)?));
     let shared = Arc::new(Shared::new(Clock::start(), arguments.verify));
@@ -62,7 +111,7 @@ fn measure(arguments: &BenchArguments, mut faults: Option<&mut Faults>) -> Resul
         .map(|worker| std::thread::Builder::new().name("bench".to_owned()).spawn(move || worker.run()))
         .collect::<Result<_, _>>()
         .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
-    let (measured, cpu) = conduct(arguments, &shared, ServerProcess::find(arguments), faults.as_deref_mut());
+    let (time, cpu) = conduct(arguments, &shared, ServerProcess::find(arguments), faults);
 
     let mut tally = Tally::new();
     let mut history = History::new(logspaces);
@@ -73,19 +122,7 @@ fn measure(arguments: &BenchArguments, mut faults: Option<&mut Faults>) -> Resul
         history.absorb(ended.history, Line(lines));
         lines += ended.connections;
     }
-    let mut report = Report::new(arguments, &tally, measured, cpu);
-    if let Some(faults) = faults {
-        faults.harvest(&shared);
-        report.gaps = Some(faults.gaps()?).filter(|_| !arguments.fault.is_empty());
-    }
-    let mut output = Output::new(arguments.client.format.output);
-    let violation = if arguments.verify { verify::verify(arguments, &load, &history, &mut report)? } else { None };
-    output.line(&report, Report::table)?;
-    output.flush()?;
-    match violation {
-        Some(violation) => Err(violation),
-        None => tally.failure(),
-    }
+    Ok(Measured { tally, time, cpu, shared, load, history })
 }
 
 /// The class of the LogBooks that are appended to: what is said, else what they are.
@@ -107,6 +144,11 @@ fn check(arguments: &BenchArguments) -> Result<(), Failure> {
     }
     if arguments.threads > arguments.connections {
         return Err(Failure::usage("there are more --threads than --connections: each thread needs one at least"));
+    }
+    if arguments.mode == Mode::Read && (arguments.logbook.is_none() || arguments.verify) {
+        return Err(Failure::usage(
+            "--mode read reads what is there: give the --logbook that was appended to, and no --verify",
+        ));
     }
     if arguments.verify && arguments.size < load::UNIQUE_BYTES {
         return Err(Failure::usage(format!(
@@ -159,6 +201,8 @@ fn conduct(
     mut faults: Option<&mut Faults>,
 ) -> (Duration, CpuTimes) {
     const SECOND: Duration = Duration::from_secs(1);
+    /// Between two looks whether so many operations were done.
+    const OPS_LOOK: Duration = Duration::from_millis(20);
     if !arguments.warmup.is_zero() {
         std::thread::sleep(arguments.warmup);
     }
@@ -170,16 +214,19 @@ fn conduct(
     }
     eprintln!("{}", measure::LIVE_HEADING);
     let mut told = begun;
+    let look = if arguments.mix.ops.is_some() { OPS_LOOK } else { SECOND };
     loop {
         let elapsed = shared.clock.now().since(begun);
         if let Some(faults) = faults.as_deref_mut() {
             faults.make_due(elapsed, shared);
         }
-        let left = arguments.duration.saturating_sub(elapsed);
+        let left = arguments.duration.saturating_sub(elapsed).min(look);
         let next_fault = faults.as_deref().and_then(|faults| faults.next_in(elapsed)).unwrap_or(SECOND);
         let next_line = SECOND.saturating_sub(shared.clock.now().since(told));
         std::thread::sleep(left.min(next_line).min(next_fault));
-        let (now, is_over) = (shared.clock.now(), shared.clock.now().since(begun) >= arguments.duration);
+        let now = shared.clock.now();
+        let are_done = arguments.mix.ops.is_some_and(|ops| shared.ops() >= ops);
+        let is_over = are_done || now.since(begun) >= arguments.duration;
         if now.since(told) >= SECOND || is_over {
             eprintln!("{}", shared.live_line(begun, now.since(told)));
             told = now;

@@ -6,6 +6,7 @@ use sealog_protocol::client::RecordsPart;
 use sealog_protocol::frame::{Frame, HEADER_BYTES, Header};
 use sealog_protocol::{LocalId, LogBookId, SeqNum};
 
+use super::fetching::FETCH_GAP_MAX;
 use super::{Read, Want};
 use crate::aux::AuxCache;
 use crate::index::Index;
@@ -50,16 +51,57 @@ impl Read {
         }
     }
 
-    /// A batch came: fills the slots of all its records that the read wants.
-    pub(super) fn fill(&mut self, slot: usize, batch: &Bytes) {
-        let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
-        let (shard, first) = (self.slots[slot].at.shard, header.place);
-        let positions = first..first + u64::from(header.count);
-        self.stride = usize::from(header.count);
-        let covered = |slot: &Slot| slot.at.shard == shard && positions.contains(&slot.at.position);
-        for found in self.slots[slot..].iter_mut().take_while(|slot| covered(slot)) {
-            found.batch = Some(batch.clone());
+    /// The next fetches: which slot each begins with, and up to which position it should get what is
+    /// behind it.
+    pub(super) fn to_fetch(&self, from: usize, fetches_max: usize, records_max: usize) -> Vec<(usize, u64)> {
+        // It is not known how far one gets: the first of a run tells, and then twice as far is tried.
+        let reach_max = if self.stride == 0 { records_max } else { (2 * self.stride).min(records_max) }.max(1);
+        let mut fetches = Vec::new();
+        let mut next = from;
+        while fetches.len() < fetches_max
+            && let Some(rest) = self.slots.get(next..)
+            && let Some(missing) = rest.iter().position(|slot| slot.batch.is_none())
+        {
+            let slot = next + missing;
+            next = slot + self.reach(slot).min(reach_max);
+            fetches.push((slot, self.slots[next - 1].at.position + 1));
         }
+        fetches
+    }
+
+    /// How many slots a fetch that begins with this one should get: as long as most of what lies there
+    /// is wanted.
+    fn reach(&self, slot: usize) -> usize {
+        let first = &self.slots[slot];
+        let mut last = first.at.position;
+        let is_near = |next: &&Slot| {
+            let gap = next.at.position.checked_sub(last + 1);
+            last = next.at.position;
+            next.at.shard == first.at.shard && gap.is_some_and(|gap| gap <= FETCH_GAP_MAX) && next.batch.is_none()
+        };
+        1 + self.slots[slot + 1..].iter().take_while(is_near).count()
+    }
+
+    /// Batches came that lie one behind the other: fills the slots of all their records that the read
+    /// wants.
+    pub(super) fn fill_all(&mut self, slot: usize, batches: &[Bytes]) {
+        let filled = batches.iter().fold(0, |filled, batch| filled + self.fill(slot, slot + filled, batch));
+        self.stride = self.stride.max(filled);
+    }
+
+    /// A batch came, for the slot `asked`: fills the slots of its records from `slot` on. Returns how many
+    /// these are.
+    pub(super) fn fill(&mut self, asked: usize, slot: usize, batch: &Bytes) -> usize {
+        let header = Header::parse(batch).ok().flatten().expect("batches in memory are whole");
+        let (shard, first) = (self.slots[asked].at.shard, header.place);
+        let positions = first..first + u64::from(header.count);
+        let covered = |slot: &&mut Slot| slot.at.shard == shard && positions.contains(&slot.at.position);
+        let mut filled = 0;
+        for found in self.slots[slot..].iter_mut().take_while(covered) {
+            found.batch = Some(batch.clone());
+            filled += 1;
+        }
+        filled
     }
 
     /// How many of the first `present` slots go into one answer, and the bytes that they take in it. A

@@ -54,7 +54,7 @@ enum Body {
     TagsOpen(Shard, u64),
     TagsEntries(Shard, u64, bool),
     TagsGone(Shard, u64, u32, u64),
-    Fetch(u64, Shard, u64),
+    Fetch(u64, Shard, u64, u64),
     Fetched(u64),
     FetchNotHere(u64),
     FetchCorrupt(u64),
@@ -198,7 +198,7 @@ fn to_body(message: &Message) -> (Body, &[u8]) {
         Message::TagsEntries { shard, first, more, entries } => {
             return (Body::TagsEntries((*shard).into(), *first, *more), entries);
         }
-        Message::Fetch { request, shard, position } => Body::Fetch(*request, (*shard).into(), *position),
+        Message::Fetch { request, shard, position, until } => Body::Fetch(*request, (*shard).into(), *position, *until),
         Message::Fetched { request, batch } => return (Body::Fetched(*request), batch),
         Message::FetchNotHere { request } => Body::FetchNotHere(*request),
         Message::FetchCorrupt { request } => Body::FetchCorrupt(*request),
@@ -304,7 +304,9 @@ fn from_body(body: Body, payload: Bytes) -> Option<Message> {
         Body::TagsEntries(shard, first, more) => {
             Message::TagsEntries { shard: shard.into(), first, more, entries: payload }
         }
-        Body::Fetch(request, shard, position) => Message::Fetch { request, shard: shard.into(), position },
+        Body::Fetch(request, shard, position, until) => {
+            Message::Fetch { request, shard: shard.into(), position, until }
+        }
         Body::Fetched(request) => Message::Fetched { request, batch: payload },
         Body::FetchNotHere(request) => Message::FetchNotHere { request },
         Body::FetchCorrupt(request) => Message::FetchCorrupt { request },

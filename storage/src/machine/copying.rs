@@ -195,7 +195,7 @@ impl Storage {
     pub(super) fn copy_pull(&mut self, to: Address, shard: ShardId, (from, until): (u64, u64), outputs: &mut Outputs) {
         let nothing = |first, had| Message::CopyPart { shard, from, first, had, batches: Bytes::new() };
         let stored = self.shards.get(&shard);
-        match stored.map_or(Located::NotHere, |stored| stored.locate(from)) {
+        match stored.map_or(Located::NotHere, |stored| stored.locate(from, until)) {
             Located::Disk(found) => self.read(Reader::Part { to, until }, shard, from, found, outputs),
             // It soon can be read.
             Located::Memory(_) => outputs.send(to, nothing(from, true)),

@@ -63,9 +63,11 @@ pub(super) struct Reading {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Reader {
+    /// An engine, which wants nothing from a position on.
     Fetch {
         to: Address,
         request: u64,
+        until: u64,
     },
     Copy {
         to: Address,
@@ -81,6 +83,16 @@ pub(super) enum Reader {
     },
 }
 
+impl Reader {
+    /// Nothing from here on is wanted.
+    fn until(self) -> u64 {
+        match self {
+            Reader::Fetch { until, .. } | Reader::Part { until, .. } | Reader::Rewrite { until } => until,
+            Reader::Copy { .. } => u64::MAX,
+        }
+    }
+}
+
 /// What a read of batches led to.
 enum Walked {
     /// Verified batches, the first of which holds the position, and their positions.
@@ -92,10 +104,20 @@ enum Walked {
 }
 
 impl Storage {
-    pub(super) fn fetch(&mut self, from: Address, request: u64, shard: ShardId, position: u64, outputs: &mut Outputs) {
-        let located = self.shards.get(&shard).map_or(Located::NotHere, |stored| stored.locate(position));
+    pub(super) fn fetch(
+        &mut self,
+        (from, request): (Address, u64),
+        shard: ShardId,
+        position: u64,
+        until: u64,
+        outputs: &mut Outputs,
+    ) {
+        let until = until.max(position + 1);
+        let located = self.shards.get(&shard).map_or(Located::NotHere, |stored| stored.locate(position, until));
         match located {
-            Located::Disk(found) => self.read(Reader::Fetch { to: from, request }, shard, position, found, outputs),
+            Located::Disk(found) => {
+                self.read(Reader::Fetch { to: from, request, until }, shard, position, found, outputs);
+            }
             Located::Memory(batch) => outputs.send(from, Message::Fetched { request, batch }),
             Located::NotHere => outputs.send(from, Message::FetchNotHere { request }),
         }
@@ -144,11 +166,20 @@ impl Storage {
     }
 
     fn batches_read(&mut self, now: Time, reading: Reading, result: Result<Bytes, ReadFailure>, outputs: &mut Outputs) {
-        let damaged = Walked::Damaged { next: reading.found.end };
+        let Reading { reader, shard, position, found, .. } = reading;
+        if result.is_err()
+            && let Some(one) = self.shards.get(&shard).and_then(|stored| stored.extents.find(position))
+            && one.at.segment == found.at.segment
+            && one.bytes < found.bytes
+        {
+            // Something in a run can't be read: perhaps not what is looked for.
+            return self.read(reader, shard, position, one, outputs);
+        }
+        let damaged = Walked::Damaged { next: found.end };
         let walked = result.map_or(damaged, |bytes| self.walk(&reading, &bytes));
         match walked {
             Walked::Found { first, end, batches } => match reading.reader {
-                Reader::Fetch { to, request } => outputs.send(to, Message::Fetched { request, batch: batches }),
+                Reader::Fetch { to, request, .. } => outputs.send(to, Message::Fetched { request, batch: batches }),
                 Reader::Copy { to } => {
                     outputs.send(to, Message::ShardCopy { shard: reading.shard, first, batches });
                 }
@@ -171,7 +202,7 @@ impl Storage {
     /// to `next`.
     fn unreadable(&mut self, reading: Reading, next: u64, outputs: &mut Outputs) {
         let Reading { reader, shard, position, found, .. } = reading;
-        match self.shards.get(&shard).map_or(Located::NotHere, |stored| stored.locate(position)) {
+        match self.shards.get(&shard).map_or(Located::NotHere, |stored| stored.locate(position, reader.until())) {
             Located::Disk(again) if again.at.segment != found.at.segment => {
                 self.read(reader, shard, position, again, outputs);
             }
@@ -182,8 +213,8 @@ impl Storage {
                     self.rot_found(found.at.segment);
                 }
                 match reader {
-                    Reader::Fetch { to, request } if damaged => outputs.send(to, Message::FetchCorrupt { request }),
-                    Reader::Fetch { to, request } => outputs.send(to, Message::FetchNotHere { request }),
+                    Reader::Fetch { to, request, .. } if damaged => outputs.send(to, Message::FetchCorrupt { request }),
+                    Reader::Fetch { to, request, .. } => outputs.send(to, Message::FetchNotHere { request }),
                     Reader::Copy { .. } => {}
                     Reader::Part { to, .. } if damaged => {
                         outputs.send(to, Message::CopyDamaged { shard, from: position, next });
@@ -198,10 +229,7 @@ impl Storage {
     fn walk(&mut self, reading: &Reading, bytes: &Bytes) -> Walked {
         let Reading { reader, shard, position, found, next, skipped } = *reading;
         let left = found.bytes - skipped;
-        let until = match reader {
-            Reader::Rewrite { until } | Reader::Part { until, .. } => until.min(found.end),
-            Reader::Fetch { .. } | Reader::Copy { .. } => found.end,
-        };
+        let until = reader.until().min(found.end);
         let (mut at, mut first) = (0, next);
         let mut sizes: Vec<(u64, u32)> = Vec::new();
         let mut is_whole = true;
@@ -234,7 +262,8 @@ impl Storage {
         let (start, mut end, mut last) = (at, at, first);
         while last < until && end - start < STREAM_MESSAGE_BYTES_MAX {
             let Some((records, frame_bytes)) = readable(&bytes[end..], reader, shard, last) else { break };
-            if last > first && (end - start + frame_bytes > STREAM_MESSAGE_BYTES_MAX || last + records > until) {
+            let is_beyond = last + records > until && !matches!(reader, Reader::Fetch { .. });
+            if last > first && (end - start + frame_bytes > STREAM_MESSAGE_BYTES_MAX || is_beyond) {
                 break;
             }
             sizes.push((records, frame_bytes as u32));
@@ -334,7 +363,7 @@ impl Storage {
         let there = stored.extents.find(position).is_some();
         let position = if there { Some(position) } else { stored.extents.next_after(position) };
         if let Some(position) = position.filter(|position| *position < stored.durable())
-            && let Located::Disk(found) = stored.locate(position)
+            && let Located::Disk(found) = stored.locate(position, u64::MAX)
         {
             self.read(Reader::Copy { to: from }, shard, position, found, outputs);
         }

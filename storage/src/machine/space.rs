@@ -10,7 +10,7 @@
 //! can install nothing, its primary cuts no more, its engine streams no more. And who builds an index
 //! asks for nothing that is dead, for a committed checkpoint covers that.
 
-use sealog_protocol::limits::JUDGE_RETRY;
+use sealog_protocol::limits::{JUDGE_RETRY, STORED_READ_BYTES};
 use sealog_protocol::tags::heads;
 
 use super::reading::Reader;
@@ -48,6 +48,8 @@ struct Rewrite {
     living_bytes: u64,
     /// All is judged, and what lives is copied.
     is_copying: bool,
+    /// Nearly all of it was said to be dying when it was begun.
+    nearly_dead: bool,
     /// Something that lives can't be read by anyone: the segment stays.
     is_lossy: bool,
     /// Engines that were asked and did not answer.
@@ -136,11 +138,24 @@ impl Storage {
                 Step::Idle if self.full && self.segments.is_rotten(rewrite.segment) && !self.is_vacated_now() => {
                     self.leave(false);
                 }
+                Step::Idle if rewrite.is_copying && self.is_put_aside(rewrite) => {
+                    mark(Mark::RewritePutAside);
+                    self.rewriting.current = None;
+                    self.segments.look();
+                }
                 Step::Idle if now < self.rewriting.next_at => return,
                 Step::Idle if rewrite.is_copying => self.copy_next(outputs),
                 Step::Idle => self.judge_next(outputs),
             }
         }
+    }
+
+    /// Whether copying what lives in a segment had better wait: space is to be had for nothing elsewhere,
+    /// or here, for nearly all has died since. What was copied stays where it is now.
+    fn is_put_aside(&self, rewrite: &Rewrite) -> bool {
+        let is_slow = !rewrite.nearly_dead && !self.segments.has_to_go(rewrite.segment);
+        let can_judge = !self.engines.is_empty();
+        is_slow && can_judge && self.segments.has_nearly_dead(self.checkpoints.committed())
     }
 
     fn is_vacated_now(&self) -> bool {
@@ -162,6 +177,7 @@ impl Storage {
         let spans: Vec<(ShardId, Span)> = self.shards.iter().flat_map(spans_of).collect();
         self.rewriting.current = Some(Rewrite {
             segment,
+            nearly_dead: self.segments.is_nearly_dead(segment),
             nth: 0,
             position: 0,
             step: Step::Idle,
@@ -339,7 +355,8 @@ impl Storage {
                 rewrite.living.pop_front();
                 continue;
             };
-            match stored.extents.find(span.first).filter(|found| found.at.segment == segment) {
+            let run = stored.extents.find_run(span.first, span.end, STORED_READ_BYTES);
+            match run.filter(|found| found.at.segment == segment) {
                 Some(found) => {
                     let (shard, span) = (*shard, *span);
                     rewrite.step = Step::Waiting;

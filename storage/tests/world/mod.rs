@@ -299,8 +299,12 @@ impl World {
 
     /// Fetches a record: how many records came, or which refusal.
     pub fn fetch(&mut self, position: u64) -> Result<u64, Message> {
+        self.fetch_until(position, position + 1)
+    }
+
+    pub fn fetch_until(&mut self, position: u64, until: u64) -> Result<u64, Message> {
         self.sent.clear();
-        self.say(ENGINE, Message::Fetch { request: 7, shard: SHARD, position });
+        self.say(ENGINE, Message::Fetch { request: 7, shard: SHARD, position, until });
         match self.sent.pop().expect("an answer").1 {
             Message::Fetched { batch, .. } => {
                 let (_, header) = batch_headers(&batch).next().expect("one").expect("whole");

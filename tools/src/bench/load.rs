@@ -6,6 +6,7 @@ use sealog::session::Target;
 use sealog::{Durability, LogBookId, Tag};
 
 use crate::arguments::BenchArguments;
+use crate::bench::mix::Spread;
 
 /// The first bytes of a payload tell it from every other one of the run.
 pub const UNIQUE_BYTES: usize = 16;
@@ -15,15 +16,15 @@ pub const UNIQUE_BYTES: usize = 16;
 pub struct Load {
     pub logbooks: Vec<(LogBookId, String)>,
     tags: u64,
+    spread: Spread,
+    connections: u64,
     size: usize,
     seed: u64,
 }
 
 impl Load {
     pub fn new(arguments: &BenchArguments, class: Durability) -> Load {
-        // A new name for each run: what an earlier one appended has no part in this one.
-        let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        let name = arguments.logbook.clone().unwrap_or_else(|| format!("bench-{}", now_ms()));
+        let name = base_name(arguments);
         let names = (0..arguments.logbooks).map(|nth| match arguments.logbooks {
             1 => name.clone(),
             _ => format!("{name}-{nth}"),
@@ -31,6 +32,8 @@ impl Load {
         Load {
             logbooks: names.map(|name| (LogBookId::from_name(&name).in_class(class), name)).collect(),
             tags: u64::from(arguments.tags),
+            spread: arguments.mix.spread,
+            connections: u64::from(arguments.connections),
             size: arguments.size,
             seed: arguments.seed,
         }
@@ -69,13 +72,37 @@ impl Draws {
             unique[4..8].copy_from_slice(b"conn");
             unique[8..].copy_from_slice(&self.number.to_le_bytes());
         }
-        let (id, name) = match load.logbooks.len() {
-            1 => &load.logbooks[0],
-            count => &load.logbooks[(self.random.next() % count as u64) as usize],
-        };
-        let tag = (load.tags > 0).then(|| tag(self.random.next() % load.tags));
+        let nth = u64::from(self.connection) + (self.number - 1) * load.connections;
+        let ((id, name), tag) = self.choose(load, nth);
         Draw { logbook: Target::Named { id: *id, name }, tag, payload: &self.payload }
     }
+
+    /// A LogBook and a tag to read by.
+    pub fn next_read(&mut self, load: &Load) -> (LogBookId, Tag) {
+        let nth = self.random.next() % load.tags.max(load.logbooks.len() as u64);
+        let ((id, _), tag) = self.choose(load, nth);
+        (*id, tag.unwrap_or(Tag::ALL))
+    }
+
+    /// The LogBook and the tag of the nth operation of all connections.
+    fn choose<'a>(&mut self, load: &'a Load, nth: u64) -> (&'a (LogBookId, String), Option<Tag>) {
+        let logbooks = load.logbooks.len() as u64;
+        let (logbook, tagged) = match load.spread {
+            Spread::Turns => (nth % logbooks, nth % load.tags.max(1)),
+            Spread::Random => {
+                let logbook = if logbooks > 1 { self.random.next() % logbooks } else { 0 };
+                (logbook, if load.tags > 0 { self.random.next() % load.tags } else { 0 })
+            }
+        };
+        (&load.logbooks[logbook as usize], (load.tags > 0).then(|| tag(tagged)))
+    }
+}
+
+/// What LogBooks are called, or begin with: as is said, or a new name for each run, for what an earlier
+/// one appended has no part in this one.
+pub fn base_name(arguments: &BenchArguments) -> String {
+    let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    arguments.logbook.clone().unwrap_or_else(|| format!("bench-{}", now_ms()))
 }
 
 /// The id of the nth tag, spread as a hash of a name would be.

@@ -18,7 +18,7 @@ const LATENCY_NS_MAX: u64 = 600_000_000_000;
 /// Three digits of each latency are kept.
 const DIGITS: u8 = 3;
 
-pub const LIVE_HEADING: &str = "  time    appends/s     MB/s    p50 µs    p99 µs   p999 µs    max µs   errors";
+pub const LIVE_HEADING: &str = "  time        ops/s     MB/s    p50 µs    p99 µs   p999 µs    max µs   errors";
 
 /// The run's clock. All threads share its origin.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,8 @@ pub struct Shared {
     interval: Mutex<Histogram<u64>>,
     interval_bytes: AtomicU64,
     errors: AtomicU64,
+    /// Done in the measured phase, and told so far.
+    ops: AtomicU64,
     /// The longest wait of a connection for an acknowledgement.
     gap_ns: AtomicU64,
 }
@@ -68,6 +70,7 @@ impl Shared {
             interval: Mutex::new(histogram()),
             interval_bytes: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            ops: AtomicU64::new(0),
             gap_ns: AtomicU64::new(0),
         }
     }
@@ -100,10 +103,16 @@ impl Shared {
     /// A thread's part of the live table.
     pub fn report(&self, recent: &mut Histogram<u64>, bytes: u64, errors: u64) {
         let mut interval = self.interval.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ops.fetch_add(recent.len(), Ordering::Relaxed);
         interval.add(&*recent).expect("all histograms have the same bounds");
         recent.reset();
         self.interval_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.errors.fetch_add(errors, Ordering::Relaxed);
+    }
+
+    /// Operations that were done in the measured phase, to a few milliseconds.
+    pub fn ops(&self) -> u64 {
+        self.ops.load(Ordering::Relaxed)
     }
 
     /// A line of the live table, about the last `interval`.
@@ -132,8 +141,10 @@ pub struct Tally {
     pub latency_ns: Histogram<u64>,
     /// Payload bytes of these.
     pub bytes: u64,
-    /// Appends that failed, without effect.
+    /// Appends that failed, without effect, and reads.
     pub errors: u64,
+    /// Reads that found no record.
+    pub empty: u64,
     /// Appends of which nobody knows whether they took effect.
     pub unknown: u64,
     /// Requests that were sent again.
@@ -148,6 +159,7 @@ impl Tally {
             latency_ns: histogram(),
             bytes: 0,
             errors: 0,
+            empty: 0,
             unknown: 0,
             retries: 0,
             durability: None,
@@ -159,6 +171,7 @@ impl Tally {
         self.latency_ns.add(&other.latency_ns).expect("all histograms have the same bounds");
         self.bytes += other.bytes;
         self.errors += other.errors;
+        self.empty += other.empty;
         self.unknown += other.unknown;
         self.retries += other.retries;
         self.durability = self.durability.or(other.durability);

@@ -6,8 +6,10 @@ use serde::Serialize;
 
 use crate::arguments::BenchArguments;
 use crate::bench::CpuTimes;
+use crate::bench::beside::BesideReport;
 use crate::bench::faults::Gaps;
 use crate::bench::measure::{Tally, max_us, quantile_us};
+use crate::bench::mix::Mode;
 
 /// One object of JSON, or a table for people.
 #[derive(Debug, Serialize)]
@@ -18,6 +20,9 @@ pub struct Report {
     bytes: u64,
     bytes_per_s: f64,
     errors: u64,
+    /// Reads that found no record.
+    #[serde(skip_serializing_if = "is_zero")]
+    empty: u64,
     retries: u64,
     unknown: u64,
     mean_us: f64,
@@ -44,6 +49,8 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     server_cpu_us_per_op: Option<f64>,
     version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside: Option<BesideReport>,
     /// What faults did to the acknowledgements.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gaps: Option<Gaps>,
@@ -67,12 +74,13 @@ impl Report {
         let (seconds, latency_ns) = (measured.as_secs_f64(), &tally.latency_ns);
         let ops = latency_ns.len();
         Report {
-            mode: "closed",
+            mode: if arguments.mode == Mode::Read { "read" } else { "closed" },
             ops,
             ops_per_s: rounded(ops as f64 / seconds),
             bytes: tally.bytes,
             bytes_per_s: rounded(tally.bytes as f64 / seconds),
             errors: tally.errors,
+            empty: tally.empty,
             retries: tally.retries,
             unknown: tally.unknown,
             mean_us: rounded(latency_ns.mean() / 1e3),
@@ -95,6 +103,7 @@ impl Report {
             server_cpu_s: cpu.server.map(|server| rounded(server.as_secs_f64())),
             server_cpu_us_per_op: cpu.server.map(|server| us_per_op(server, ops)),
             version: env!("CARGO_PKG_VERSION"),
+            beside: None,
             gaps: None,
             verified: None,
         }
@@ -102,11 +111,12 @@ impl Report {
 
     pub fn table(&self) -> String {
         let mut text = format!(
-            "\n{} appends of {} bytes in {} s: {} a second, {:.1} MB/s, durability {}\n\
+            "\n{} {} of {} bytes in {} s: {} a second, {:.1} MB/s, durability {}\n\
              {} connections × {} in flight; errors {}, unknown {}, retries {}\n\
              latency µs   p50 {}   p90 {}   p99 {}   p99.9 {}   p99.99 {}   max {}\n\
-             CPU          client {} s, {} µs an append",
+             CPU          client {} s, {} µs an operation",
             self.ops,
+            if self.mode == "read" { "reads" } else { "appends" },
             self.size,
             self.duration_s,
             self.ops_per_s,
@@ -127,7 +137,13 @@ impl Report {
             self.client_cpu_us_per_op,
         );
         if let (Some(seconds), Some(us_per_op)) = (self.server_cpu_s, self.server_cpu_us_per_op) {
-            text.push_str(&format!("; node {seconds} s, {us_per_op} µs an append"));
+            text.push_str(&format!("; node {seconds} s, {us_per_op} µs an operation"));
+        }
+        if self.empty > 0 {
+            text.push_str(&format!("\n{} reads found no record", self.empty));
+        }
+        if let Some(beside) = &self.beside {
+            text.push_str(&beside.table());
         }
         if let Some(gaps) = &self.gaps {
             text.push_str(&gaps.table());
@@ -141,6 +157,10 @@ impl Report {
         }
         text
     }
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 fn us_per_op(cpu: Duration, ops: u64) -> f64 {

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use mio::{Events, Poll, Token};
-use sealog::AppendError;
-use sealog::session::{Append, Operation, Outcome, Session, SessionConfig};
+use sealog::session::{Append, Direction, Operation, Outcome, Read, Session, SessionConfig};
+use sealog::{OperationId, SeqNum};
 use sealog_history::{Fingerprint, History, Line, OperationId as Recorded, Timestamp};
 use sealog_protocol::batch::NewRecord;
 use sealog_protocol::client::Welcome;
@@ -17,6 +17,7 @@ use crate::arguments::BenchArguments;
 use crate::bench::link::{Address, Link, Waiting};
 use crate::bench::load::{Draw, Draws, Load};
 use crate::bench::measure::{Clock, Phase, Shared, Tally, histogram};
+use crate::bench::mix::Mode;
 use crate::failure::Failure;
 
 /// How often deadlines, phases and the live table are looked after.
@@ -32,7 +33,7 @@ pub struct Ended {
     pub connections: u32,
 }
 
-/// An append under way.
+/// An append or a read under way.
 #[derive(Clone, Copy)]
 struct UnderWay {
     submitted: Time,
@@ -52,6 +53,16 @@ struct Connection {
     acknowledged_at: Option<Time>,
 }
 
+impl Connection {
+    fn began(&mut self, operation: OperationId, under_way: UnderWay) {
+        if self.under_way.len() <= operation.index() {
+            self.under_way.resize(operation.index() + 1, None);
+        }
+        self.under_way[operation.index()] = Some(under_way);
+        self.idle -= 1;
+    }
+}
+
 /// See the module's documentation.
 pub struct Worker {
     addresses: Arc<[Address]>,
@@ -59,6 +70,8 @@ pub struct Worker {
     shared: Arc<Shared>,
     deadline: Duration,
     size: u64,
+    /// Reads, not appends.
+    reads: bool,
     poll: Poll,
     connections: Vec<Connection>,
     waits_in_read: bool,
@@ -116,6 +129,7 @@ impl Worker {
             shared: shared.clone(),
             deadline: arguments.client.deadline,
             size: arguments.size as u64,
+            reads: arguments.mode == Mode::Read,
             poll,
             connections: made,
             waits_in_read,
@@ -227,21 +241,33 @@ impl Worker {
         while let Some((operation, outcome)) = self.connections[at].link.session.next_completion() {
             let connection = &mut self.connections[at];
             let slot = connection.under_way.get_mut(operation.index()).and_then(Option::take);
-            let (Some(under_way), Outcome::Append(result)) = (slot, outcome) else { continue };
+            let Some(under_way) = slot else { continue };
             connection.idle += 1;
-            match result {
-                Ok(appended) => {
+            match outcome {
+                Outcome::Append(Ok(appended)) => {
                     if let Some(recorded) = under_way.recorded {
                         self.history.acknowledged(Timestamp(now.0), recorded, appended.seqnum);
                     }
                     if phase == Phase::Measure {
                         self.tally.durability = Some(appended.durability);
-                        self.acknowledged(now.since(under_way.submitted));
+                        self.acknowledged(now.since(under_way.submitted), self.size);
+                    }
+                    acknowledged += 1;
+                }
+                Outcome::Read(Ok(read)) => {
+                    if phase == Phase::Measure {
+                        self.tally.empty += u64::from(read.records.is_empty());
+                        let bytes = read.records.iter().map(|record| record.payload.len() as u64).sum();
+                        self.acknowledged(now.since(under_way.submitted), bytes);
                     }
                     acknowledged += 1;
                 }
                 // The next try waits for the housekeeping: refusals can come as fast as requests.
-                Err(error) => self.failed(error, under_way.recorded),
+                Outcome::Append(Err(error)) => {
+                    self.failed(error.is_outcome_unknown(), error.into(), under_way.recorded);
+                }
+                Outcome::Read(Err(error)) => self.failed(false, error.into(), None),
+                Outcome::CheckTail(_) | Outcome::Status(_) | Outcome::Manage(_) | Outcome::SetAux(_) => {}
             }
         }
         if acknowledged > 0
@@ -256,16 +282,16 @@ impl Worker {
         }
     }
 
-    fn acknowledged(&mut self, latency: Duration) {
+    fn acknowledged(&mut self, latency: Duration, bytes: u64) {
         let latency_ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.tally.latency_ns.saturating_record(latency_ns);
-        self.tally.bytes += self.size;
+        self.tally.bytes += bytes;
         self.recent.latency_ns.saturating_record(latency_ns);
-        self.recent.bytes += self.size;
+        self.recent.bytes += bytes;
     }
 
-    fn failed(&mut self, error: AppendError, recorded: Option<Recorded>) {
-        if error.is_outcome_unknown() {
+    fn failed(&mut self, is_outcome_unknown: bool, failure: Failure, recorded: Option<Recorded>) {
+        if is_outcome_unknown {
             self.tally.unknown += 1;
         } else {
             self.tally.errors += 1;
@@ -274,11 +300,14 @@ impl Worker {
             }
         }
         self.recent.errors += 1;
-        self.tally.first_error.get_or_insert_with(|| error.into());
+        self.tally.first_error.get_or_insert(failure);
     }
 
-    /// Begins one append, if the session takes it.
+    /// Begins one operation, if the session takes it.
     fn submit(&mut self, at: usize, now: Time) -> bool {
+        if self.reads {
+            return self.submit_read(at, now);
+        }
         let connection = &mut self.connections[at];
         let Draw { logbook, tag, payload } = connection.draws.next(&self.load);
         let record = NewRecord { tags: tag.as_slice(), payload };
@@ -289,11 +318,27 @@ impl Worker {
             let fingerprint = Fingerprint::new(logbook.id(), record.tags, payload);
             self.history.append(Timestamp(now.0), connection.line, logbook.id(), &[fingerprint], None)
         });
-        if connection.under_way.len() <= operation.index() {
-            connection.under_way.resize(operation.index() + 1, None);
-        }
-        connection.under_way[operation.index()] = Some(UnderWay { submitted: now, recorded });
-        connection.idle -= 1;
+        connection.began(operation, UnderWay { submitted: now, recorded });
+        true
+    }
+
+    fn submit_read(&mut self, at: usize, now: Time) -> bool {
+        let connection = &mut self.connections[at];
+        let (logbook, tag) = connection.draws.next_read(&self.load);
+        let read = Read {
+            logbook,
+            tag,
+            first: SeqNum::MIN,
+            last: SeqNum::MAX,
+            direction: Direction::Forward,
+            records_max: 1,
+            wait: Duration::ZERO,
+            linearizable: false,
+            aux: false,
+        };
+        let submitted = connection.link.session.submit(now, Operation::Read(read), now + self.deadline);
+        let Ok(operation) = submitted else { return false };
+        connection.began(operation, UnderWay { submitted: now, recorded: None });
         true
     }
 

@@ -5,6 +5,7 @@
 //! everything again at the end. Each random choice comes from a seed that is printed.
 
 mod backup;
+mod bench;
 mod cluster;
 mod damage;
 mod dev;
