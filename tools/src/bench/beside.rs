@@ -152,7 +152,7 @@ fn append_large(logbook: &LogBook, is_over: &AtomicBool) -> Result<(u64, u64), F
 
 fn read_cold(logbook: &LogBook, is_over: &AtomicBool) -> Result<(u64, u64), Failure> {
     let (mut ops, mut bytes) = (0, 0);
-    loop {
+    while !is_over.load(Ordering::Relaxed) {
         let end = bytes + COLD_BYTES;
         for record in logbook.scan(Tag::ALL, SeqNum::MIN..=SeqNum::MAX) {
             if is_over.load(Ordering::Relaxed) {
@@ -165,4 +165,5 @@ fn read_cold(logbook: &LogBook, is_over: &AtomicBool) -> Result<(u64, u64), Fail
             }
         }
     }
+    Ok((ops, bytes))
 }

@@ -267,7 +267,11 @@ impl Worker {
                     self.failed(error.is_outcome_unknown(), error.into(), under_way.recorded);
                 }
                 Outcome::Read(Err(error)) => self.failed(false, error.into(), None),
-                Outcome::CheckTail(_) | Outcome::Status(_) | Outcome::Manage(_) | Outcome::SetAux(_) => {}
+                Outcome::CheckTail(_)
+                | Outcome::Status(_)
+                | Outcome::Manage(_)
+                | Outcome::Name(_)
+                | Outcome::SetAux(_) => {}
             }
         }
         if acknowledged > 0
