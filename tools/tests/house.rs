@@ -78,7 +78,6 @@ const LARGER_FILES: &[(&str, &str)] = &[
     ("engine/tests/one_node.rs", "one world of a node, and what a client sees of it"),
     ("node/src/settings.rs", "one table of everything that can be set"),
     ("sequencer/tests/space.rs", "one scripted cluster, and what becomes of its metalog"),
-    ("storage/tests/space.rs", "one scripted journal, and what becomes of its segments"),
 ];
 
 struct Room {
