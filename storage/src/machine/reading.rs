@@ -101,6 +101,8 @@ enum Walked {
     Further { next: u64, skipped: u32, bytes: u32 },
     /// It can't be read. What may be readable again begins at this position.
     Damaged { next: u64 },
+    /// The disk gave nothing.
+    Refused,
 }
 
 impl Storage {
@@ -175,8 +177,7 @@ impl Storage {
             // Something in a run can't be read: perhaps not what is looked for.
             return self.read(reader, shard, position, one, outputs);
         }
-        let damaged = Walked::Damaged { next: found.end };
-        let walked = result.map_or(damaged, |bytes| self.walk(&reading, &bytes));
+        let walked = result.map_or(Walked::Refused, |bytes| self.walk(&reading, &bytes));
         match walked {
             Walked::Found { first, end, batches } => match reading.reader {
                 Reader::Fetch { to, request, .. } => outputs.send(to, Message::Fetched { request, batch: batches }),
@@ -194,13 +195,14 @@ impl Storage {
             Walked::Further { next, skipped, bytes } => {
                 self.read_on(Reading { next, skipped, ..reading }, bytes, outputs);
             }
-            Walked::Damaged { next } => self.unreadable(reading, next, outputs),
+            Walked::Damaged { next } => self.unreadable(reading, Some(next), outputs),
+            Walked::Refused => self.unreadable(reading, None, outputs),
         }
     }
 
     /// What was read is not what was looked for. Perhaps it moved meanwhile, or went; else it is damaged, up
-    /// to `next`.
-    fn unreadable(&mut self, reading: Reading, next: u64, outputs: &mut Outputs) {
+    /// to `next`, or the disk gave nothing.
+    fn unreadable(&mut self, reading: Reading, next: Option<u64>, outputs: &mut Outputs) {
         let Reading { reader, shard, position, found, .. } = reading;
         match self.shards.get(&shard).map_or(Located::NotHere, |stored| stored.locate(position, reader.until())) {
             Located::Disk(again) if again.at.segment != found.at.segment => {
@@ -217,10 +219,20 @@ impl Storage {
                     Reader::Fetch { to, request, .. } => outputs.send(to, Message::FetchNotHere { request }),
                     Reader::Copy { .. } => {}
                     Reader::Part { to, .. } if damaged => {
-                        outputs.send(to, Message::CopyDamaged { shard, from: position, next });
+                        // A disk that refused may give it the next time: only bytes that were seen and are
+                        // wrong are beyond hope, so that a copy may go on without them.
+                        let unsure = Message::CopyPart {
+                            shard,
+                            from: position,
+                            first: position,
+                            had: true,
+                            batches: Bytes::new(),
+                        };
+                        let seen = |next| Message::CopyDamaged { shard, from: position, next };
+                        outputs.send(to, next.map_or(unsure, seen));
                     }
                     Reader::Part { to, until } => self.copy_pull(to, shard, (position, until), outputs),
-                    Reader::Rewrite { .. } => self.mend(shard, position, next),
+                    Reader::Rewrite { .. } => self.mend(shard, position, next.unwrap_or(found.end)),
                 }
             }
         }
