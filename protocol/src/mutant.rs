@@ -242,7 +242,6 @@ named! {
         MendAskedNextReplica,
         MissingMended,
         RottenSegmentReleased,
-        CopySkipsDamaged,
     }
 }
 

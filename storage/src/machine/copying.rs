@@ -4,7 +4,9 @@
 //! It asks for one part at a time, in order, no faster than the configured rate, for appends wait behind
 //! it. What one source does not have may be lost there, so it is asked of all of them. Only where none
 //! has it, and one of those had it once, was it dropped: the copy goes on behind it, as if it had dropped
-//! it, too. What is damaged wherever it is holds nothing up either: it is told as lost. An engine asks again and again, so nothing here is remembered over a restart but the records.
+//! it, too. What is damaged in all of them is waited for: one that is away, or is mended, may have it, and
+//! whoever says that it has a copy must have all of it. An engine asks again and again, so nothing here is
+//! remembered over a restart but the records.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -42,8 +44,8 @@ struct Copy {
     lacking: BTreeMap<NodeId, u64>,
     /// One of those had that position once.
     had: bool,
-    /// Sources whose bytes are damaged at `position`, and where they may be readable again.
-    damaged: BTreeMap<NodeId, u64>,
+    /// Sources whose bytes are damaged at `position`.
+    damaged: BTreeSet<NodeId>,
     /// Sources that did not answer, or could not read it yet.
     silent: BTreeSet<NodeId>,
     bytes: u64,
@@ -92,7 +94,7 @@ impl Copies {
 impl Copy {
     fn next_source(&self) -> Option<NodeId> {
         let asked = |node: &NodeId| {
-            self.lacking.contains_key(node) || self.damaged.contains_key(node) || self.silent.contains(node)
+            self.lacking.contains_key(node) || self.damaged.contains(node) || self.silent.contains(node)
         };
         self.sources.iter().find(|node| self.position < self.until && !asked(node))
     }
@@ -103,19 +105,6 @@ impl Copy {
         self.damaged.clear();
         self.silent.clear();
         self.had = false;
-    }
-
-    /// Goes on behind what is damaged wherever it is: how far that goes.
-    fn skip_damaged(&mut self) -> Option<u64> {
-        let asked = |node: &NodeId| self.lacking.contains_key(node) || self.damaged.contains_key(node);
-        let all = self.sources.iter().all(|node| asked(&node)) || active(Mutant::CopySkipsWhatOneCannotRead);
-        if !all || self.damaged.is_empty() {
-            return None;
-        }
-        let next = self.lacking.values().chain(self.damaged.values()).copied().min()?.min(self.until);
-        mark(Mark::CopySkipsDamaged);
-        self.advance(next);
-        Some(next)
     }
 
     /// Goes on behind what nobody has, if it was dropped.
@@ -155,7 +144,7 @@ impl Storage {
             engines: BTreeSet::new(),
             position,
             lacking: BTreeMap::new(),
-            damaged: BTreeMap::new(),
+            damaged: BTreeSet::new(),
             had: false,
             silent: BTreeSet::new(),
             bytes: 0,
@@ -229,7 +218,6 @@ impl Storage {
             copy.lacking.insert(source.node, first);
             copy.had |= had;
             copy.skip();
-            self.copy_skips(shard, from);
         } else if batches.is_empty() || first != from {
             copy.silent.insert(source.node);
         } else {
@@ -250,17 +238,11 @@ impl Storage {
             return;
         }
         let Some(copy) = self.copies.take_answer(source, shard, from) else { return };
-        copy.damaged.insert(source.node, next);
-        self.copy_skips(shard, from);
-        self.tell_copy(shard, outputs);
-    }
-
-    /// What no source can read must not keep what is behind it from being copied: it is told as lost.
-    fn copy_skips(&mut self, shard: ShardId, from: u64) {
-        if let Some(next) = self.copies.shards.get_mut(&shard).and_then(Copy::skip_damaged) {
-            self.mending.lose(shard, from, next, None);
-            self.mending.try_later();
+        copy.damaged.insert(source.node);
+        if active(Mutant::CopySkipsWhatOneCannotRead) {
+            copy.advance(next.min(copy.until));
         }
+        self.tell_copy(shard, outputs);
     }
 
     fn copy_taken(

@@ -114,12 +114,12 @@ fn a_rolling_restart_of_every_node_is_no_error_to_any_client() {
     let mut nodes = form(&directory, &commands);
     let load = load(&nodes.iter().collect::<Vec<_>>(), "rolling", seed, Instant::now());
     let mut wanted = 0;
-    for at in 0..3 {
+    for (at, command) in commands.iter().enumerate() {
         wanted += 500;
         assert!(load.wait_for_acknowledgements(wanted), "the clients have given up");
         let node = nodes.remove(at);
         node.stop();
-        nodes.insert(at, start(&commands[at]));
+        nodes.insert(at, start(command));
         for node in &nodes {
             until(node, "all are there again", |status| status["state"] == "ready");
         }
