@@ -130,7 +130,8 @@ impl Storage {
     ) {
         let until = if active(Mutant::CopyCutShort) { until / 2 } else { until };
         if let Some(stored) = self.shards.get(&shard).filter(|stored| stored.durable() >= until) {
-            let message = Message::CopyState { shard, position: stored.durable(), bytes: 0, done: true };
+            let done = !self.mending.has_gaps();
+            let message = Message::CopyState { shard, position: stored.durable(), bytes: 0, done };
             return outputs.send(from, message);
         }
         if !self.copies.contains(shard) && self.copies.len() >= COPIES_TAKEN_MAX {
@@ -188,6 +189,10 @@ impl Storage {
             Located::Disk(found) => self.read(Reader::Part { to, until }, shard, from, found, outputs),
             // It soon can be read.
             Located::Memory(_) => outputs.send(to, nothing(from, true)),
+            // What recovery did not find is not known to have been dropped.
+            Located::NotHere if self.mending.has_gaps() && stored.is_some_and(|stored| from < stored.durable()) => {
+                outputs.send(to, nothing(from, true));
+            }
             Located::NotHere => {
                 let next = stored.and_then(|stored| stored.extents.next_after(from)).unwrap_or(until).min(until);
                 let had = stored.is_some_and(|stored| from < stored.durable());
@@ -283,12 +288,14 @@ impl Storage {
             copy.advance(stored.received());
         }
         let durable = stored.durable() == stored.received() || active(Mutant::CopiedBeforeDurable);
-        let done = copy.position >= copy.until && durable;
+        let ended = copy.position >= copy.until && durable;
+        // Of what was here before, some may be missing.
+        let done = ended && !self.mending.has_gaps();
         for engine in &copy.engines {
             let message = Message::CopyState { shard, position: copy.position, bytes: copy.bytes, done };
             outputs.send(*engine, message);
         }
-        if done {
+        if ended {
             self.copies.shards.remove(&shard);
         }
     }

@@ -105,7 +105,7 @@ impl Mending {
     }
 
     /// There may be gaps between positions that others can fill.
-    fn has_gaps(&self) -> bool {
+    pub(super) fn has_gaps(&self) -> bool {
         !self.incomplete.is_empty() || self.lost.values().any(|lost| lost.segment.is_none())
     }
 
