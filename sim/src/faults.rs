@@ -127,6 +127,11 @@ impl World {
                     self.crash(node, Stop::Power);
                 }
             }
+            FaultKind::PowerLossOfOthers => {
+                for other in (0..self.nodes.len()).map(NodeIndex).filter(|other| *other != node) {
+                    self.crash(other, Stop::Power);
+                }
+            }
             FaultKind::Pause => {
                 let paused = &mut self.nodes[node.0].paused_until;
                 *paused = lasts.max(*paused);

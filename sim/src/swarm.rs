@@ -34,6 +34,8 @@ pub enum FaultKind {
     CrashProcess,
     PowerLossOfOne,
     PowerLossOfAll,
+    /// All but one lose their power: what only that one has, and was not committed, nobody sends again.
+    PowerLossOfOthers,
     Pause,
     BreakConnection,
     Partition,
@@ -66,10 +68,11 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    pub const ALL: [FaultKind; 22] = [
+    pub const ALL: [FaultKind; 23] = [
         FaultKind::CrashProcess,
         FaultKind::PowerLossOfOne,
         FaultKind::PowerLossOfAll,
+        FaultKind::PowerLossOfOthers,
         FaultKind::Pause,
         FaultKind::BreakConnection,
         FaultKind::Partition,

@@ -160,7 +160,7 @@ fn commands_that_would_lose_something_are_refused() {
     nodes.push(start(&commands[3]));
     let asked = &nodes[1];
     let plan = done(asked, &["node", "drain", first, "--dry-run"]);
-    assert_eq!((&plan["changed"], plan["views"].as_array().map(Vec::len)), (&false.into(), Some(2)), "{plan}");
+    assert_eq!((&plan["changed"], plan["views"].as_array().map(Vec::len)), (&false.into(), Some(3)), "{plan}");
     asked.sealog(&["node", "drain", first]).expect_failure(2, &["--yes", "no terminal"]);
     // By an address, as well, and of a node that is not asked itself.
     let drained = done(asked, &["node", "drain", &nodes[0].address, "--yes", "--wait"]);
@@ -220,7 +220,7 @@ fn a_lost_quorum_is_given_up_by_force_and_that_is_remembered() {
     let _machine = quiet_machine();
     let directory = fresh_directory("operate-forced");
     let commands = ["a", "b", "c", "d", "e"].map(|name| member(&directory, name));
-    let wishes = ["--replicas", "3", "--write-quorum", "2", "--logspaces", "1"];
+    let wishes = ["--replicas", "3", "--write-quorum", "2", "--logspaces", "1", "--memory-logspaces", "0"];
     let mut nodes = form_of(&register(&directory), &commands[..3], &wishes);
     assert_eq!(nodes[2].sealog(&["append", "orders", "placed"]).code(), Some(0));
     let gone: Vec<String> = nodes[..2].iter().map(id).collect();
