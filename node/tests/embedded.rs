@@ -59,7 +59,8 @@ fn the_status_has_what_all_executors_say() {
     assert_eq!(status["state"], "ready", "{status}");
     assert_eq!(status["executors"].as_array().map(Vec::len), Some(3));
     let logspaces = status["logspaces"].as_array().expect("a list");
-    assert_eq!(logspaces.len(), 2);
+    // Two of class disk, one of class memory.
+    assert_eq!(logspaces.len(), 3);
     for logspace in logspaces {
         for role in ["engine", "storage", "sequencer"] {
             assert!(logspace[role].is_object(), "no {role} in {logspace}");

@@ -7,7 +7,7 @@ use crate::frame::{Frame, FrameError, FrameKind, write_frame};
 use crate::ids::{ClusterId, Incarnation, LogspaceId, Logspaces, NodeId, NodeSet, Place, ShardId, ViewNumber};
 use crate::limits::{LOGSPACES_MAX, SESSION_WINDOW, SESSIONS_MAX};
 use crate::seqnum::SeqNum;
-use crate::view_cause::ViewCause;
+use crate::view_cause::{ViewCause, ViewReason};
 
 /// An immutable configuration of one logspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,12 +130,19 @@ impl Chain {
 
     /// The chain as a frame.
     pub fn encode(&self) -> Vec<u8> {
-        let bytes =
-            rkyv::to_bytes::<rancor::Error>(&StoredChain::from(self)).expect("serialising into memory cannot fail");
-        let causes: Vec<ViewCause> = self.views.iter().map(|view| view.cause).collect();
-        let causes = rkyv::to_bytes::<rancor::Error>(&causes).expect("serialising into memory cannot fail");
+        const FITS: &str = "serialising into memory cannot fail";
+        let bytes = rkyv::to_bytes::<rancor::Error>(&StoredChain::from(self)).expect(FITS);
+        let causes: Vec<StoredCause> = self.views.iter().map(|view| view.cause.into()).collect();
+        let lossy = self.views.iter().filter(|view| view.cause.after_loss).map(|view| view.number.0);
+        let memory = StoredMemory { logspaces: self.settings.memory_logspaces, after_loss: lossy.collect(), causes };
+        // Without any of class memory it is what releases before it wrote, and read.
+        let (count, payload) = if memory.logspaces == 0 && memory.after_loss.is_empty() {
+            (CAUSES, rkyv::to_bytes::<rancor::Error>(&memory.causes).expect(FITS))
+        } else {
+            (CAUSES_AND_MEMORY, rkyv::to_bytes::<rancor::Error>(&memory).expect(FITS))
+        };
         let mut out = Vec::new();
-        write_frame(&mut out, FrameKind::Chain, u64::from(self.logspace.0), 0, &bytes, &[&causes]);
+        write_frame(&mut out, FrameKind::Chain, u64::from(self.logspace.0), count, &bytes, &[&payload]);
         out
     }
 
@@ -148,15 +155,26 @@ impl Chain {
         let stored =
             rkyv::from_bytes::<StoredChain, rancor::Error>(frame.metadata).map_err(|_| FrameError::Metadata)?;
         let mut chain = stored.into_chain().ok_or(FrameError::Metadata)?;
-        // A release before this one wrote none: it kept no reasons.
-        if !frame.payload.is_empty() {
-            let causes =
-                rkyv::from_bytes::<Vec<ViewCause>, rancor::Error>(frame.payload).map_err(|_| FrameError::Metadata)?;
-            if causes.len() != chain.views.len() {
+        let malformed = |_: rancor::Error| FrameError::Metadata;
+        let memory = match (frame.header.count, frame.payload) {
+            // The first release wrote none: it kept no reasons.
+            (CAUSES, []) => None,
+            (CAUSES, causes) => {
+                let causes = rkyv::from_bytes::<Vec<StoredCause>, _>(causes).map_err(malformed)?;
+                Some(StoredMemory { logspaces: 0, after_loss: Vec::new(), causes })
+            }
+            (CAUSES_AND_MEMORY, memory) => Some(rkyv::from_bytes::<StoredMemory, _>(memory).map_err(malformed)?),
+            _ => return Err(FrameError::Metadata),
+        };
+        if let Some(memory) = memory {
+            if memory.causes.len() != chain.views.len() {
                 return Err(FrameError::Metadata);
             }
-            for (view, cause) in chain.views.iter_mut().zip(causes) {
-                view.cause = cause;
+            chain.settings.memory_logspaces = memory.logspaces;
+            for (view, cause) in chain.views.iter_mut().zip(memory.causes) {
+                let StoredCause { reason, change_ms, installed_at_ms } = cause;
+                let after_loss = memory.after_loss.contains(&view.number.0);
+                view.cause = ViewCause { reason, after_loss, change_ms, installed_at_ms };
             }
         }
         chain.validate()?;
@@ -168,12 +186,38 @@ impl Chain {
 struct StoredChain {
     cluster: u64,
     logspaces: u16,
-    memory_logspaces: u16,
     sessions_max: u32,
     session_window: u32,
     logspace: u16,
     views: Vec<StoredView>,
     ends: Vec<u64>,
+}
+
+/// What the payload of a chain is, by the count in its header.
+const CAUSES: u16 = 0;
+const CAUSES_AND_MEMORY: u16 = 1;
+
+#[derive(Archive, Serialize, Deserialize)]
+struct StoredCause {
+    reason: ViewReason,
+    change_ms: u64,
+    installed_at_ms: u64,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct StoredMemory {
+    /// Logspaces of class memory.
+    logspaces: u16,
+    /// Numbers of views.
+    after_loss: Vec<u32>,
+    causes: Vec<StoredCause>,
+}
+
+impl From<ViewCause> for StoredCause {
+    fn from(cause: ViewCause) -> StoredCause {
+        let ViewCause { reason, change_ms, installed_at_ms, after_loss: _ } = cause;
+        StoredCause { reason, change_ms, installed_at_ms }
+    }
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -225,7 +269,6 @@ impl From<&Chain> for StoredChain {
         StoredChain {
             cluster: chain.settings.cluster.0,
             logspaces: chain.settings.logspaces,
-            memory_logspaces: chain.settings.memory_logspaces,
             sessions_max: chain.settings.sessions_max,
             session_window: chain.settings.session_window,
             logspace: chain.logspace.0,
@@ -262,7 +305,7 @@ impl StoredChain {
             settings: ClusterSettings {
                 cluster: ClusterId(self.cluster),
                 logspaces: self.logspaces,
-                memory_logspaces: self.memory_logspaces,
+                memory_logspaces: 0,
                 sessions_max: self.sessions_max,
                 session_window: self.session_window,
             },
@@ -328,50 +371,19 @@ mod tests {
         assert_eq!(Chain::decode(&old), Ok(chain));
     }
 
-    /// As a release without class memory wrote it: what came since lies where it wrote zeros.
-    mod old {
-        use super::*;
-
-        #[derive(Archive, Serialize, Deserialize)]
-        pub struct Chain {
-            pub cluster: u64,
-            pub logspaces: u16,
-            pub sessions_max: u32,
-            pub session_window: u32,
-            pub logspace: u16,
-            pub(in super::super) views: Vec<StoredView>,
-            pub ends: Vec<u64>,
-        }
-
-        #[derive(Archive, Serialize, Deserialize)]
-        pub struct Cause {
-            pub reason: ViewReason,
-            pub change_ms: u64,
-            pub installed_at_ms: u64,
-        }
-    }
-
     #[test]
-    fn a_chain_of_a_release_without_class_memory_is_the_same_bytes() {
+    fn a_chain_without_class_memory_is_what_was_written_before_it() {
         let mut next = chain().current().clone();
         next.number = ViewNumber(2);
         next.cause =
             ViewCause { reason: ViewReason::PrimaryLost, after_loss: false, change_ms: 1 << 40, installed_at_ms: 7 };
-        let chain = chain().extended(17, next);
-        let StoredChain { cluster, logspaces, sessions_max, session_window, logspace, views, ends, .. } =
-            StoredChain::from(&chain);
-        let old = old::Chain { cluster, logspaces, sessions_max, session_window, logspace, views, ends };
-        let bytes = rkyv::to_bytes::<rancor::Error>(&old).expect("fits memory");
-        let cause = |view: &View| {
-            let ViewCause { reason, change_ms, installed_at_ms, .. } = view.cause;
-            old::Cause { reason, change_ms, installed_at_ms }
-        };
-        let causes: Vec<old::Cause> = chain.views.iter().map(cause).collect();
-        let causes = rkyv::to_bytes::<rancor::Error>(&causes).expect("fits memory");
-        let mut written = Vec::new();
-        write_frame(&mut written, FrameKind::Chain, 0, 0, &bytes, &[&causes]);
+        let mut chain = chain().extended(17, next);
+        let written = chain.encode();
+        assert_eq!((written.len(), crc32fast::hash(&written)), (392, 0x9aaa_167c));
         assert_eq!(Chain::decode(&written), Ok(chain.clone()));
-        assert_eq!(chain.encode(), written);
+        (chain.settings.logspaces, chain.settings.memory_logspaces) = (2, 1);
+        assert_ne!(chain.encode(), written);
+        assert_eq!(Chain::decode(&chain.encode()), Ok(chain));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub enum ViewReason {
 }
 
 /// How a view came to be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ViewCause {
     pub reason: ViewReason,
     /// The view before was ended without a quorum that remembered it: what was acknowledged in it and
