@@ -95,6 +95,8 @@ pub struct NodeHost {
     /// Messages between machines of this executor, in order.
     local: VecDeque<(Address, Address, Message)>,
     status: StatusRounds,
+    /// The status as it was told in a turn, by its time.
+    status_of_turn: Option<(Time, String)>,
     operations: Operations,
     /// Since when nodes of the cluster are not connected.
     lost_since: BTreeMap<NodeId, Time>,
@@ -115,6 +117,7 @@ impl NodeHost {
             actions: Vec::new(),
             local: VecDeque::new(),
             status: StatusRounds::default(),
+            status_of_turn: None,
             operations: Operations::default(),
             lost_since: BTreeMap::new(),
             unrecoverable: None,
@@ -298,7 +301,13 @@ impl NodeHost {
         StatusPart::of(&self.machines, members.into_iter().any(is_drained))
     }
 
-    fn status_wanted(&mut self, connection: ConnectionId, request: u64) {
+    fn status_wanted(&mut self, now: Time, connection: ConnectionId, request: u64) {
+        // Whoever asks a thousand times in a turn must not hold up all others with a thousand texts.
+        if let Some((_, json)) = self.status_of_turn.as_ref().filter(|(at, _)| *at == now) {
+            let reply = Reply::Status { json: json.clone() };
+            self.actions.push(Action::Reply { connection, request, reply });
+            return;
+        }
         let part = self.status_part();
         let round = self.status.begin(connection, request, self.context.executors);
         for executor in (0..self.context.executors).map(ExecutorId) {
@@ -307,6 +316,11 @@ impl NodeHost {
             }
         }
         self.status_told(round, part);
+        if let Some(Action::Reply { request: answered, reply: Reply::Status { json }, .. }) = self.actions.last()
+            && *answered == request
+        {
+            self.status_of_turn = Some((now, json.clone()));
+        }
     }
 
     fn status_told(&mut self, round: u64, part: StatusPart) {
@@ -454,7 +468,7 @@ impl Host for NodeHost {
         let Some(logspace) = self.logspace(&parsed)? else {
             match decode_request(&parsed)? {
                 Request::Operate(operate) => self.operate(connection, parsed.header.place, operate),
-                _ => self.status_wanted(connection, parsed.header.place),
+                _ => self.status_wanted(now, connection, parsed.header.place),
             }
             return Ok(());
         };

@@ -72,7 +72,8 @@ fn what_rots_in_a_running_node_is_mended_from_the_others() {
     let places: Vec<_> = [3, 40, 60].map(|number| find_in_journal(&data, begin_of(number).as_bytes())).into();
     places.iter().for_each(flip_a_bit);
     let status = until(&rotten, "it is mended", |status| is_mended(status, 3));
-    assert!(status["executors"][0]["scrub_findings"].as_u64() >= Some(3), "the scrub has found it: {status}");
+    // By the scrub, or by a read of what was emptied with it: whichever came first.
+    assert!(status["executors"][0]["scrub_findings"].as_u64() >= Some(1), "the scrub has found it: {status}");
     assert_eq!(status["executors"][0]["scrub"]["findings"], serde_json::json!([]), "{status}");
     nodes.into_iter().for_each(|node| drop(node.kill()));
     expect_all(&rotten, &seqnums);
