@@ -127,7 +127,14 @@ fn messages() -> Vec<Vec<u8>> {
         Message::CheckpointCommitted { place },
         Message::Judge { request: 18, shard, first: 19, entries: bytes.clone() },
         Message::Fetched { request: 1, batch: batches },
-        Message::SequencerSealed { restarted: false, view, tail: 1, commit: 1, entries: bytes, shards: Box::new([(5, *replicas)]) },
+        Message::SequencerSealed {
+            restarted: false,
+            view,
+            tail: 1,
+            commit: 1,
+            entries: bytes,
+            shards: Box::new([(5, *replicas)]),
+        },
         Message::StorageSealed { restarted: true, view, shards: vec![(shard, 3)] },
     ];
     let address = |node, role| Address { node: NodeId(node), logspace: LogspaceId(3), role };
