@@ -197,7 +197,7 @@ impl Plan {
         let copies = &mut Rng::with_seed(seed ^ 0xc0b1e5);
         let logspaces = *pick(rng, &[1, 1, 1, 2, 3]);
         // A third of the seeds have logspaces of class memory; the others are as if there were none.
-        let memory_logspaces = if seed % 3 == 0 { 1 + (seed / 3 % 4 == 0) as u16 } else { 0 };
+        let memory_logspaces = if seed.is_multiple_of(3) { 1 + u16::from((seed / 3).is_multiple_of(4)) } else { 0 };
         let (nodes, replicas, write_quorum) = topology(rng);
         let settings = ClusterSettings {
             cluster: ClusterId(rng.u64(1..)),

@@ -50,11 +50,11 @@ impl Truth {
                 _ => {}
             }
         }
-        let lets_go = |entry: &Box<[u8]>| {
+        let lets_go = |entry: &[u8]| {
             let entry = Entry::decode(entry).expect("decoded when it was given").0;
             matches!(entry, Entry::Checkpoint { .. } | Entry::Trim { .. } | Entry::MoveShard { .. })
         };
-        !lost.iter().any(lets_go)
+        !lost.iter().any(|entry| lets_go(entry))
     }
 
     /// Before a view of class memory ends, all its records are on W disks.
